@@ -1,0 +1,53 @@
+"""The one family of exceptions that a user can cause, and how each of them is worded.
+
+Every message is one sentence that says what was expected, what was found, in which file or field, and what to do.
+Anything else that escapes from this package is a defect of ours.
+
+>>> str(unknown_name("recipe", "sr_rth", ["sr", "rht", "sr_rht"]))
+"recipe 'sr_rth' is not known; the nearest names are 'sr_rht', 'sr', 'rht' (all: 'sr', 'rht', 'sr_rht')"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "unknown_name"]
+
+
+class MonaiFP4Error(Exception):
+    """Base class: catch this one to catch everything that this package reports to its user."""
+
+
+class ConfigError(MonaiFP4Error, ValueError):
+    """An option, a name, a recipe, a run folder or a checkpoint that does not fit."""
+
+
+class DataError(MonaiFP4Error, ValueError):
+    """A data folder, a manifest, a patient or a file that cannot be used as it is."""
+
+
+class NumericsError(MonaiFP4Error, ArithmeticError):
+    """NaN or infinity where a finite number was expected; the run stops rather than train on it."""
+
+
+def unknown_name(what: str, given: object, known: Iterable[str], error: type[MonaiFP4Error] = ConfigError) -> MonaiFP4Error:
+    """Word the error for a name that is in no table, with the nearest names first.
+
+    Args:
+        what: what the name stands for, such as ``"recipe"``.
+        given: what the user wrote.
+        known: every name that would have been accepted.
+        error: the class of the exception to build.
+
+    Returns:
+        The exception, for the caller to raise.
+    """
+    names = list(known)
+    nearest = difflib.get_close_matches(str(given), names, n=3, cutoff=0.3)
+    hint = f"the nearest names are {_quote(nearest)} (all: {_quote(names)})" if nearest else f"known are {_quote(names)}"
+    return error(f"{what} {given!r} is not known; {hint}")
+
+
+def _quote(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
