@@ -1,0 +1,75 @@
+"""``build_network``: from an architecture's and a scale's name to a module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets import SwinUNETR, UNet
+from torch import nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.networks.sizes import check_image_size
+from monai_fp4.networks.swin import SwinSegmenter
+from monai_fp4.networks.table import SwinConfig, UNetConfig, ViTConfig, find_cell
+from monai_fp4.networks.vit import ViTSegmenter
+
+__all__ = ["build_network"]
+
+
+def build_network(
+    arch: str,
+    scale: str,
+    in_channels: int = 3,
+    out_channels: int = 1,
+    image_size: Sequence[int] = (256, 256),
+    spatial_dims: int = 2,
+) -> nn.Module:
+    """Build one network of the table.
+
+    Args:
+        arch: ``"unet"``, ``"swin"``, ``"vit"`` or ``"swinunetr"``.
+        scale: ``"500k"``, ``"4m"`` or ``"15m"``.
+        in_channels: channels of the image, any number from 1.
+        out_channels: channels of the logits, any number from 1.
+        image_size: pixels (voxels) of each axis; see :func:`check_image_size`.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        A module that takes ``[B, in_channels, *image_size]`` to logits ``[B, out_channels, *image_size]``.
+
+    Raises:
+        ConfigError: an unknown name, a network that does not exist at that scale, a channel count below 1 or an image
+            size that the network cannot take.
+
+    >>> import torch
+    >>> build_network("swin", "500k", image_size=(64, 64))(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 1, 64, 64])
+    """
+    size = check_image_size(arch, scale, image_size, spatial_dims)
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if not isinstance(channels, int) or channels < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, found {channels!r}; set it to the data's")
+    config = find_cell(arch, scale).config
+    if isinstance(config, SwinConfig):
+        return SwinSegmenter(config, in_channels=in_channels, out_channels=out_channels, spatial_dims=spatial_dims)
+    if isinstance(config, ViTConfig):
+        return ViTSegmenter(config, in_channels=in_channels, out_channels=out_channels, image_size=size)
+    if isinstance(config, UNetConfig):
+        return UNet(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=config.channels,
+            strides=(2,) * (len(config.channels) - 1),
+            num_res_units=config.num_res_units,
+            norm="batch",
+        )
+    return SwinUNETR(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        feature_size=config.feature_size,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        spatial_dims=spatial_dims,
+    )

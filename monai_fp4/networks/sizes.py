@@ -1,0 +1,99 @@
+"""Which image sizes a network can take, said before anything is built.
+
+Every network here halves the resolution a fixed number of times and adds its feature maps up again on the way back, so
+each side of the image must be a multiple of the largest stride; below the smallest side a normalisation would see one
+pixel, of which it cannot take a variance.
+
+>>> size_rule("unet", "500k")
+SizeRule(multiple=16, smallest=32)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.networks.table import SwinConfig, UNetConfig, ViTConfig, find_cell
+
+__all__ = ["SizeRule", "check_image_size", "size_rule"]
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """Each side of the image is a multiple of ``multiple`` pixels and at least ``smallest``."""
+
+    multiple: int
+    smallest: int
+
+    def accepts(self, side: int) -> bool:
+        """Whether one side fits."""
+        return side >= self.smallest and side % self.multiple == 0
+
+    def nearest(self, side: int) -> int:
+        """The nearest side that fits; of two equally near ones the larger, which loses no detail.
+
+        >>> SizeRule(16, 32).nearest(100), SizeRule(16, 32).nearest(104), SizeRule(16, 32).nearest(3)
+        (96, 112, 32)
+        """
+        return max(self.smallest, (side + self.multiple // 2) // self.multiple * self.multiple)
+
+
+def size_rule(arch: str, scale: str) -> SizeRule:
+    """The rule of one network, derived from the table.
+
+    Raises:
+        ConfigError: no such network.
+    """
+    config = find_cell(arch, scale).config
+    if isinstance(config, UNetConfig):
+        stride = 2 ** (len(config.channels) - 1)
+        return SizeRule(stride, 2 * stride)
+    if isinstance(config, SwinConfig):
+        stride = config.patch_size * 2 ** (len(config.depths) - 1)
+        return SizeRule(stride, 2 * stride)
+    if isinstance(config, ViTConfig):
+        return SizeRule(config.patch_size, 2 * config.patch_size)
+    return SizeRule(32, 64)
+
+
+def check_image_size(arch: str, scale: str, image_size: Sequence[int], spatial_dims: int = 2) -> tuple[int, ...]:
+    """Check that a network can take images of this size.
+
+    Args:
+        arch: architecture name.
+        scale: scale name.
+        image_size: pixels (voxels) of each of the ``spatial_dims`` axes.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The size as a tuple of plain integers.
+
+    Raises:
+        ConfigError: unknown network, ``spatial_dims`` other than 2 or 3, a size of another length, or a side that the
+            network cannot take; the nearest size that it can take is named.
+    """
+    rule = size_rule(arch, scale)
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims must be 2 or 3, found {spatial_dims!r}; set it to the data's number of axes")
+    size = _integers(image_size)
+    if size is None or len(size) != spatial_dims:
+        raise ConfigError(
+            f"image_size must be {spatial_dims} whole numbers of pixels for spatial_dims={spatial_dims}, found "
+            f"{image_size!r}; write for example {[256] * spatial_dims}"
+        )
+    if not all(rule.accepts(side) for side in size):
+        nearest = [rule.nearest(side) for side in size]
+        raise ConfigError(
+            f"{arch}_{scale} takes images whose sides are multiples of {rule.multiple} and at least {rule.smallest}, "
+            f"found image_size {list(size)}; the nearest size that it can take is {nearest}"
+        )
+    return size
+
+
+def _integers(image_size: object) -> tuple[int, ...] | None:
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence):
+        return None
+    if not all(isinstance(side, int) and not isinstance(side, bool) for side in image_size):
+        return None
+    return tuple(image_size)
