@@ -1,0 +1,185 @@
+"""Runs Transformer Engine's own ``te.Linear`` on a CPU: the oracle for a whole linear layer, forward and backward.
+
+Started as a program, in a process of its own, because it puts stand-ins into ``sys.modules`` that no other test may see:
+
+    python te_linear_oracle.py CASES.pt RESULTS.pt
+
+``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, ``backward_override``), ``RESULTS.pt`` gets a
+list of dicts (``y``, ``dx``, ``dw``).
+
+What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
+``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
+(``transformer_engine_torch``), Triton and onnxscript, none of which this path calls, and the few CUDA queries on the way to
+the first quantizer. A stand-in that *is* called raises, so the oracle cannot quietly answer with something of ours. Two
+exceptions, both for ``backward_override`` only: the high-precision GEMM (cuBLAS in TE) is a product in FP32, and
+``NVFP4TensorRef.dequantize``, which the wheel leaves out, is written here; which operands meet in which GEMM is still TE's.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import importlib.abc
+import importlib.machinery
+import itertools
+import os
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+os.environ["NVTE_PROJECT_BUILDING"] = "1"  # lets transformer_engine.common be imported without its shared libraries
+
+_STAND_INS = ("transformer_engine_torch", "transformer_engine.pytorch.triton", "transformer_engine.pytorch.onnx_extensions")
+_numbers = itertools.count()
+
+
+class _StandIn(type):
+    """A class whose every attribute is a distinct number (an enum member, as far as TE's tables can tell)."""
+
+    def __getattr__(cls, name: str) -> int:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(cls, name, number := next(_numbers))
+        return number
+
+    def __call__(cls, *args: object, **kwargs: object) -> Any:
+        raise RuntimeError(f"te.Linear called {cls.__name__} of the compiled extension, which the oracle only stands in for")
+
+
+class _StandInModule(types.ModuleType):
+    __path__: list[str] = []
+    __all__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(self, name, value := _StandIn(name, (), {}))
+        return value
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if any(name == root or name.startswith(root + ".") for root in _STAND_INS):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _StandInModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if module.__name__ == "transformer_engine_torch":  # TE compares its Python enums with these, member by member
+            for name, members in {
+                "DType": "kByte kInt32 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat4E2M1",
+                "FP8FwdTensors": " ".join(f"GEMM{i}_{part}" for i in (1, 2, 3) for part in ("INPUT", "WEIGHT", "OUTPUT")),
+                "FP8BwdTensors": " ".join(f"GRAD_{part}{i}" for i in (1, 2, 3) for part in ("OUTPUT", "INPUT")),
+                "NVTE_Fused_Attn_Backend": "NVTE_No_Backend NVTE_F16_arbitrary_seqlen NVTE_FP8",
+            }.items():
+                setattr(module, name, enum.IntEnum(name, members, start=0))
+
+
+def _generic_gemm(a: torch.Tensor, transa: bool, b: torch.Tensor, transb: bool, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """cuBLAS's column-major ``op(a) op(b)`` as TE calls it, which in row-major words is ``op(b) @ op(a)``."""
+    product = (b.t() if transb else b).float() @ (a.t() if transa else a).float()
+    return product.to(b.dtype), None, None, None
+
+
+def _dequantize(tensor: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Decode the row-wise copy of an ``NVFP4TensorRef``, with TE's own table of E2M1 values."""
+    codes = sys.modules["transformer_engine.pytorch.custom_recipes.reference_nvfp4"].cast_from_fp4x2(tensor.data, torch.float32)
+    rows, columns = codes.shape
+    scales = (tensor.scale.float() * tensor.global_amax_row) * (1.0 / 2688.0)
+    scales = scales.repeat_interleave(16, dim=1)[:rows, :columns]
+    return (codes * scales).to(dtype or tensor.dtype)
+
+
+def _bare_package(name: str, folder: Path) -> None:
+    """Register a package without running its ``__init__``, which would import everything else."""
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)]
+    sys.modules[name] = module
+
+
+def load_te() -> types.SimpleNamespace:
+    """Import ``te.Linear`` and what it needs; only in a process of its own."""
+    sys.meta_path.insert(0, _Finder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TE warns that its PyTorch extension is missing: the reason why we are here
+        common = importlib.import_module("transformer_engine.common")
+    common.load_framework_extension = lambda framework: None
+    for name in [name for name in sys.modules if name.startswith("transformer_engine.pytorch")]:
+        del sys.modules[name]
+    root = Path(common.__file__).parent.parent / "pytorch"
+    _bare_package("transformer_engine.pytorch", root)
+    _bare_package("transformer_engine.pytorch.module", root / "module")
+    importlib.import_module("transformer_engine.pytorch.tensor")  # first: it and quantized_tensor import each other
+    linear = importlib.import_module("transformer_engine.pytorch.module.linear")
+    quantization = importlib.import_module("transformer_engine.pytorch.quantization")
+    gemm = importlib.import_module("transformer_engine.pytorch.cpp_extensions.gemm")
+    gemm.get_cublas_workspace = lambda *args: torch.empty(0, dtype=torch.uint8)
+    importlib.import_module("transformer_engine.pytorch.utils")._empty_tensor = torch.Tensor
+    sys.modules["transformer_engine_torch"].generic_gemm = _generic_gemm
+    reference = importlib.import_module("transformer_engine.pytorch.custom_recipes.reference_nvfp4")
+    reference.NVFP4TensorRef.dequantize = lambda self, dtype=None: _dequantize(self, dtype)
+    # What TE asks CUDA before it quantizes anything: answered as a B200 would, so that it runs its Blackwell path.
+    torch.cuda.is_available = lambda: True
+    torch.cuda.current_device = lambda: 0
+    torch.cuda.get_device_capability = lambda *args: (10, 0)
+    torch.cuda.get_device_properties = lambda *args: types.SimpleNamespace(major=10, minor=0)
+    torch.cuda.is_current_stream_capturing = lambda: False
+    torch.Tensor.is_cuda = property(lambda self: True)
+    return types.SimpleNamespace(
+        Linear=linear.Linear,
+        autocast=quantization.autocast,
+        CustomRecipe=importlib.import_module("transformer_engine.common.recipe").CustomRecipe,
+        reference=reference,
+        formats=importlib.import_module("transformer_engine.pytorch.custom_recipes.reference_utils").Fp4Formats,
+    )
+
+
+def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
+    """TE's ``nvfp4_ref_rht_2d_factory`` where it applies, and the same with one technique left out where it does not."""
+    if rht and two_d:
+        return te.reference.nvfp4_ref_rht_2d_factory
+
+    def build(role: Any) -> Any:
+        weight = role is not None and role.module_type == "linear" and role.tensor_type == "weight"
+        return te.reference.NVFP4QuantizerRef(
+            dtype=te.formats.E2M1,
+            quant_tile_shape=(16, 16) if weight and two_d else (1, 16),
+            pow_2_scales=False,
+            with_rht=rht and not weight,
+        )
+
+    return build
+
+
+def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """One forward and backward of ``te.Linear`` without bias (TE's reference GEMM refuses a bias)."""
+    out_features, in_features = case["weight"].shape
+    dtype = case["x"].dtype
+    layer = te.Linear(in_features, out_features, bias=False, device="cpu", params_dtype=case["weight"].dtype)
+    with torch.no_grad():
+        layer.weight.copy_(case["weight"])
+    x = case["x"].clone().requires_grad_()
+    recipe = te.CustomRecipe(
+        qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
+    )
+    with torch.autocast("cuda", dtype=dtype, enabled=False), te.autocast(enabled=True, recipe=recipe):
+        y = layer(x)
+    y.backward(case["dy"])
+    return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad}
+
+
+def main() -> None:
+    """Read the cases, run them, write the results."""
+    te = load_te()
+    cases = torch.load(sys.argv[1], weights_only=True)
+    torch.save([run_case(te, case) for case in cases], sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
