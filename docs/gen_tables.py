@@ -1,0 +1,106 @@
+"""Write the tables of README.md and docs/ from the package's own tables, or check that nothing drifted.
+
+    python docs/gen_tables.py           # write
+    python docs/gen_tables.py --check   # exit 1 and name the files that differ
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is one of `TABLES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
+from monai_fp4.recipes import RECIPES, Backward, Precision, Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BACKWARD = {
+    Backward.FP4: "FP4",
+    Backward.HIGH_PRECISION: "high precision",
+    Backward.DEQUANTIZED: "high precision, on the decoded FP4 operands",
+}
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def recipes() -> str:
+    """The named recipes, one a row."""
+
+    def row(recipe: Recipe) -> list[str]:
+        tick = ["yes" if on else "" for on in (recipe.stochastic_rounding, recipe.hadamard, recipe.two_d_weights)]
+        backward = BACKWARD[recipe.backward] if recipe.forward is Precision.FP4 else "BF16"
+        return [f"`{recipe.name}`", recipe.forward.upper(), backward, *tick]
+
+    header = ["Recipe", "Forward", "Backward", "Stochastic rounding", "Hadamard transform", "2D weight scales"]
+    return markdown(header, map(row, RECIPES.values()))
+
+
+def networks() -> str:
+    """The architectures and their parameter counts at each scale."""
+    counts = {
+        (cell.arch, cell.scale): sum(p.numel() for p in build_network(cell.arch, cell.scale).parameters())
+        for cell in network_table()
+    }
+
+    def row(arch: str, what: str) -> list[str]:
+        return [f"`{arch}`", what, *(f"{counts[arch, scale]:,}" if (arch, scale) in counts else "" for scale in SCALES)]
+
+    header = ["Architecture", "What it is", *(f"`{scale}`" for scale in SCALES)]
+    return markdown(header, (row(arch, what) for arch, what in ARCHITECTURES.items()))
+
+
+TABLES: dict[str, Callable[[], str]] = {"recipes": recipes, "networks": networks}
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def fill(text: str) -> str:
+    """Replace what stands between the markers of ``text`` by the tables of today.
+
+    Raises:
+        SystemExit: a marker names a table that does not exist.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        if match["name"] not in TABLES:
+            raise SystemExit(f"table {match['name']!r} is not known; known are {', '.join(TABLES)}")
+        return f"{match['begin']}\n{TABLES[match['name']]()}\n{match['end']}"
+
+    return re.sub(
+        r"(?P<begin><!-- table:(?P<name>\w+) -->)\n.*?(?P<end><!-- /table:(?P=name) -->)", table, text, flags=re.DOTALL
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, fail when a table has drifted")
+    options = parser.parse_args(arguments)
+    drifted = []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = fill(before)
+        if before != after:
+            drifted.append(str(page.relative_to(ROOT)))
+            if not options.check:
+                page.write_text(after, encoding="utf-8")
+    if options.check and drifted:
+        print(f"tables differ from the package in {', '.join(drifted)}: run python docs/gen_tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

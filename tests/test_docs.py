@@ -1,0 +1,73 @@
+"""Documentation that runs and that agrees with the package: examples, generated tables, and a page for every module."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import monai_fp4
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def examples(page: Path) -> str:
+    """The ``pycon`` blocks of a page, as one session."""
+    return "\n".join(re.findall(r"^```pycon\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
+def test_examples_of_a_page_give_what_it_says(page: Path) -> None:
+    session = doctest.DocTestParser().get_doctest(examples(page), {}, page.name, str(page), 0)
+    output: list[str] = []
+    result = doctest.DocTestRunner(optionflags=OPTIONS).run(session, out=output.append)
+    assert result.attempted > 0
+    assert result.failed == 0, "".join(output)
+
+
+@pytest.fixture(scope="module")
+def gen_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gen_tables", ROOT / "docs" / "gen_tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_what_the_package_says(gen_tables: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gen_tables.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_drift_of_a_table_is_seen_and_mended(gen_tables: ModuleType) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    drifted = page.replace("| `chain_rule` |", "| `chain` |")
+    assert drifted != page
+    assert gen_tables.fill(drifted) == page
+
+
+def test_a_table_that_does_not_exist_is_refused(gen_tables: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="'recipe' is not known"):
+        gen_tables.fill("<!-- table:recipe -->\n<!-- /table:recipe -->")
+
+
+def test_every_module_has_its_place_in_the_reference() -> None:
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)$", reference, re.MULTILINE))
+    packages = {info.name for info in pkgutil.walk_packages(monai_fp4.__path__, "monai_fp4.") if info.ispkg}
+    modules = {info.name for info in pkgutil.walk_packages(monai_fp4.__path__, "monai_fp4.")}
+    private = {name for name in modules if any(part.startswith("_") for part in name.split("."))}
+    assert sorted(modules - packages - private - documented) == []
+    assert sorted(documented - modules - {"monai_fp4"}) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+def test_bundles_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"bundles/[\w/]+\.json", page.read_text(encoding="utf-8")))
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []

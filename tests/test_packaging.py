@@ -1,0 +1,119 @@
+"""The wheel holds what an installed package needs, and README's commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a copy: what is built must not depend on what lies about in the checkout."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("monai_fp4", "data_manifests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(output)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    return zipfile.ZipFile(next(output.glob("*.whl")))
+
+
+def test_wheel_holds_the_manifests_and_the_typing_marker(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    assert "monai_fp4/py.typed" in names
+    shipped = {f"monai_fp4/_manifests/{path.name}" for path in (ROOT / "data_manifests").glob("*.json")}
+    assert {"monai_fp4/_manifests/phantom.json", "monai_fp4/_manifests/lgg.json"} <= shipped
+    assert shipped <= names
+
+
+def test_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "monai_fp4").rglob("*.py")}
+    names = set(wheel.namelist())
+    assert modules <= names
+    assert all(name.startswith(("monai_fp4/", "monai_fp4-")) for name in names)
+
+
+def test_no_image_is_shipped_or_tracked(wheel: zipfile.ZipFile) -> None:
+    patients = re.compile(r"\.(tiff?|webp|dcm|nii|nii\.gz)$")
+    assert [name for name in wheel.namelist() if patients.search(name)] == []
+
+
+def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
+    entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "monai-fp4 = monai_fp4.cli:main" in wheel.read(entry_points).decode()
+
+
+def test_constraints_pin_torch_exactly_and_for_every_platform() -> None:
+    assert re.search(r"^torch==2\.13\.0$", CONSTRAINTS, re.MULTILINE)
+    assert "://" not in CONSTRAINTS and "--" not in re.sub("^#.*", "", CONSTRAINTS, flags=re.MULTILINE)
+
+
+def test_constraints_pin_every_dependency() -> None:
+    def normalised(requirement: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement)[0]).lower()
+
+    pinned = {normalised(line) for line in CONSTRAINTS.splitlines() if "==" in line and not line.startswith("#")}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
+    assert sorted({normalised(requirement) for requirement in wanted} - pinned) == []
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+def test_readme_shows_the_two_commands_first() -> None:
+    assert readme_commands()[:2] == ["make demo", "make test"]
+
+
+def test_readme_names_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    assert (
+        set(re.findall(r"\bmake ([a-z]+)", "\n".join([*readme_commands(), *re.findall("`(make .*?)`", README)])))
+        <= targets
+    )
+
+
+def test_readme_names_files_that_exist() -> None:
+    linked = re.findall(r"\]\(((?!http)[^)#]+)", README)
+    named = [
+        word for command in readme_commands() for word in command.split() if word.startswith(("bundles/", "data_"))
+    ]
+    assert linked and named
+    assert [name for name in [*linked, *named] if not (ROOT / name).exists()] == []
+
+
+def test_readme_bundle_commands_give_options_that_the_bundle_has() -> None:
+    for command in readme_commands():
+        if match := re.search(r"--config_file (\S+\.json)", command):
+            known = json.loads((ROOT / match[1]).read_text(encoding="utf-8"))
+            given = set(re.findall(r" --(\w+)", command)) - {"config_file", "nproc_per_node"}
+            assert given <= set(known), command
+
+
+@pytest.mark.parametrize(
+    "command", sorted({" ".join(line.split()[:3]) for line in readme_commands() if line.startswith("monai-fp4 m")})
+)
+def test_readme_subcommands_exist(command: str) -> None:
+    program = [sys.executable, "-c", "import sys; from monai_fp4.cli import main; sys.exit(main())"]
+    shown = subprocess.run([*program, *command.split()[1:], "--help"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    for option in {
+        option for line in readme_commands() if line.startswith(command) for option in re.findall(r" (--\w+)", line)
+    }:
+        assert option in shown.stdout
