@@ -1,0 +1,43 @@
+"""NVFP4 layers: drop-in subclasses of torch's linear, convolution and transposed convolution.
+
+They hold the float layer's parameters (master weights stay in high precision) and quantize the operands of their three
+GEMMs on the way, as a `monai_fp4.recipes.Recipe` says. Where to read on:
+
+* `gemm`: the three GEMMs of a linear layer, and which operand is quantized how under which recipe;
+* `conv_gemm` and `products`: the same for convolutions, without ever building the im2col matrix;
+* `base`, `linear`, `conv`, `transpose`: the modules.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from monai_fp4.layers.base import NVFP4Layer
+from monai_fp4.layers.conv import NVFP4Conv1d, NVFP4Conv2d, NVFP4Conv3d
+from monai_fp4.layers.linear import NVFP4Linear
+from monai_fp4.layers.transpose import NVFP4ConvTranspose1d, NVFP4ConvTranspose2d, NVFP4ConvTranspose3d
+
+__all__ = [
+    "LAYER_TYPES",
+    "NVFP4Conv1d",
+    "NVFP4Conv2d",
+    "NVFP4Conv3d",
+    "NVFP4ConvTranspose1d",
+    "NVFP4ConvTranspose2d",
+    "NVFP4ConvTranspose3d",
+    "NVFP4Layer",
+    "NVFP4Linear",
+]
+
+LAYER_TYPES: dict[type[nn.Module], type[NVFP4Layer]] = {
+    layer.float_type: layer
+    for layer in (
+        NVFP4Linear,
+        NVFP4Conv1d,
+        NVFP4Conv2d,
+        NVFP4Conv3d,
+        NVFP4ConvTranspose1d,
+        NVFP4ConvTranspose2d,
+        NVFP4ConvTranspose3d,
+    )
+}

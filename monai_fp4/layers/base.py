@@ -1,0 +1,79 @@
+"""What all NVFP4 layers share: how they are made from a float layer, when they are active and which dtype they work in."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.recipes import Recipe
+
+__all__ = ["NVFP4Layer"]
+
+
+class NVFP4Layer(nn.Module):
+    """Mixin over a float layer class: same parameters, same ``state_dict`` keys, same results while inactive.
+
+    Attributes:
+        recipe: which GEMMs are quantized and how.
+        active: False runs the layer as its float class would, bit for bit; the precision schedule sets it.
+    """
+
+    float_type: ClassVar[type[nn.Module]]
+    recipe: Recipe
+    active: bool
+
+    def __init__(self, *args: Any, recipe: Recipe | str, **kwargs: Any) -> None:
+        """Create the layer; all arguments but ``recipe`` are those of the float class."""
+        super().__init__(*args, **kwargs)
+        self.recipe = Recipe.from_config(recipe)
+        self.active = True
+        self.check()
+
+    @classmethod
+    def from_float(cls, module: nn.Module, recipe: Recipe | str) -> Self:
+        """Make the NVFP4 layer of a float layer.
+
+        The two share their Parameters (so that an optimizer that holds them stays valid), their hooks and their mode.
+
+        Args:
+            module: a layer of `float_type`.
+            recipe: what to quantize, and how.
+
+        Raises:
+            ConfigError: the module is of another type or of a shape that NVFP4 cannot take.
+        """
+        if not isinstance(module, cls.float_type):
+            raise ConfigError(f"{cls.__name__} expected a {cls.float_type.__name__}, found a {type(module).__name__}")
+        layer = cls.__new__(cls)
+        for key, value in module.__dict__.items():
+            layer.__dict__[key] = value.copy() if isinstance(value, dict) else value
+        layer.recipe = Recipe.from_config(recipe)
+        layer.active = True
+        layer.check()
+        return layer
+
+    def check(self) -> None:
+        """Raise ConfigError if this layer has a shape that cannot be quantized."""
+
+    @property
+    def quantizing(self) -> bool:
+        """Whether the next forward pass is quantized."""
+        return self.active and self.recipe.quantizes
+
+    def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what the forward GEMM of ``x`` reads: name -> (original, quantized and decoded), for health reports."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Append the recipe to the float layer's own description."""
+        state = "" if self.quantizing else ", inactive"
+        return f"{super().extra_repr()}, recipe={self.recipe.name}{state}"
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that a float layer would work in: the autocast dtype where autocast is on, else that of ``x``."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,0 +1,73 @@
+"""The autograd function of a linear layer: three GEMMs, quantized as the recipe says.
+
+With ``x`` of shape ``[T, K]`` (T tokens), ``W`` ``[N, K]`` and ``dy`` ``[T, N]``:
+
+======  ==========================================  ==========================================
+GEMM    backward ``fp4``                            ``high_precision`` or ``dequantized``
+======  ==========================================  ==========================================
+fprop   ``y = q(x) q(W)^T``, both along K           the same
+dgrad   ``dx = q(dy) q(W)``, both along N; dy SR    ``dx = dy W``; the original or the decoded W
+wgrad   ``dW = q(dy)^T q(x)``, both along T;        ``dW = dy^T x``; the original or the decoded x
+        both rotated (RHT), dy SR
+======  ==========================================  ==========================================
+
+Biases are added by the layers, in high precision, after the cast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from monai_fp4.layers.operands import finish, without_autocast
+from monai_fp4.numerics import ScaledValues, decode, scaled_values
+from monai_fp4.recipes import Backward, Recipe
+
+__all__ = ["LinearFunction", "multiply"]
+
+
+def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
+    """Return ``a @ b.T`` of two quantized operands ``[M, K]`` and ``[N, K]``, accumulated in FP32, cast to ``dtype``."""
+    return finish(a.values @ b.values.mT, a, b, dtype)
+
+
+class LinearFunction(Function):
+    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``, both of one dtype, which is y's too."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe) -> Tensor:
+        """Quantize both operands along K and multiply them."""
+        a = scaled_values(x)
+        b = scaled_values(weight, two_d=recipe.two_d_weights)
+        ctx.recipe = recipe
+        if recipe.backward is Backward.DEQUANTIZED:
+            ctx.save_for_backward(decode(a, x.dtype), decode(b, weight.dtype))
+        else:
+            ctx.save_for_backward(x, weight)
+        return multiply(a, b, x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of the weight."""
+        x, weight = ctx.saved_tensors
+        recipe: Recipe = ctx.recipe
+        dx = dw = None
+        if recipe.backward is not Backward.FP4:
+            dx = dy @ weight if ctx.needs_input_grad[0] else None
+            dw = dy.mT @ x if ctx.needs_input_grad[1] else None
+            return dx, dw, None
+        stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+        if ctx.needs_input_grad[0]:
+            rows = scaled_values(dy, stochastic=stochastic)
+            dx = multiply(rows, scaled_values(weight.mT, two_d=recipe.two_d_weights), x.dtype)
+        if ctx.needs_input_grad[1]:
+            columns = scaled_values(dy.mT, rht=rht, stochastic=stochastic)
+            dw = multiply(columns, scaled_values(x.mT, rht=rht), weight.dtype)
+        return dx, dw, None

@@ -1,0 +1,80 @@
+"""The shape of a convolution, and the two facts about it that decide which numbers are quantized.
+
+A convolution is an implicit GEMM over the im2col matrix ``U`` of shape ``[pixel, tap, channel]``. That matrix is never
+built. What matters about it here is which pixels of the image it contains (a stride may skip some, and what it skips must
+not raise the tensor's maximum), and what one tap sees (a shifted, strided view of the padded image).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ConvGeometry"]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """A convolution from an image ``[N, B, *spatial]`` to pixels ``[N, A, *out]``, with a kernel ``[A, B / groups, *kernel]``.
+
+    A transposed convolution is described by the convolution that it is the adjoint of: its input are the ``pixels`` and
+    its output is the ``image``.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the arguments that torch's convolution operators take between the tensors and the output mask."""
+        return (self.stride, self.padding, self.dilation, False, (0,) * len(self.kernel), self.groups)
+
+    def out_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the number of output pixels along each axis of an image of this size."""
+        axes = zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Pad (or crop) the image with zeros so that every tap is a plain strided slice of it."""
+        spatial = tuple(image.shape[2:])
+        widths: list[int] = []
+        axes = zip(spatial, self.out_shape(spatial), self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        for n, out, k, s, p, d in axes:
+            widths[:0] = [p, (out - 1) * s + (k - 1) * d + 1 - p - n]
+        return F.pad(image, widths) if any(widths) else image
+
+    def tap(self, padded: Tensor, tap: tuple[int, ...], out: tuple[int, ...]) -> Tensor:
+        """Return the view ``[N, B, *out]`` of the padded image that one kernel tap multiplies."""
+        axes = zip(tap, self.dilation, self.stride, out, strict=True)
+        slices = tuple(slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, s, o in axes)
+        return padded[(slice(None), slice(None), *slices)]
+
+    def pixels_used(self, image: Tensor) -> Tensor:
+        """Return the pixels of the image that are in the im2col matrix; the image itself when all of them are."""
+        for axis, used in enumerate(_used(self, tuple(image.shape[2:]))):
+            if used is not None:
+                image = image[(slice(None),) * (2 + axis) + (list(used),)]
+        return image
+
+    def amax_used(self, image: Tensor) -> Tensor | None:
+        """Return the maximum of the im2col matrix where it may differ from the image's own, else None."""
+        used = self.pixels_used(image)
+        return None if used is image else used.abs().amax().float()
+
+
+@functools.lru_cache(maxsize=1024)
+def _used(geometry: ConvGeometry, spatial: tuple[int, ...]) -> tuple[tuple[int, ...] | None, ...]:
+    """Per axis, the coordinates that some tap of some output pixel reads; None when it is all of them."""
+    found: list[tuple[int, ...] | None] = []
+    out = geometry.out_shape(spatial)
+    axes = zip(spatial, out, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    for n, o, k, s, p, d in axes:
+        used = {i * s - p + t * d for i in range(o) for t in range(k)} & set(range(n))
+        found.append(None if len(used) == n else tuple(sorted(used)))
+    return tuple(found)

@@ -1,0 +1,47 @@
+"""``NVFP4Linear``: ``nn.Linear`` with its three GEMMs in FP4."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_fp4.layers.base import NVFP4Layer, working_dtype
+from monai_fp4.layers.gemm import LinearFunction
+from monai_fp4.numerics import decode, scaled_values
+
+__all__ = ["NVFP4Linear"]
+
+
+class NVFP4Linear(NVFP4Layer, nn.Linear):
+    """A linear layer ``[..., in_features] -> [..., out_features]``; features that are no multiple of 16 are padded inside.
+
+    Under autocast both operands are cast to the autocast dtype before they are quantized, else to the dtype of the input.
+
+    >>> _ = torch.manual_seed(0)
+    >>> layer = NVFP4Linear(32, 8, recipe="sr")
+    >>> layer(torch.randn(4, 7, 32)).shape
+    torch.Size([4, 7, 8])
+    """
+
+    float_type = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to ``[..., in_features]``."""
+        if not self.quantizing or input.numel() == 0:
+            return super().forward(input)
+        dtype = working_dtype(input)
+        x = input.to(dtype).flatten(0, -2) if input.dim() > 1 else input.to(dtype).unsqueeze(0)
+        y = LinearFunction.apply(x, self.weight.to(dtype), self.recipe)
+        if self.bias is not None:
+            y = y.add_(self.bias.to(dtype))
+        return y.view(*input.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the operands of fprop: input ``[..., in_features]`` and weight, each as (original, decoded)."""
+        x = x.to(working_dtype(x))
+        weight = self.weight.to(x.dtype)
+        return {
+            "input": (x, decode(scaled_values(x), x.dtype)),
+            "weight": (weight, decode(scaled_values(weight, two_d=self.recipe.two_d_weights), x.dtype)),
+        }

@@ -1,0 +1,72 @@
+"""Which operand of which GEMM is quantized how: the recipe's switches, spelled out once.
+
+======  =============================  =================================
+GEMM    first operand                  second operand
+======  =============================  =================================
+fprop   x, along input channels        W, along input channels
+dgrad   dy, along output channels, SR  W, along output channels
+wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
+======  =============================  =================================
+
+"Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. Every function returns values ``q * s`` (grid
+value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such tensors, accumulated in FP32
+and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_fp4.numerics import ScaledValues, gemm_alpha, scaled_values
+
+__all__ = ["along_channels", "as_kernel", "channels_first", "finish", "kernel_values", "without_autocast"]
+
+
+def along_channels(x: Tensor, groups: int = 1, *, stochastic: bool = False, amax: Tensor | None = None) -> ScaledValues:
+    """Quantize every pixel of ``[N, C, *spatial]`` along its channels, each group's channels padded to 16."""
+    pixels = x.movedim(1, -1)
+    if groups > 1:
+        pixels = pixels.unflatten(-1, (groups, -1))
+    return scaled_values(pixels, stochastic=stochastic, amax=amax)
+
+
+def channels_first(pixels: Tensor, groups: int) -> Tensor:
+    """Undo the view that `along_channels` took: ``[N, *spatial, (groups,) C]`` to ``[N, C, *spatial]``."""
+    return (pixels.flatten(-2) if groups > 1 else pixels).movedim(-1, 1)
+
+
+def kernel_values(weight: Tensor, groups: int, *, two_d: bool, along_first: bool) -> ScaledValues:
+    """Quantize a kernel ``[A, B / groups, *k]`` within each tap: along B, or along A, or 16x16 over both when 2D.
+
+    With ``two_d`` both directions give the same values.
+    """
+    # [A, B/g, *k] -> [g, *k, A/g, B/g]: one matrix per group and tap, the reduction axis of the GEMM last
+    taps = weight.unflatten(0, (groups, -1)).movedim((1, 2), (-2, -1))
+    return scaled_values(taps.mT if along_first else taps, two_d=two_d)
+
+
+def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
+    """Undo the view that `kernel_values` took: ``[g, *k, ., .]`` to ``[A, B / groups, *k]``."""
+    taps = taps.mT if along_first else taps
+    return taps.movedim((-2, -1), (1, 2)).flatten(0, 1)
+
+
+def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
+    """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
+    return accumulated.mul_(gemm_alpha(a.amax, b.amax)).to(dtype)
+
+
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose."""
+
+    @functools.wraps(method)
+    def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
+        with torch.autocast(tensor.device.type, enabled=False):
+            return method(ctx, tensor, *args)
+
+    return wrapped

@@ -1,0 +1,164 @@
+"""The three products of a convolution, on operands that are quantized already or about to be.
+
+=================  ==========================================  ========================  =====================
+product            computes                                    convolution               transposed convolution
+=================  ==========================================  ========================  =====================
+`gather`           pixels = image * kernel                     fprop                     dgrad
+`scatter`          image = adjoint of that, pixels * kernel    dgrad                     fprop
+`weight_product`   kernel = image * pixels, over all pixels    wgrad                     wgrad
+=================  ==========================================  ========================  =====================
+
+The first two reduce over (tap, channel). A pixel is quantized once along its channels and a plain torch convolution of
+``q * s`` follows; that equals the GEMM on the explicit im2col matrix, in which the same quantized pixel would stand once per
+tap. (The order of FP32 summation is the convolution kernel's own.)
+
+The third reduces over output pixels in the order (n, oh, ow). There each tap sees the image shifted, so its blocks of 16 hold
+other numbers, and the im2col matrix defines what is meant: its columns are quantized along its rows, with one maximum for all
+of it. `weight_product` walks through it a part at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from monai_fp4.layers.geometry import ConvGeometry
+from monai_fp4.numerics import BLOCK_SIZE, gemm_alpha, rotate, scaled_values
+
+__all__ = ["correlate", "gather", "scatter", "weight_product"]
+
+_backward = torch.ops.aten.convolution_backward
+
+
+def gather(image: Tensor, kernel: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Convolve ``[N, B, *spatial]`` with ``[A, B / groups, *k]`` to ``[N, A, *out]``."""
+    return torch.convolution(image, kernel, None, *geometry.arguments())
+
+
+def scatter(pixels: Tensor, kernel: Tensor, image_shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    """Apply the adjoint of `gather` to ``[N, A, *out]``; ``image_shape`` is ``[N, B, *spatial]``."""
+    image = pixels.new_empty(1).expand(image_shape)
+    return _backward(pixels, image, kernel, None, *geometry.arguments(), [True, False, False])[0]
+
+
+def correlate(image: Tensor, pixels: Tensor, kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    """Sum image times pixels over all pixels, for every tap: the gradient of the kernel, in high precision."""
+    kernel = pixels.new_empty(1).expand(kernel_shape)
+    return _backward(pixels, image, kernel, None, *geometry.arguments(), [False, True, False])[1]
+
+
+def weight_product(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    image_stochastic: bool = False,
+    pixels_stochastic: bool = False,
+) -> Tensor:
+    """Quantize both operands along the pixels, as columns of the im2col matrix, and return the kernel's gradient in FP32.
+
+    Args:
+        image: ``[N, B, *spatial]``, high precision.
+        pixels: ``[N, A, *out]``, high precision.
+        kernel_shape: ``[A, B / groups, *k]``, the shape of the result.
+        geometry: how the image maps to the pixels.
+        rht: rotate blocks of 16 pixels of both operands first.
+        image_stochastic: round the image stochastically (where it is a gradient: transposed convolutions). Parts of the
+            im2col matrix that are the same blocks share one draw.
+        pixels_stochastic: the same for the pixels (where they are a gradient: convolutions).
+    """
+    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % BLOCK_SIZE == 0
+    product = _by_rows if by_rows else _by_taps
+    kernel, image_amax, pixels_amax = product(
+        image, pixels, kernel_shape, geometry, rht=rht, stochastic=(image_stochastic, pixels_stochastic)
+    )
+    return kernel.mul_(gemm_alpha(image_amax, pixels_amax))
+
+
+def _by_rows(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    stochastic: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the fast way, for rows of output pixels that are whole blocks.
+
+    No block crosses the end of a row, so taps that differ only in their row see the same blocks: one quantized copy of the
+    image for each tap of the last axis (3 for a 3x3 kernel, not 9), and a convolution over the other axes does the rest.
+    """
+    out = geometry.out_shape(tuple(image.shape[2:]))
+    last = ConvGeometry(
+        *((side[-1],) for side in (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)), 1
+    )
+    others = ConvGeometry(
+        (*geometry.kernel[:-1], 1),
+        (*geometry.stride[:-1], 1),
+        (*geometry.padding[:-1], 0),
+        (*geometry.dilation[:-1], 1),
+        geometry.groups,
+    )
+    rows = last.pad(image.flatten(0, -2).unsqueeze(1)).squeeze(1).unflatten(0, image.shape[:-1])
+    y = scaled_values(pixels, rht=rht, stochastic=stochastic[1])
+
+    def copy(tap: int) -> Tensor:
+        start = tap * geometry.dilation[-1]
+        shifted = rows[..., start : start + (out[-1] - 1) * geometry.stride[-1] + 1 : geometry.stride[-1]]
+        return rotate(shifted) if rht else shifted
+
+    copies = [copy(tap) for tap in range(geometry.kernel[-1])]
+    amax = _amax(others.pixels_used(part) for part in copies)
+    kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
+    for tap in range(geometry.kernel[-1]):
+        x = scaled_values(copies[tap], stochastic=stochastic[0], amax=amax)
+        kernel[..., tap : tap + 1] = correlate(x.values, y.values, (*kernel_shape[:-1], 1), others)
+    return kernel, amax, y.amax
+
+
+def _by_taps(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    stochastic: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the general way: one block of columns of the im2col matrix at a time, written out as ``[B, n * oh * ow]``."""
+    out = geometry.out_shape(tuple(image.shape[2:]))
+    groups = geometry.groups
+    padded = geometry.pad(image)
+    y = scaled_values(pixels.transpose(0, 1).flatten(1), rht=rht, stochastic=stochastic[1])
+    y_values = y.values.unflatten(0, (groups, -1))
+    taps = list(itertools.product(*(range(k) for k in geometry.kernel)))
+
+    def columns(tap: tuple[int, ...]) -> Tensor:
+        return geometry.tap(padded, tap, out).transpose(0, 1).flatten(1)
+
+    if rht:  # the maximum is the rotated matrix's: one pass to find it, one to use it
+        amax = _amax(rotate(_whole_blocks(columns(tap))) for tap in taps)
+    else:
+        amax = _amax([geometry.pixels_used(image)])
+    kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
+    for tap in taps:
+        x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax)
+        product = torch.bmm(y_values, x.values.unflatten(0, (groups, -1)).mT)
+        kernel[(slice(None), slice(None), *tap)] = product.flatten(0, 1)
+    return kernel, amax, y.amax
+
+
+def _whole_blocks(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x, (0, -x.shape[-1] % BLOCK_SIZE))
+
+
+def _amax(parts: Iterable[Tensor]) -> Tensor:
+    """Return the largest magnitude over all parts, as FP32; NaN wins."""
+    return functools.reduce(torch.maximum, (part.abs().amax() for part in parts)).float()
