@@ -9,12 +9,14 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
+from monai_fp4.options import OPTIONS
 from monai_fp4.recipes import RECIPES, Backward, Precision, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +60,13 @@ def networks() -> str:
     return markdown(header, (row(arch, what) for arch, what in ARCHITECTURES.items()))
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipes, "networks": networks}
+def options() -> str:
+    """What stands at the top of every bundle."""
+    rows = ([f"`{option.name}`", f"`{json.dumps(option.default)}`", option.help] for option in OPTIONS)
+    return markdown(["Name", "Default", "What it is"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"networks": networks, "options": options, "recipes": recipes}
 
 
 def pages() -> list[Path]:

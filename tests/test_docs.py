@@ -32,13 +32,17 @@ def test_examples_of_a_page_give_what_it_says(page: Path) -> None:
     assert result.failed == 0, "".join(output)
 
 
-@pytest.fixture(scope="module")
-def gen_tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gen_tables", ROOT / "docs" / "gen_tables.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def gen_tables() -> ModuleType:
+    return script("gen_tables")
 
 
 def test_tables_are_what_the_package_says(gen_tables: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +59,13 @@ def test_drift_of_a_table_is_seen_and_mended(gen_tables: ModuleType) -> None:
 def test_a_table_that_does_not_exist_is_refused(gen_tables: ModuleType) -> None:
     with pytest.raises(SystemExit, match="'recipe' is not known"):
         gen_tables.fill("<!-- table:recipe -->\n<!-- /table:recipe -->")
+
+
+def test_examples_in_docstrings_are_fenced_for_the_reference() -> None:
+    docstring = "One line, see :func:`~f`.\n\n>>> f([1])\n[2]\n\nThen:\n>>> f([])\n[]"
+    fenced = "One line, see `f`.\n\n```pycon\n>>> f([1])\n[2]\n```\n\nThen:\n\n```pycon\n>>> f([])\n[]\n```"
+    assert script("docstrings").to_markdown(docstring) == fenced
+    assert script("docstrings").to_markdown(fenced) == fenced
 
 
 def test_every_module_has_its_place_in_the_reference() -> None:
