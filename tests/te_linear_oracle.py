@@ -1,18 +1,20 @@
 """Runs Transformer Engine's own ``te.Linear`` on a CPU: the oracle for a whole linear layer, forward and backward.
 
-Started as a program, in a process of its own, because it puts stand-ins into ``sys.modules`` that no other test may see:
+Started as a program, in a process of its own, because it puts stand-ins into ``sys.modules`` that no other test may
+see:
 
     python te_linear_oracle.py CASES.pt RESULTS.pt
 
-``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, ``backward_override``), ``RESULTS.pt`` gets a
-list of dicts (``y``, ``dx``, ``dw``).
+``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, and if wanted
+``backward_override`` and ``autocast``, a dtype), ``RESULTS.pt`` gets a list of dicts (``y``, ``dx``, ``dw``).
 
 What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
 ``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
-(``transformer_engine_torch``), Triton and onnxscript, none of which this path calls, and the few CUDA queries on the way to
-the first quantizer. A stand-in that *is* called raises, so the oracle cannot quietly answer with something of ours. Two
-exceptions, both for ``backward_override`` only: the high-precision GEMM (cuBLAS in TE) is a product in FP32, and
-``NVFP4TensorRef.dequantize``, which the wheel leaves out, is written here; which operands meet in which GEMM is still TE's.
+(``transformer_engine_torch``), Triton and onnxscript, none of which this path calls, and the few CUDA queries on the
+way to the first quantizer. A stand-in that *is* called raises, so the oracle cannot quietly answer with something of
+ours. Two exceptions, both for ``backward_override`` only: the high-precision GEMM (cuBLAS in TE) is a product in
+FP32, and ``NVFP4TensorRef.dequantize``, which the wheel leaves out, is written here; which operands meet in which
+GEMM is still TE's.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 os.environ["NVTE_PROJECT_BUILDING"] = "1"  # lets transformer_engine.common be imported without its shared libraries
 
-_STAND_INS = ("transformer_engine_torch", "transformer_engine.pytorch.triton", "transformer_engine.pytorch.onnx_extensions")
+_STAND_INS = (
+    "transformer_engine_torch",
+    "transformer_engine.pytorch.triton",
+    "transformer_engine.pytorch.onnx_extensions",
+)
 _numbers = itertools.count()
 
 
@@ -47,12 +53,14 @@ class _StandIn(type):
         return number
 
     def __call__(cls, *args: object, **kwargs: object) -> Any:
-        raise RuntimeError(f"te.Linear called {cls.__name__} of the compiled extension, which the oracle only stands in for")
+        raise RuntimeError(
+            f"te.Linear called {cls.__name__} of the compiled extension, which the oracle only stands in for"
+        )
 
 
 class _StandInModule(types.ModuleType):
-    __path__: list[str] = []
-    __all__: list[str] = []
+    __path__: ClassVar[list[str]] = []
+    __all__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -74,14 +82,18 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if module.__name__ == "transformer_engine_torch":  # TE compares its Python enums with these, member by member
             for name, members in {
                 "DType": "kByte kInt32 kFloat32 kFloat16 kBFloat16 kFloat8E4M3 kFloat8E5M2 kFloat4E2M1",
-                "FP8FwdTensors": " ".join(f"GEMM{i}_{part}" for i in (1, 2, 3) for part in ("INPUT", "WEIGHT", "OUTPUT")),
+                "FP8FwdTensors": " ".join(
+                    f"GEMM{i}_{part}" for i in (1, 2, 3) for part in ("INPUT", "WEIGHT", "OUTPUT")
+                ),
                 "FP8BwdTensors": " ".join(f"GRAD_{part}{i}" for i in (1, 2, 3) for part in ("OUTPUT", "INPUT")),
                 "NVTE_Fused_Attn_Backend": "NVTE_No_Backend NVTE_F16_arbitrary_seqlen NVTE_FP8",
             }.items():
                 setattr(module, name, enum.IntEnum(name, members, start=0))
 
 
-def _generic_gemm(a: torch.Tensor, transa: bool, b: torch.Tensor, transb: bool, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+def _generic_gemm(
+    a: torch.Tensor, transa: bool, b: torch.Tensor, transb: bool, *args: Any, **kwargs: Any
+) -> tuple[Any, ...]:
     """cuBLAS's column-major ``op(a) op(b)`` as TE calls it, which in row-major words is ``op(b) @ op(a)``."""
     product = (b.t() if transb else b).float() @ (a.t() if transa else a).float()
     return product.to(b.dtype), None, None, None
@@ -89,7 +101,9 @@ def _generic_gemm(a: torch.Tensor, transa: bool, b: torch.Tensor, transb: bool, 
 
 def _dequantize(tensor: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Decode the row-wise copy of an ``NVFP4TensorRef``, with TE's own table of E2M1 values."""
-    codes = sys.modules["transformer_engine.pytorch.custom_recipes.reference_nvfp4"].cast_from_fp4x2(tensor.data, torch.float32)
+    codes = sys.modules["transformer_engine.pytorch.custom_recipes.reference_nvfp4"].cast_from_fp4x2(
+        tensor.data, torch.float32
+    )
     rows, columns = codes.shape
     scales = (tensor.scale.float() * tensor.global_amax_row) * (1.0 / 2688.0)
     scales = scales.repeat_interleave(16, dim=1)[:rows, :columns]
@@ -141,7 +155,7 @@ def load_te() -> types.SimpleNamespace:
 
 
 def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
-    """TE's ``nvfp4_ref_rht_2d_factory`` where it applies, and the same with one technique left out where it does not."""
+    """TE's ``nvfp4_ref_rht_2d_factory`` where it applies, and the same less one technique where it does not."""
     if rht and two_d:
         return te.reference.nvfp4_ref_rht_2d_factory
 
@@ -160,7 +174,6 @@ def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
 def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """One forward and backward of ``te.Linear`` without bias (TE's reference GEMM refuses a bias)."""
     out_features, in_features = case["weight"].shape
-    dtype = case["x"].dtype
     layer = te.Linear(in_features, out_features, bias=False, device="cpu", params_dtype=case["weight"].dtype)
     with torch.no_grad():
         layer.weight.copy_(case["weight"])
@@ -168,7 +181,11 @@ def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch
     recipe = te.CustomRecipe(
         qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
     )
-    with torch.autocast("cuda", dtype=dtype, enabled=False), te.autocast(enabled=True, recipe=recipe):
+    autocast = case.get("autocast")
+    with (
+        torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+        te.autocast(enabled=True, recipe=recipe),
+    ):
         y = layer(x)
     y.backward(case["dy"])
     return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad}

@@ -1,0 +1,114 @@
+"""What `convert` did to every layer, and why: a record to print, to log and to keep in the run folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Action", "ConversionReport", "LayerReport"]
+
+
+class Action(StrEnum):
+    """What became of a layer."""
+
+    SWAPPED = "swapped"
+    """Computes in FP4."""
+    PADDED = "padded"
+    """Computes in FP4, with its channels padded to whole blocks of 16."""
+    LEFT = "left"
+    """Stays in high precision."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One module that holds parameters, or one attention block.
+
+    Attributes:
+        name: full module name, as in ``named_modules``; empty for the model itself.
+        kind: class name before conversion.
+        action: what became of it.
+        reason: why, in words.
+        in_channels: input channels or features, where the layer has such.
+        out_channels: output channels or features, where the layer has such.
+        parameters: number of scalar parameters that the module holds itself, without its children. Parameters shared
+            by two modules are counted with the first.
+        backend: which backend computes it; empty if it was left.
+    """
+
+    name: str
+    kind: str
+    action: Action
+    reason: str
+    in_channels: int | None = None
+    out_channels: int | None = None
+    parameters: int = 0
+    backend: str = ""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the layer computes in FP4."""
+        return self.action is not Action.LEFT
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What became of a whole model.
+
+    Attributes:
+        recipe: name of the recipe.
+        backend: the backend that was chosen.
+        layers: every module that holds parameters, and every attention block, in module order.
+        notes: what concerns no single layer.
+    """
+
+    recipe: str
+    backend: str
+    layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalar parameters of the model."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def quantized_parameters(self) -> int:
+        """Number of scalar parameters in layers that compute in FP4."""
+        return sum(layer.parameters for layer in self.layers if layer.quantized)
+
+    def count(self, action: Action) -> int:
+        """Number of layers with that outcome."""
+        return Counter(layer.action for layer in self.layers)[action]
+
+    def summary(self) -> str:
+        """One line: how many layers and which share of the parameters compute in FP4."""
+        share = self.quantized_parameters / self.parameters if self.parameters else 0.0
+        return (
+            f"recipe {self.recipe}, backend {self.backend}: {self.count(Action.SWAPPED)} swapped,"
+            f" {self.count(Action.PADDED)} padded, {self.count(Action.LEFT)} left;"
+            f" {self.quantized_parameters:,} of {self.parameters:,} parameters ({share:.1%}) in FP4 layers"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "recipe": self.recipe,
+            "backend": self.backend,
+            "summary": self.summary(),
+            "notes": list(self.notes),
+            "layers": [asdict(layer) | {"action": str(layer.action)} for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "in", "out", "parameters", "outcome", "why")]
+        for layer in self.layers:
+            channels = ("" if size is None else str(size) for size in (layer.in_channels, layer.out_channels))
+            outcome = f"{layer.action}" + (f" ({layer.backend})" if layer.backend else "")
+            rows.append(
+                (layer.name or "(model)", layer.kind, *channels, f"{layer.parameters:,}", outcome, layer.reason)
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        lines = ["  ".join([*map(str.ljust, row[:6], widths), row[6]]).rstrip() for row in rows]
+        return "\n".join([self.summary(), *(f"note: {note}" for note in self.notes), "", *lines])
