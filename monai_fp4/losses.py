@@ -76,15 +76,21 @@ class TverskyBCELoss(nn.Module):
         }
         for name, value in given.items():
             if not math.isfinite(value) or value < 0:
-                raise ConfigError(f"TverskyBCELoss expects {name} to be finite and not negative, found {value}; change it")
+                raise ConfigError(
+                    f"TverskyBCELoss expects {name} to be finite and not negative, found {value}; change it"
+                )
         for first, second in (("bce_weight", "tversky_weight"), ("alpha", "beta")):
             if given[first] == given[second] == 0:
-                raise ConfigError(f"TverskyBCELoss expects {first} or {second} above 0, found 0 for both; set one of them")
+                raise ConfigError(
+                    f"TverskyBCELoss expects {first} or {second} above 0, found 0 for both; set one of them"
+                )
         self.bce_weight = float(bce_weight)
         self.tversky_weight = float(tversky_weight)
         self.tversky = TverskyLoss(alpha=alpha, beta=beta, smooth_nr=smooth, smooth_dr=smooth, batch=batch)
         self.pos_weight: Tensor | None
-        self.register_buffer("pos_weight", None if pos_weight is None else torch.tensor(float(pos_weight)), persistent=False)
+        self.register_buffer(
+            "pos_weight", None if pos_weight is None else torch.tensor(float(pos_weight)), persistent=False
+        )
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss.

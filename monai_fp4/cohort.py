@@ -1,0 +1,282 @@
+"""Scores of many patients: pooled and per-patient metrics, and their uncertainty, from one set of counts.
+
+Pooled metrics weigh every voxel alike, so large tumours rule; means over patients weigh every patient alike. Both are reported,
+and patients for whom a number is undefined (no tumour: no AUPRC, no recall) are named and not dropped in silence.
+
+The 95 % intervals are percentiles of a bootstrap over *patients*, since voxels of one scan are anything but independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from monai_fp4.confusion import Confusion
+from monai_fp4.errors import ConfigError, DataError
+from monai_fp4.score_histogram import DEFAULT_CAPACITY, ScoreHistogram, average_precision
+
+__all__ = ["Cohort", "Interval", "PatientScores"]
+
+PATIENT_CAPACITY = 2**15
+_BOOTSTRAP_CELLS = 2**13
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientScores:
+    """What is kept of one patient.
+
+    Attributes:
+        name: the patient's id.
+        auprc: NaN without tumour.
+        voxels: voxels scored.
+        positives: tumour voxels.
+        distinct: distinct scores.
+        histogram: counts by score.
+        loss: the patient's loss, if it was given.
+    """
+
+    name: str
+    auprc: float
+    voxels: int
+    positives: int
+    distinct: int
+    histogram: ScoreHistogram
+    loss: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value and the bounds of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Cohort:
+    """Scores of patients, added one patient at a time.
+
+    Args:
+        capacity: cells of the pooled histogram.
+        patient_capacity: cells kept of each patient.
+
+    Example:
+        >>> cohort = Cohort()
+        >>> _ = cohort.add("anna", [0.9, 0.2, 0.8], [1, 0, 1])
+        >>> _ = cohort.add("ben", [0.9, 0.2, 0.8], [0, 1, 0])
+        >>> _ = cohort.add("carl", [0.1, 0.2, 0.3], [0, 0, 0])
+        >>> round(cohort.auprc_per_patient, 4), cohort.without_tumour
+        (0.6667, ('carl',))
+    """
+
+    def __init__(
+        self, capacity: int | None = DEFAULT_CAPACITY, patient_capacity: int | None = PATIENT_CAPACITY
+    ) -> None:
+        self.pooled = ScoreHistogram(capacity)
+        self.patient_capacity = patient_capacity
+        self._patients: dict[str, PatientScores] = {}
+
+    def add(self, name: str, scores: Any, labels: Any, loss: float = math.nan) -> PatientScores:
+        """Add all voxels of a patient.
+
+        Args:
+            name: the patient's id, new to this cohort.
+            scores: any shape; higher means tumour.
+            labels: as many, 0 or 1.
+            loss: kept beside the scores.
+
+        Raises:
+            DataError: the patient was added before, or the labels do not fit.
+            NumericsError: a score is NaN.
+        """
+        if name in self._patients:
+            raise DataError(
+                f"a cohort expects each patient once, found {name!r} twice; check the manifest and the sampler"
+            )
+        full = ScoreHistogram(None).add(scores, labels)
+        auprc = full.auprc() if full.positives else math.nan
+        patient = PatientScores(name=name, auprc=auprc, voxels=full.total, positives=full.positives, distinct=full.distinct,
+                                histogram=full.copy(self.patient_capacity), loss=loss)  # fmt: skip
+        self.pooled.merge(full)
+        self._patients[name] = patient
+        return patient
+
+    @property
+    def patients(self) -> tuple[PatientScores, ...]:
+        """Every patient, in the order added."""
+        return tuple(self._patients.values())
+
+    @property
+    def without_tumour(self) -> tuple[str, ...]:
+        """Patients without a tumour voxel, whose AUPRC and recall are undefined."""
+        return tuple(p.name for p in self.patients if not p.positives)
+
+    @property
+    def auprc(self) -> float:
+        """AUPRC over the voxels of all patients."""
+        return self.pooled.auprc()
+
+    @property
+    def auprc_per_patient(self) -> float:
+        """Mean over the patients with tumour; NaN if there is none."""
+        return _mean([p.auprc for p in self.patients])
+
+    @property
+    def loss(self) -> float:
+        """Mean over the patients whose loss is known."""
+        return _mean([p.loss for p in self.patients])
+
+    def shared(self) -> ScoreHistogram:
+        """The sum of the patients' histograms: its cells split no patient's, so thresholds from it count exactly in each."""
+        total = ScoreHistogram(None)
+        for patient in self.patients:
+            total.merge(patient.histogram)
+        return total
+
+    def choose_threshold(self, beta: float = 2.0) -> float:
+        """The threshold of the highest pooled F-beta, see `ScoreHistogram.choose_threshold`."""
+        return self.shared().choose_threshold(beta)
+
+    def confusion(self, threshold: float) -> dict[str, Confusion]:
+        """Counts of each patient at a threshold."""
+        return {p.name: p.histogram.confusion(threshold) for p in self.patients}
+
+    def summary(self, name: str = "auprc", beta: float = 2.0) -> dict[str, float]:
+        """The numbers that a validation reports, at the threshold of the highest F-beta.
+
+        Returns:
+            `<name>`, `<name>_per_patient`, `distinct_scores`, `val_loss` where losses are known; and, where there is tumour,
+            `threshold`, `dice`, `recall`, `precision` pooled and each with `_per_patient`.
+        """
+        positives = self.pooled.positives
+        result = {name: self.auprc if positives else math.nan, f"{name}_per_patient": self.auprc_per_patient}
+        result["distinct_scores"] = self.pooled.distinct
+        if not math.isnan(self.loss):
+            result["val_loss"] = self.loss
+        if positives:
+            result["threshold"] = self.choose_threshold(beta)
+            each = list(self.confusion(result["threshold"]).values())
+            total = sum(each[1:], each[0])
+            for metric in ("dice", "recall", "precision"):
+                result[metric] = getattr(total, metric)
+                result[f"{metric}_per_patient"] = _mean([getattr(c, metric) for c in each])
+        return result
+
+    def gather(self) -> Cohort:
+        """The cohort of all ranks, on every rank, in the order of names; itself when nothing is distributed.
+
+        Raises:
+            DataError: two ranks hold the same patient (a sampler that pads to equal lengths).
+        """
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, (self.pooled, self.patients))
+        total = Cohort(self.pooled.capacity, self.patient_capacity)
+        for pooled, _ in parts:
+            total.pooled.merge(pooled)
+        for patient in sorted((p for _, patients in parts for p in patients), key=lambda p: p.name):
+            if patient.name in total._patients:
+                raise DataError(f"ranks expect different patients, found {patient.name!r} on two; use a sampler that does not pad "
+                                "(even_divisible=False)")  # fmt: skip
+            total._patients[patient.name] = patient
+        return total
+
+    def bootstrap(
+        self,
+        confusions: Sequence[Confusion] | None = None,
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> dict[str, Interval]:
+        """Percentile intervals over resampled patients.
+
+        Args:
+            confusions: counts of each patient at the threshold, in order; adds Dice, recall and precision.
+            resamples: how many times to draw as many patients with replacement.
+            seed: of the draws; the same seed gives the same intervals.
+            level: share of the resamples within the interval.
+
+        Returns:
+            `auprc`, `auprc_per_patient`, and with confusions `dice`, `recall`, `precision` and each with `_per_patient`.
+
+        Raises:
+            ConfigError: resamples below 1, or a level not between 0 and 1.
+            DataError: no patients.
+        """
+        if resamples < 1 or not 0 < level < 1:
+            raise ConfigError(
+                f"bootstrap expects 1 resample or more and a level in (0, 1), found {resamples} and {level}; change them"
+            )
+        if not self.patients:
+            raise DataError("bootstrap expects at least one patient, found none; add patients first")
+        n = len(self.patients)
+        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+        samples = {
+            "auprc": self._resampled_auprc(weights),
+            "auprc_per_patient": _weighted_means(weights, [p.auprc for p in self.patients]),
+        }
+        values = {
+            "auprc": self.auprc if self.pooled.positives else math.nan,
+            "auprc_per_patient": self.auprc_per_patient,
+        }
+        if confusions is not None:
+            counts = weights @ np.array([[c.tp, c.fp, c.fn] for c in confusions], dtype=np.float64)
+            tp, fp, fn = counts.T
+            total = sum(confusions[1:], confusions[0])
+            for name, top, bottom in (
+                ("dice", 2 * tp, 2 * tp + fp + fn),
+                ("recall", tp, tp + fn),
+                ("precision", tp, tp + fp),
+            ):
+                samples[name] = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+                values[name] = getattr(total, name)
+                each = [getattr(c, name) for c in confusions]
+                samples[f"{name}_per_patient"], values[f"{name}_per_patient"] = (
+                    _weighted_means(weights, each),
+                    _mean(each),
+                )
+        tail = (1 - level) / 2
+        return {name: _interval(values[name], samples[name], tail) for name in values}
+
+    def _resampled_auprc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        shared = self.shared().copy(_BOOTSTRAP_CELLS)
+        low, high, _, _ = shared.cells()
+        counts = np.zeros((2, len(self.patients), low.size))
+        for row, patient in enumerate(self.patients):
+            own, _, pos, neg = patient.histogram.cells()
+            at = np.searchsorted(low, own, side="right") - 1
+            counts[0, row], counts[1, row] = (np.bincount(at, weights=w, minlength=low.size) for w in (pos, neg))
+        result = np.full(len(weights), np.nan)
+        has = (weights @ counts[0].sum(axis=1)) > 0
+        for part in np.array_split(np.flatnonzero(has), max(1, len(weights) // 100)):
+            if part.size:
+                result[part] = average_precision(weights[part] @ counts[0], weights[part] @ counts[1], low < high)
+        return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _weighted_means(weights: NDArray[np.float64], values: Sequence[float]) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    known = ~np.isnan(array)
+    total = weights[:, known].sum(axis=1)
+    return np.divide(weights[:, known] @ array[known], total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+def _interval(value: float, samples: NDArray[np.float64], tail: float) -> Interval:
+    known = samples[~np.isnan(samples)]
+    if not known.size:
+        return Interval(value=value, low=math.nan, high=math.nan)
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high))

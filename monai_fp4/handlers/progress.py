@@ -1,0 +1,148 @@
+"""How far the training is: a bar with the time left in a terminal, plain lines in a log.
+
+A bar redraws its line with carriage returns, which fills a log file with thousands of half lines. So where standard error is not a
+terminal, one line is written an epoch, and one every so many seconds within it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Shows epoch, loss, the last validation's metric, speed and time left of a trainer.
+
+    Args:
+        evaluator: whose `state.metrics` to show; an `Engine`, or None.
+        metrics: names of the evaluator's metrics to show.
+        every: seconds between two lines within an epoch, where there is no terminal.
+        stream: where to write; None is standard error.
+        active: False writes nothing, for all ranks but the first.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        evaluator: Engine | None = None,
+        *,
+        metrics: tuple[str, ...] = ("auprc",),
+        every: float = 30.0,
+        stream: TextIO | None = None,
+        active: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.evaluator = evaluator
+        self.metrics = tuple(metrics)
+        self.every = every
+        self.stream = stream
+        self.active = active
+        self.clock = clock
+        self._bar: tqdm[Any] | None = None
+        self._started = self._spoken = 0.0
+        self._first_iteration = self._epoch_iterations = 0
+        self._sum = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, before or after its validation handler: an epoch's line is written when the next begins."""
+        if not self.active:
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = self._spoken = self.clock()
+        self._first_iteration = engine.state.iteration
+        self._epoch_iterations = 0
+        stream = self.stream if self.stream is not None else sys.stderr
+        if stream.isatty():
+            self._bar = tqdm(
+                total=_total(engine), initial=engine.state.iteration, file=stream, unit="step", dynamic_ncols=True
+            )
+
+    def _begin_epoch(self, engine: Engine) -> None:
+        self._epoch_line(engine, engine.state.epoch - 1)
+        self._sum, self._epoch_iterations = 0.0, 0
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}", refresh=False)
+
+    def _iterate(self, engine: Engine) -> None:
+        loss = float(engine.state.output["loss"])
+        self._sum += loss
+        self._epoch_iterations += 1
+        if self._bar is not None:
+            self._bar.set_postfix_str(" ".join([f"loss {loss:.4f}", *self._metric_words()]), refresh=False)
+            self._bar.update()
+        elif self.clock() - self._spoken >= self.every:
+            length = engine.state.epoch_length or 0
+            at = (
+                f"step {(engine.state.iteration - 1) % length + 1}/{length}"
+                if length
+                else f"step {engine.state.iteration}"
+            )
+            self._say(f"epoch {engine.state.epoch}/{engine.state.max_epochs} {at}: loss {loss:.4f}", engine)
+
+    def _epoch_line(self, engine: Engine, epoch: int) -> None:
+        if self._bar is None and self._epoch_iterations:
+            mean = self._sum / self._epoch_iterations
+            words = [f"epoch {epoch}/{engine.state.max_epochs}: mean loss {mean:.4f}", *self._metric_words()]
+            self._say(", ".join(words), engine)
+
+    def _metric_words(self) -> list[str]:
+        known = self.evaluator.state.metrics if self.evaluator is not None else {}
+        return [
+            f"{name.upper() if name == 'auprc' else name} {float(known[name]):.4f}"
+            for name in self.metrics
+            if name in known
+        ]
+
+    def _say(self, text: str, engine: Engine) -> None:
+        done, now = engine.state.iteration - self._first_iteration, self.clock()
+        self._spoken = now
+        total = _total(engine)
+        if total is not None and done:
+            left = (now - self._started) / done * (total - engine.state.iteration)
+            text += f", {duration(left)} left" if left > 0 else f", took {duration(now - self._started)}"
+        print(text, file=self.stream if self.stream is not None else sys.stderr, flush=True)
+
+    def _end(self, engine: Engine) -> None:
+        self._epoch_line(engine, engine.state.epoch)
+        self._close()
+
+    def _fail(self, _engine: Engine, error: Exception) -> None:
+        self._close()
+        raise error
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people say them.
+
+    >>> duration(4.2), duration(75), duration(7384)
+    ('4 s', '1 min 15 s', '2 h 03 min')
+    """
+    whole = math.ceil(seconds) if seconds < 1 else round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _total(engine: Engine) -> int | None:
+    length, epochs = engine.state.epoch_length, engine.state.max_epochs
+    return length * epochs if length and epochs else None
