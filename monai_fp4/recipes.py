@@ -1,7 +1,7 @@
 """What is quantized, and how: a recipe is data, and the eleven recipes of the study are one table.
 
-A linear layer or a convolution computes three products in a training step: the output (forward), the gradient of its input and the
-gradient of its weight (backward). A recipe says which of them run in FP4 and with which aids:
+A linear layer or a convolution computes three products in a training step: its output (forward), the gradient of its
+input and the gradient of its weight (backward). A recipe says which of them run in FP4 and with which aids:
 
 * **stochastic rounding** keeps rounded gradients unbiased;
 * the **random Hadamard transform** spreads outliers in the two operands of the weight gradient;
@@ -79,7 +79,8 @@ class Override:
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str) or not self.pattern:
             raise ConfigError(
-                f"recipe field 'overrides' expected a pattern over module names, found {self.pattern!r}: write one such as '*.head'"
+                f"recipe field 'overrides' expected a pattern over module names, found {self.pattern!r}:"
+                " write one such as '*.head'"
             )
         object.__setattr__(self, "precision", _member(Precision, self.precision, "overrides"))
 
@@ -166,11 +167,11 @@ class Recipe:
         """Read a recipe from a config.
 
         Args:
-            config: a name of :data:`RECIPES`; or a mapping of fields, which start from the recipe named by ``"base"`` where
-                there is one and from the defaults otherwise; or a recipe, returned as it is.
+            config: a name of :data:`RECIPES`; or a mapping of fields, which start from the recipe named by ``"base"``
+                where there is one and from the defaults otherwise; or a recipe, returned as it is.
 
         Returns:
-            The recipe. A mapping that changes its base and gives no ``name`` is called ``<base>_custom``, or ``custom``.
+            The recipe. A mapping that changes its base and gives no ``name`` is ``<base>_custom``, or ``custom``.
 
         Raises:
             ConfigError: an unknown name (with the nearest ones), or fields that do not fit.
@@ -245,7 +246,8 @@ class Recipe:
 
     def _contradiction(self, field: str, value: object, other: str, other_value: object, remedy: str) -> ConfigError:
         return ConfigError(
-            f"recipe {self.name!r} is contradictory: {field} = {value!s} does not go with {other} = {other_value!s}; {remedy}"
+            f"recipe {self.name!r} contradicts itself: {field} = {value!s} does not go with {other} = {other_value!s};"
+            f" {remedy}"
         )
 
 

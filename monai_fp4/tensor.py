@@ -1,7 +1,7 @@
 """NVFP4 tensors in the form that they are stored in, and the way there and back.
 
-:func:`quantize` packs two codes into a byte. :func:`fake_quantize` is ``quantize(x, ...).dequantize(x.dtype)`` in one pass, without
-packing: the value that a tensor has after a round trip through FP4.
+:func:`quantize` packs two codes into a byte. :func:`fake_quantize` is ``quantize(x, ...).dequantize(x.dtype)`` in one
+pass, without packing: the value that a tensor has after a round trip through FP4.
 
 >>> import torch
 >>> x = torch.tensor([[0.1, -3.0, 6.0, 2.2] * 8])
@@ -45,9 +45,10 @@ class NVFP4Tensor:
     A NaN has no code. A tensor that held one has a NaN ``amax`` and NaN in every scale, and decodes to NaN throughout.
 
     Attributes:
-        codes: uint8 ``[..., ceil(K / 2)]``. The low nibble is the even column; a code is ``sign << 3 | index`` with the index into
-            0, 0.5, 1, 1.5, 2, 3, 4, 6. A negative number that rounds to zero keeps its sign bit, as in Transformer Engine.
-        scales: float8_e4m3fn ``[..., ceil(K / 16)]``, one for 16 codes; with 16 x 16 blocks each is repeated over its 16 rows.
+        codes: uint8 ``[..., ceil(K / 2)]``. The low nibble is the even column; a code is ``sign << 3 | index`` with the
+            index into 0, 0.5, 1, 1.5, 2, 3, 4, 6. A negative number that rounds to zero keeps its sign bit, as in
+            Transformer Engine.
+        scales: float8_e4m3fn ``[..., ceil(K / 16)]``, one for 16 codes; with 16 x 16 blocks each stands in 16 rows.
         amax: the largest magnitude of the tensor, an FP32 scalar.
         shape: of the decoded tensor.
     """
@@ -65,8 +66,9 @@ class NVFP4Tensor:
             dtype: of the result.
 
         Returns:
-            The tensor, of shape ``self.shape``. For a tensor quantized with ``rht`` these are the values of the *rotated* tensor,
-            which are what a matrix product sees (its other operand is rotated too, which cancels), with K padded to 16.
+            The tensor, of shape ``self.shape``. If it was quantized with ``rht``, these are the values of the *rotated*
+            tensor, which are what a matrix product sees (its other operand is rotated too, which cancels), with K
+            padded to a multiple of 16.
         """
         grid = torch.tensor(E2M1_GRID, device=self.codes.device)
         table = torch.cat([grid, 0.0 - grid])
@@ -87,7 +89,7 @@ def quantize(
     """Quantize a tensor to NVFP4 along its last axis, bit-equal to Transformer Engine's reference quantizer.
 
     Args:
-        x: FP32, BF16 or FP16, shape ``[..., K]``, any strides. K that is not a multiple of 16 is padded with zeros inside.
+        x: FP32, BF16 or FP16, shape ``[..., K]``, any strides. K is padded with zeros to a multiple of 16 inside.
         two_d: 16 x 16 blocks over the last two axes (weights) rather than 1 x 16.
         rht: rotate each 16 numbers with the random Hadamard transform first, see :func:`monai_fp4.numerics.rotate`.
         stochastic: round stochastically rather than to nearest.
@@ -101,10 +103,7 @@ def quantize(
     """
     quantized = prepare_blocks(x, two_d=two_d, rht=rht)
     scaled = quantized.blocks * quantized.encode
-    if stochastic:
-        rounded = round_e2m1_stochastic(scaled, random_bits(scaled, generator))
-    else:
-        rounded = round_e2m1(scaled)
+    rounded = round_e2m1_stochastic(scaled, random_bits(scaled, generator)) if stochastic else round_e2m1(scaled)
     # NaN becomes code 0 here; its block's scale is NaN.
     halves = (rounded.abs() * 2).nan_to_num_(0.0).int()
     # Not the sign bit of the number: like TE, a scaled -0.0 gives code 0, anything below zero a negative code.
@@ -127,12 +126,14 @@ def fake_quantize(
     stochastic: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Quantize and decode in one pass, in the dtype of ``x``: equal to ``quantize(...).dequantize(x.dtype)`` bit for bit.
+    """Quantize and decode in one pass, in the dtype of ``x``.
 
-    Takes the arguments of :func:`quantize` and raises what it raises. No gradient flows through it.
+    Equal to ``quantize(...).dequantize(x.dtype)`` bit for bit, given the same random bits. Takes the arguments of
+    :func:`quantize` and raises what it raises. No gradient flows through it.
 
     Returns:
-        The decoded tensor in the shape of ``x``; with ``rht`` the rotated values, the last axis padded to a multiple of 16.
+        The decoded tensor in the shape of ``x``; with ``rht`` the rotated values, the last axis padded to a multiple
+        of 16.
     """
     quantized = prepare_blocks(x, two_d=two_d, rht=rht)
     factors = decode_factors(quantized.scales, quantized.amax)

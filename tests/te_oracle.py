@@ -1,8 +1,8 @@
 """Transformer Engine's reference NVFP4 quantizer, loaded on a machine without CUDA.
 
-``transformer_engine.pytorch`` cannot be imported without its compiled CUDA extension, but the reference quantizer is one file of
-plain torch code. It is loaded here from the installed wheel by its path; the modules that it imports from its package are
-replaced by stubs that hold just the names it needs. Nothing of it is copied into this repository.
+``transformer_engine.pytorch`` cannot be imported without its compiled CUDA extension, but the reference quantizer is
+one file of plain torch code. It is loaded here from the installed wheel by its path; the modules that it imports from its
+package are replaced by stubs that hold just the names it needs. Nothing of it is copied into this repository.
 
 ``sys.modules`` is left as it was found, so loading the oracle cannot disturb code that looks for the real package.
 """
@@ -103,8 +103,9 @@ def reference_quantizer(
 def quantize(x: Tensor, *, two_d: bool = False, rht: bool = False) -> Oracle:
     """Quantize along the last axis with TE's reference.
 
-    A rotated tensor is TE's column-wise copy of the transposed one. TE rotates in the dtype of its input and its kernels take
-    BF16 only; for other dtypes the rotation is TE's in FP32, rounded to BF16, and then quantized row-wise.
+    A rotated tensor is TE's column-wise copy of the transposed one. The reference rotates in the dtype of its input and
+    TE's kernels take BF16 only; for other dtypes the rotation here is TE's in FP32, rounded to BF16, and then quantized
+    row-wise.
     """
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     if rht and x.dtype is torch.bfloat16:
