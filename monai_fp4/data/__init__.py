@@ -1,0 +1,39 @@
+"""Data: manifests, readers, the phantom, transforms and data sets.
+
+>>> from monai_fp4.data import load_manifest, select_patients
+>>> [patient.id for patient in select_patients(load_manifest("phantom"), fold=0, part="test")][0]
+'PHANTOM_NA_0021'
+"""
+
+from __future__ import annotations
+
+from monai_fp4.data.build import build_manifest, check_manifest
+from monai_fp4.data.datalist import load_datalist, prepare_data
+from monai_fp4.data.datasets import PatientDataset, SliceDataset
+from monai_fp4.data.folds import assign_folds, select_patients
+from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
+from monai_fp4.data.phantom import write_phantom
+from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data.transforms import NormalizeForegroundd, augmentation
+
+__all__ = [
+    "build_manifest",
+    "check_manifest",
+    "load_manifest",
+    "save_manifest",
+    "shipped_manifests",
+    "select_patients",
+    "assign_folds",
+    "prepare_data",
+    "load_datalist",
+    "SliceDataset",
+    "PatientDataset",
+    "NormalizeForegroundd",
+    "augmentation",
+    "write_phantom",
+    "DataFormat",
+    "ImagePair",
+    "Manifest",
+    "Patient",
+    "Split",
+]

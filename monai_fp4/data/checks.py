@@ -1,0 +1,132 @@
+"""What a schema cannot say about a manifest: no patient twice, no file shared, and tumour in every fold.
+
+A patient in two folds, under one id or under two, would be trained on and validated on at once, and the result would
+look better than it is. The copy is found by its files: by their paths, and by their hashes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import combinations, pairwise
+from pathlib import PurePosixPath
+
+from monai_fp4.data.records import DataFormat, Manifest, Patient, Split
+from monai_fp4.errors import DataError
+
+__all__ = ["check_patients", "slice_number"]
+
+
+def check_patients(manifest: Manifest, source: str) -> None:
+    """Check that the patients of a manifest do not contradict each other.
+
+    Args:
+        manifest: what to check.
+        source: the file or folder that it comes from, for the message of an error.
+
+    Raises:
+        DataError: a patient listed twice or in two folds, a file of two patients, a slice missing within a patient, a
+            patient whose fold does not fit its split, or a fold without tumour.
+    """
+    _check_ids(manifest, source)
+    _check_files(manifest, source)
+    for patient in manifest.patients:
+        _check_fold(patient, manifest, source)
+        if manifest.format is DataFormat.LGG:
+            _check_slices(patient, source)
+    for fold in range(manifest.folds):
+        members = [patient for patient in manifest.patients if patient.fold == fold]
+        if not any(_may_have_tumour(patient) for patient in members):
+            found = f"none in its {len(members)} patients" if members else "no patient at all"
+            raise DataError(
+                f"expected tumour in every fold, found {found} in fold {fold} of {source}; use fewer folds or "
+                f"another seed"
+            )
+
+
+def slice_number(image: str) -> int | None:
+    """The number that ends a slice's file name, ``None`` where there is none.
+
+    >>> slice_number("TCGA_CS_4941_19960909/TCGA_CS_4941_19960909_12.tif")
+    12
+    """
+    tail = PurePosixPath(image).stem.rpartition("_")[2]
+    return int(tail) if tail.isascii() and tail.isdigit() else None
+
+
+def _check_ids(manifest: Manifest, source: str) -> None:
+    for patient_id, count in Counter(patient.id for patient in manifest.patients).items():
+        if count > 1:
+            entries = [patient for patient in manifest.patients if patient.id == patient_id]
+            places = ", ".join(_place(patient) for patient in entries)
+            raise DataError(
+                f"expected every patient once, found {patient_id!r} {count} times in {source} ({places}); "
+                "keep one entry, since slices of one patient on both sides make every result too good"
+            )
+
+
+def _check_files(manifest: Manifest, source: str) -> None:
+    owners: dict[str, Patient] = {}
+    for patient in manifest.patients:
+        for path in {path for pair in patient.images for path in (pair.image, pair.mask)}:
+            owner = owners.setdefault(path, patient)
+            if owner is not patient:
+                raise DataError(
+                    f"expected every file in one patient, found {path} in {owner.id!r} ({_place(owner)}) and "
+                    f"{patient.id!r} ({_place(patient)}) of {source}; remove one of the two"
+                )
+    _check_copies(manifest, source)
+
+
+def _check_copies(manifest: Manifest, source: str) -> None:
+    owners: dict[str, list[Patient]] = defaultdict(list)
+    digests = {patient.id: {pair.sha256 for pair in patient.images} for patient in manifest.patients}
+    for patient in manifest.patients:
+        for digest in digests[patient.id]:
+            owners[digest].append(patient)
+    shared = Counter(pair for patients in owners.values() for pair in combinations(patients, 2))
+    for (one, other), count in shared.items():
+        # A single common image may be a blank slice; two are not, and neither is all that a patient has.
+        if count >= min(2, len(digests[one.id]), len(digests[other.id])):
+            raise DataError(
+                f"expected every image in one patient, found {count} images of {one.id!r} ({_place(one)}) again under "
+                f"{other.id!r} ({_place(other)}) in {source}; keep one of the two"
+            )
+
+
+def _check_fold(patient: Patient, manifest: Manifest, source: str) -> None:
+    if patient.split is Split.TEST and patient.fold is not None:
+        raise DataError(
+            f"expected no fold in the test split, found fold {patient.fold} for patient {patient.id!r} in {source}; "
+            "set it to null, or the split to train"
+        )
+    if patient.split is Split.TRAIN and (patient.fold is None) != (manifest.folds == 0):
+        wanted = f"0 to {manifest.folds - 1}" if manifest.folds else "null, as there are no folds"
+        raise DataError(
+            f"expected a fold of {wanted}, found {patient.fold} for patient {patient.id!r} in {source}; correct it"
+        )
+    if patient.fold is not None and patient.fold >= manifest.folds:
+        raise DataError(
+            f"expected a fold below {manifest.folds}, found {patient.fold} for patient {patient.id!r} in {source}; "
+            "correct it, or the number of folds"
+        )
+
+
+def _check_slices(patient: Patient, source: str) -> None:
+    numbers = [slice_number(pair.image) for pair in patient.images]
+    for before, after in pairwise(numbers):
+        if before is None or after is None or after != before + 1:
+            raise DataError(
+                f"expected the slices of patient {patient.id!r} to be numbered without a gap, found {after} after "
+                f"{before} "
+                f"in {source}; add the missing slice"
+            )
+
+
+def _may_have_tumour(patient: Patient) -> bool:
+    """True unless it is known that there is none."""
+    known = [count for count in (patient.tumour_voxels, patient.tumour_slices) if count is not None]
+    return not known or any(count > 0 for count in known)
+
+
+def _place(patient: Patient) -> str:
+    return f"fold {patient.fold}" if patient.fold is not None else f"split {patient.split.value}"

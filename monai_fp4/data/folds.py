@@ -1,0 +1,131 @@
+"""Deal patients into folds, and pick the patients of one part of a fold.
+
+Always whole patients: neighbouring slices look alike, and one on each side would be a leak. The folds are
+stratified. Within each institution the patients are sorted by tumour volume and cut into runs of as many patients as
+there are folds; every run gives one patient to each fold, its largest tumour to the fold that has the least so far.
+A run that is cut short (the end of an institution) goes to the folds that have the fewest patients. Ties are drawn
+from the seed, and the first run is nothing but ties. So the folds' sizes, and their shares of every institution,
+differ by one at most, and small and large tumours are everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from itertools import groupby
+
+from monai_fp4.data.records import Manifest, Patient, Split
+from monai_fp4.errors import ConfigError, DataError, unknown_name
+
+__all__ = ["Part", "assign_folds", "select_patients"]
+
+
+class Part(StrEnum):
+    """What a set of patients is used for."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Patient, ...]:
+    """Deal patients of the train split into folds, stratified by institution and tumour volume.
+
+    The draw is a hash of seed and id, so it is the same for every Python and NumPy, and no matter in which order the
+    patients come.
+
+    Args:
+        patients: who to deal; those of the test split keep ``fold=None``.
+        folds: how many, at least 2.
+        seed: another seed deals other folds.
+
+    Returns:
+        The patients, sorted by id, with their ``fold`` set.
+
+    Raises:
+        ConfigError: fewer than two folds.
+        DataError: fewer patients than folds.
+    """
+    if folds < 2:
+        raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
+    dealt = [patient for patient in patients if patient.split is Split.TRAIN]
+    if len(dealt) < folds:
+        raise DataError(
+            f"expected at least one patient a fold, found {len(dealt)} patients for {folds} folds; use fewer folds"
+        )
+
+    def draw(label: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{label}".encode()).digest()
+
+    sizes, volumes = [0] * folds, [0] * folds
+    fold_of: dict[str, int] = {}
+    dealt.sort(key=lambda patient: (patient.group, patient.tumour_voxels or 0, patient.id))
+    for _, members in groupby(dealt, key=lambda patient: patient.group):
+        institution = list(members)
+        for start in range(0, len(institution), folds):
+            run = institution[start : start + folds]
+            order = sorted(range(folds), key=lambda fold: (sizes[fold], draw(f"{run[0].id}:{fold}")))
+            # Of the folds with the fewest patients, the one with the least tumour gets the largest.
+            order = sorted(order[: len(run)], key=lambda fold: volumes[fold])
+            for fold, patient in zip(order, reversed(run), strict=True):
+                fold_of[patient.id] = fold
+                sizes[fold] += 1
+                volumes[fold] += patient.tumour_voxels or 0
+    return tuple(
+        replace(patient, fold=fold_of.get(patient.id)) for patient in sorted(patients, key=lambda patient: patient.id)
+    )
+
+
+def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Patient, ...]:
+    """The patients of one part of one fold.
+
+    ``train`` are all folds but this one, ``val`` is this fold, ``test`` is the named test split, whatever the fold.
+    Under ``fold="all"``, ``train`` is every patient outside the test split and ``val`` is empty, as nobody is held out.
+
+    Args:
+        manifest: where to pick from.
+        fold: a number, its digits, or ``"all"``.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        ConfigError: no such part, or no such fold.
+        DataError: the part has no patient, or the fold to validate on has no tumour.
+
+    >>> from monai_fp4.data import load_manifest
+    >>> phantom = load_manifest("phantom")
+    >>> [len(select_patients(phantom, 0, part)) for part in ("train", "val", "test")]
+    [16, 4, 4]
+    >>> len(select_patients(phantom, "all", "train"))
+    20
+    """
+    if part not in tuple(Part):
+        raise unknown_name("part", part, Part)
+    if part == Part.TEST:
+        chosen = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
+        if not chosen:
+            raise DataError(
+                f"expected a test split, found none in manifest {manifest.name!r}; "
+                "build one with: monai-fp4 manifest build --split test"
+            )
+        return chosen
+    pool = tuple(patient for patient in manifest.patients if patient.split is Split.TRAIN)
+    if not pool:
+        raise DataError(
+            f"expected patients to train on, found only the test split in manifest {manifest.name!r}; use another"
+        )
+    if str(fold) == "all":
+        return pool if part == Part.TRAIN else ()
+    number = _fold_number(fold, manifest)
+    return tuple(patient for patient in pool if (patient.fold == number) == (part == Part.VAL))
+
+
+def _fold_number(fold: int | str, manifest: Manifest) -> int:
+    known = [*range(manifest.folds), "all"]
+    if isinstance(fold, bool) or str(fold) not in {str(each) for each in known}:
+        names = ", ".join(map(str, known))
+        raise ConfigError(
+            f"expected fold to be one of {names} for manifest {manifest.name!r}, found {fold!r}; correct it"
+        )
+    return int(fold)

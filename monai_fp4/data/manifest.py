@@ -1,0 +1,190 @@
+"""A manifest: who is in which fold, which files are theirs, and what those files hash to.
+
+A manifest is a JSON file that names no machine: paths are relative to the data folder, which is given apart. It
+holds one entry a patient and, within it, one line an image. The rules of its fields are in ``manifest.schema.json``,
+which lies beside the shipped manifests; :mod:`monai_fp4.data.checks` holds the rules that a schema cannot say, such
+as "no patient twice".
+
+Shipped manifests are found by name (``"phantom"``, ``"lgg"``), all others by path.
+
+>>> manifest = load_manifest("phantom")
+>>> manifest.name, manifest.format, manifest.channels
+('phantom', 'lgg', ('pre-contrast', 'FLAIR', 'post-contrast'))
+>>> sorted({patient.split for patient in manifest.patients})
+['test', 'train']
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from monai_fp4.data.checks import check_patients
+from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.errors import DataError, unknown_name
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "load_manifest",
+    "manifest_dir",
+    "save_manifest",
+    "shipped_manifests",
+]
+
+SCHEMA_VERSION = 1
+SCHEMA_FILE = "manifest.schema.json"
+
+
+def manifest_dir() -> Path:
+    """The folder of the shipped manifests: inside an installed package, at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_manifests"
+    return installed if installed.is_dir() else package.parent / "data_manifests"
+
+
+def shipped_manifests() -> tuple[str, ...]:
+    """Names that :func:`load_manifest` takes in place of a path.
+
+    >>> shipped_manifests()
+    ('lgg', 'phantom')
+    """
+    return tuple(sorted(path.stem for path in manifest_dir().glob("*.json") if path.name != SCHEMA_FILE))
+
+
+def load_manifest(name_or_path: str | os.PathLike[str] | Manifest) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        name_or_path: the name of a shipped manifest, the path of a JSON file, or a manifest, which is returned as it
+        is.
+
+    Raises:
+        DataError: no such name or file, not JSON, a field against the schema, or patients that contradict each other.
+    """
+    if isinstance(name_or_path, Manifest):
+        return name_or_path
+    path = _find(name_or_path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"expected a manifest in JSON in {path}, found what cannot be read ({error}); build it again"
+        ) from error
+    manifest = from_json(document, source=str(path))
+    check_patients(manifest, source=str(path))
+    return manifest
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    names = shipped_manifests()
+    if str(name_or_path) in names:
+        return manifest_dir() / f"{name_or_path}.json"
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise DataError(
+            f"expected a manifest at {path}, found no such file; give its path or one of the names {', '.join(names)}"
+        )
+    raise unknown_name("manifest", str(name_or_path), names, DataError)
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads((manifest_dir() / SCHEMA_FILE).read_text(encoding="utf-8")))
+
+
+def from_json(document: Any, source: str) -> Manifest:
+    """Turn parsed JSON into a manifest.
+
+    Args:
+        document: what ``json.load`` returned.
+        source: the file, for the message of an error.
+
+    Raises:
+        DataError: a field that is missing, unknown, or not as the schema wants it.
+    """
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise DataError(
+            f"expected schema_version {SCHEMA_VERSION} in {source}, found {version}; "
+            "build the manifest again with this version of monai-fp4"
+        )
+    error = best_match(_validator().iter_errors(document))
+    if error is not None:
+        field = error.json_path.removeprefix("$.").removeprefix("$") or "the whole file"
+        raise DataError(
+            f"expected {source} to follow {SCHEMA_FILE}, found at {field}: {error.message}; correct it or build it "
+            f"again"
+        )
+    patients = tuple(
+        Patient(
+            id=entry["id"],
+            group=entry["group"],
+            fold=entry["fold"],
+            split=Split(entry["split"]),
+            tumour_voxels=entry["tumour_voxels"],
+            images=tuple(ImagePair(**image) for image in entry["images"]),
+            tumour_slices=entry["tumour_slices"],
+        )
+        for entry in document["patients"]
+    )
+    return Manifest(
+        name=document["name"],
+        format=DataFormat(document["format"]),
+        channels=tuple(document["channels"]),
+        patients=patients,
+        folds=document["folds"],
+        seed=document["seed"],
+        generator=document["generator"],
+        description=document["description"],
+    )
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of a manifest's file: ordinary JSON, set so that an image takes one line and a diff stays readable."""
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        **{key: value for key, value in asdict(manifest).items() if key != "patients"},
+    }
+    lines = ["{"] + [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
+    blocks = []
+    for patient in manifest.patients:
+        fields = {key: value for key, value in asdict(patient).items() if key != "images"}
+        opening = json.dumps(fields, ensure_ascii=False)[:-1]
+        images = ",\n".join(f"      {json.dumps(asdict(pair), ensure_ascii=False)}" for pair in patient.images)
+        blocks.append(f'    {opening}, "images": [\n{images}\n    ]}}')
+    return "\n".join([*lines, '  "patients": [', ",\n".join(blocks), "  ]", "}"]) + "\n"
+
+
+def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Write a manifest as JSON, whole or not at all.
+
+    Raises:
+        DataError: ``path`` exists and ``force`` is not set, or its folder does not exist.
+    """
+    target = Path(path)
+    if target.exists() and not force:
+        raise DataError(
+            f"expected a new file for the manifest, found that {target} exists; choose another name or add --force"
+        )
+    if not target.parent.is_dir():
+        raise DataError(f"expected a folder for the manifest at {target.parent}, found none; create it first")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(to_json(manifest))
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

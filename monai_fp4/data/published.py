@@ -1,0 +1,116 @@
+"""How the shipped manifests were made; run it again to see that nothing drifted.
+
+    python -m monai_fp4.data.published phantom --output data_manifests/phantom.json
+    python -m monai_fp4.data.published lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
+
+For LGG, ``files.sha256`` lists the SHA-256 of all published files, in the format of ``sha256sum``. Patients whose
+files are in ``D`` are read and dealt into five folds. The others are known by their hashes alone and form the test
+split: their tumour volume is not known, but the number of slices with tumour is, since all empty masks are one and
+the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from monai_fp4.data.build import LGG_CHANNELS, build_manifest
+from monai_fp4.data.checks import check_patients, slice_number
+from monai_fp4.data.folds import assign_folds
+from monai_fp4.data.layouts import data_root
+from monai_fp4.data.manifest import save_manifest
+from monai_fp4.data.phantom import TEST_PATIENTS, write_phantom
+from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.errors import DataError
+
+__all__ = ["lgg_manifest", "phantom_manifest"]
+
+LGG_DESCRIPTION = (
+    "Lower-grade glioma, brain MRI of 110 patients: Buda, Saha and Mazurowski, Computers in Biology and Medicine "
+    "109 (2019) "
+    "218-225; images of The Cancer Imaging Archive's TCGA-LGG collection; published as "
+    "mateuszbuda/lgg-mri-segmentation. "
+    "88 patients in five folds; 22 patients form the test split, their tumour volume is not known here."
+)
+PHANTOM_DESCRIPTION = (
+    "Computed brain-like volumes with lesions; written on first use by monai_fp4.data.phantom. No medical data."
+)
+
+
+def phantom_manifest() -> Manifest:
+    """Write the phantom into a temporary folder and describe it: five folds, and a test split of four patients."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_phantom(Path(folder) / "phantom")
+        manifest = build_manifest(root, format="lgg", folds=5, seed=0, name="phantom", description=PHANTOM_DESCRIPTION)
+    held_out = [replace(p, split=Split.TEST, fold=None) if p.id in TEST_PATIENTS else p for p in manifest.patients]
+    return replace(manifest, patients=assign_folds(held_out, 5, 0), generator="phantom")
+
+
+def lgg_manifest(dataset_dir: Path, hashes: Path, folds: int = 5, seed: int = 0) -> Manifest:
+    """Describe all published patients: those in the data folder by reading them, the others by their hashes.
+
+    Raises:
+        DataError: a file in the data folder is not the published one.
+    """
+    root = data_root(dataset_dir)
+    published: dict[str, dict[str, str]] = defaultdict(dict)
+    for line in hashes.read_text(encoding="utf-8").splitlines():
+        digest, path = line.split()
+        published[path.split("/")[0]][path] = digest
+    empty = Counter(digest for files in published.values() for path, digest in files.items() if "_mask" in path)
+    # The one mask file that many slices share is the one without tumour.
+    no_tumour = empty.most_common(1)[0][0]
+    here = build_manifest(root, format="lgg", folds=folds, seed=seed)
+    for patient in here.patients:
+        for pair in patient.images:
+            for path, digest in ((pair.image, pair.sha256), (pair.mask, pair.mask_sha256)):
+                if published[patient.id].get(path) != digest:
+                    raise DataError(f"expected the published file at {root / path}, found another; fetch it again")
+    known = {patient.id for patient in here.patients}
+    others = tuple(_from_hashes(name, files, no_tumour) for name, files in published.items() if name not in known)
+    return Manifest(
+        name="lgg",
+        format=DataFormat.LGG,
+        channels=LGG_CHANNELS,
+        patients=tuple(sorted((*here.patients, *others), key=lambda patient: patient.id)),
+        folds=folds,
+        seed=seed,
+        description=LGG_DESCRIPTION,
+    )
+
+
+def _from_hashes(name: str, files: dict[str, str], no_tumour: str) -> Patient:
+    images = sorted((path for path in files if "_mask" not in path), key=lambda path: slice_number(path) or 0)
+    masks = [path.replace(".tif", "_mask.tif") for path in images]
+    return Patient(
+        id=name,
+        group=name.split("_")[1],
+        fold=None,
+        split=Split.TEST,
+        tumour_voxels=None,
+        images=tuple(ImagePair(i, m, files[i], files[m]) for i, m in zip(images, masks, strict=True)),
+        tumour_slices=sum(files[mask] != no_tumour for mask in masks),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write one of the shipped manifests."""
+    parser = argparse.ArgumentParser(prog="python -m monai_fp4.data.published", description="Write a shipped manifest.")
+    parser.add_argument("name", choices=("phantom", "lgg"))
+    parser.add_argument("--dataset_dir", type=Path, help="lgg: the kaggle_3m folder or its parent")
+    parser.add_argument("--hashes", type=Path, help="lgg: the published hashes, as sha256sum writes them")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    if options.name == "lgg" and (options.dataset_dir is None or options.hashes is None):
+        parser.error("lgg needs --dataset_dir and --hashes")
+    manifest = phantom_manifest() if options.name == "phantom" else lgg_manifest(options.dataset_dir, options.hashes)
+    check_patients(manifest, source=str(options.output))
+    save_manifest(manifest, options.output, force=True)
+
+
+if __name__ == "__main__":
+    main()
