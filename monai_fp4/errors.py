@@ -31,7 +31,9 @@ class NumericsError(MonaiFP4Error, ArithmeticError):
     """NaN or infinity where a finite number was expected; the run stops rather than train on it."""
 
 
-def unknown_name(what: str, given: object, known: Iterable[str], error: type[MonaiFP4Error] = ConfigError) -> MonaiFP4Error:
+def unknown_name(
+    what: str, given: object, known: Iterable[str], error: type[MonaiFP4Error] = ConfigError
+) -> MonaiFP4Error:
     """Word the error for a name that is in no table, with the nearest names first.
 
     Args:
@@ -45,7 +47,9 @@ def unknown_name(what: str, given: object, known: Iterable[str], error: type[Mon
     """
     names = list(known)
     nearest = difflib.get_close_matches(str(given), names, n=3, cutoff=0.3)
-    hint = f"the nearest names are {_quote(nearest)} (all: {_quote(names)})" if nearest else f"known are {_quote(names)}"
+    hint = (
+        f"the nearest names are {_quote(nearest)} (all: {_quote(names)})" if nearest else f"known are {_quote(names)}"
+    )
     return error(f"{what} {given!r} is not known; {hint}")
 
 

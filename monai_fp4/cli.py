@@ -1,0 +1,85 @@
+"""``monai-fp4``: everything that is not a training run, which is ``python -m monai.bundle run``'s work.
+
+Each command is one function; errors that the user can cause end in one sentence on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from monai_fp4.errors import MonaiFP4Error
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and its arguments."""
+    from monai_fp4 import __version__
+    from monai_fp4.data.cli import add_parser as add_manifest_parser
+
+    parser = argparse.ArgumentParser(
+        prog="monai-fp4",
+        description="Segmentation in NVFP4: manifests, bundles and this machine. Training is 'python -m monai.bundle run'.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_manifest_parser(commands)
+    _add_bundles(commands)
+    doctor = commands.add_parser("doctor", help="what this machine is, which backend would run, and why not the others")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    doctor.set_defaults(func=_doctor)
+    return parser
+
+
+def _add_bundles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bundles = commands.add_parser("bundles", help="write the bundle files, or check that none has drifted")
+    actions = bundles.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("write", "write every bundle from the template"), ("check", "fail if a file differs from it")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("--output_dir", default="bundles", help="folder of the bundles (default: %(default)s)")
+        action.set_defaults(func=_write_bundles if name == "write" else _check_bundles)
+
+
+def _write_bundles(args: argparse.Namespace) -> int:
+    from monai_fp4.bundles import bundle_files, write_bundles
+
+    changed = write_bundles(args.output_dir)
+    print(f"{len(bundle_files())} files in {args.output_dir}, {changed} of them changed")
+    return 0
+
+
+def _check_bundles(args: argparse.Namespace) -> int:
+    from monai_fp4.bundles import bundle_files, check_bundles
+
+    check_bundles(args.output_dir)
+    print(f"{args.output_dir}: all {len(bundle_files())} files are as the template writes them")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from monai_fp4.doctor import main as doctor
+
+    return doctor(as_json=args.json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: the command line without the program's name; None takes ``sys.argv``.
+    """
+    args = build_parser().parse_args(arguments)
+    try:
+        return int(args.func(args) or 0)
+    except MonaiFP4Error as error:
+        if os.environ.get("MONAI_FP4_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Handlers that turn MONAI's trainer into a run that can be stopped at any time: seeding, schedule, validation, record.
+
+MONAI's own CheckpointSaver and CheckpointLoader keep the trainer's counters but not its best metric, and a trainer cannot
+stand in the ``save_dict`` of its own handlers, because a config may not refer to itself. :class:`Recorder` gets the trainer
+when it is attached, so nothing has to refer back.
+
+An epoch is reproducible from the seed and its number alone: everything random is seeded anew when it begins. So a run that
+was cut off and resumed gives the numbers of the run that was not, with no generator's state to keep.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from monai_fp4.convert import set_active
+from monai_fp4.data import SliceDataset
+from monai_fp4.engines import bare, seed_everything
+from monai_fp4.errors import ConfigError
+from monai_fp4.session import Session
+
+__all__ = ["EpochSeeder", "PrecisionSchedule", "Recorder", "Validation"]
+
+
+class EpochSeeder:
+    """Seed the data order, the augmentation and torch at the start of every epoch.
+
+    Args:
+        session: the run; its seed and rank go into every seed.
+        dataset: the training set; its items' augmentation follows seed, epoch and index.
+    """
+
+    def __init__(self, session: Session, dataset: SliceDataset) -> None:
+        self.session = session
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at EPOCH_STARTED, before the first batch of the epoch is fetched."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed for the epoch that begins."""
+        seed, epoch, rank = self.session.options.seed, engine.state.epoch, self.session.rank
+        seed_everything(seed, epoch, rank)
+        self.session.generator.manual_seed(seed * 1_000_003 + epoch)  # the loader's workers
+        self.dataset.set_epoch(epoch)
+
+
+class PrecisionSchedule:
+    """Switch the FP4 layers to BF16 for the last share of the steps, as the recipe says.
+
+    Args:
+        session: the run, whose recipe holds ``bf16_last_share``.
+        network: the converted network.
+    """
+
+    def __init__(self, session: Session, network: nn.Module) -> None:
+        self.recipe = session.options.recipe
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Decide before every step, so that a resumed run is in the right precision at once."""
+        if self.recipe.quantizes and self.recipe.bf16_last_share > 0:
+            engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Switch for the step that begins."""
+        steps = engine.state.max_epochs * engine.state.epoch_length
+        set_active(bare(self.network), not self.recipe.runs_in_bf16(engine.state.iteration - 1, steps))
+
+
+class Validation:
+    """Validate every ``interval`` epochs and after the last.
+
+    Under ``fold: all`` there is nothing to validate on: the evaluator then runs once, at the end, on the patients that were
+    trained on, and only to choose the threshold.
+
+    Args:
+        session: the run.
+        validator: the evaluator, over patients.
+        interval: epochs between validations.
+    """
+
+    def __init__(self, session: Session, validator: SupervisedEvaluator, interval: int = 1) -> None:
+        self.held_out = session.options.fold != "all"
+        self.validator = validator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Validate at EPOCH_COMPLETED; attach this before :class:`Recorder`."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Validate, if it is time."""
+        epoch = engine.state.epoch
+        due = self.held_out and epoch % self.interval == 0
+        if due or epoch == engine.state.max_epochs:
+            self.validator.run(epoch)
+
+
+class Recorder:
+    """Write the run folder as the run goes, and resume from it.
+
+    Args:
+        session: the run.
+        network: the network that trains.
+        optimizer: its optimizer.
+        lr_scheduler: its schedule, stepped every iteration.
+        evaluator: the evaluator whose ``key_metric`` decides what the best weights are.
+        key_metric: name of that metric in the evaluator's ``state.metrics``; higher is better.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: SupervisedEvaluator,
+        key_metric: str = "auprc",
+    ) -> None:
+        self.session = session
+        self.folder = session.run_folder
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.key_metric = key_metric
+        self.history: list[dict[str, Any]] = []
+        self._losses: list[float] = []
+        self._started = 0.0
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Resume at STARTED, record after every epoch, finish at COMPLETED."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def resume(self, engine: Engine) -> None:
+        """Take up a run where its checkpoint left it.
+
+        Raises:
+            ConfigError: when the checkpoint is damaged or of another network.
+        """
+        path = self.folder.checkpoint_path
+        if not path.exists():
+            return
+        checkpoint = self.folder.load(path, self.session.device)
+        missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
+        if missing:
+            raise ConfigError(
+                f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
+            )
+        self.folder.load_weights(bare(self.network), checkpoint["network"], path)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
+        self.history = checkpoint["history"]
+        engine.state.epoch = checkpoint["epoch"]
+        engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
+        if self.session.rank == 0:
+            print(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
+
+    def _start_epoch(self, _engine: Engine) -> None:
+        self._losses = []
+        self._started = time.perf_counter()
+
+    def record(self, engine: Engine) -> None:
+        """Append the epoch to the history, then write model.pt if it is the best, checkpoint.pt and metrics.json."""
+        epoch = engine.state.epoch
+        entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
+        entry["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        entry["seconds"] = round(time.perf_counter() - self._started, 3)
+        if self.evaluator.state.epoch == epoch and self.evaluator.state.metrics:
+            entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
+        self.history.append(entry)
+        if self.session.rank == 0:
+            if self.best is entry:
+                self.folder.save(self.folder.model_path, bare(self.network).state_dict())
+            checkpoint = {
+                "network": bare(self.network).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "epoch": epoch,
+                "history": self.history,
+            }
+            self.folder.save(self.folder.checkpoint_path, checkpoint)
+            self._write_metrics(finished=False)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The epoch whose weights model.pt holds: the best validated one, or the latest where there is no validation."""
+        scores = [(entry.get(self.key_metric), entry) for entry in self.history]
+        known = [(score, entry) for score, entry in scores if score is not None and not math.isnan(score)]
+        if self.session.options.fold == "all" or not known:
+            return self.history[-1]
+        return max(known, key=lambda pair: pair[0])[1]
+
+    def finish(self, _engine: Engine) -> None:
+        """Write the final metrics.json."""
+        if self.session.rank == 0:
+            self._write_metrics(finished=True)
+            best = self.best
+            score = best.get(self.key_metric)
+            said = f"{self.key_metric} {score:.4f} at epoch {best['epoch']}" if score is not None else "not validated"
+            print(f"Finished: {said}; the run is in {self.folder.path}.")
+        self.session.wait()
+
+    def _write_metrics(self, finished: bool) -> None:
+        options, best = self.session.options, self.best
+        measured_on = "training patients (fold: all holds none out)" if options.fold == "all" else "validation patients"
+        summary = {
+            name: value
+            for name, value in best.items()
+            if name not in ("epoch", "train_loss", "learning_rate", "seconds")
+        }
+        self.folder.write_json(
+            "metrics.json",
+            {"finished": finished, "measured_on": measured_on, "best_epoch": best["epoch"]}
+            | summary
+            | {"history": self.history},
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _plain(value: Any) -> float | int | None:
+    number = value.item() if isinstance(value, torch.Tensor) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,186 @@
+"""A run writes one folder, and this module is the only one that knows its files.
+
+========================  ==========================================================================
+``config.json``           every option of the run, resolved; an overlay that runs it again
+``environment.json``      versions, machine and backend that it ran on
+``conversion.json``       what became of every layer: swapped, padded or left, and why
+``patients.json``         which patients trained, validated and were held out
+``checkpoint.pt``         everything that resuming needs, replaced after every epoch
+``model.pt``              the weights of the best validation AUPRC (the last ones under ``fold: all``)
+``metrics.json``          what the validation said; written as it goes, ``"finished": true`` at the end
+``events.out.tfevents.*`` one TensorBoard file
+========================  ==========================================================================
+
+Every file is written beside its place and then moved into it, so that a run that is killed leaves whole files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.options import differences
+
+__all__ = ["RunFolder", "describe_environment", "write_atomically"]
+
+_PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one.
+
+    Raises:
+        ConfigError: when the folder cannot be written to (no space, no permission).
+    """
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    return ConfigError(f"{path} must be writable, but the system says '{reason}'; free it or choose another output_dir")
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+        self.config_path = self.path / "config.json"
+        self.model_path = self.path / "model.pt"
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.metrics_path = self.path / "metrics.json"
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Take the folder for this config, or find that it already holds this very run.
+
+        Raises:
+            ConfigError: when the folder holds another run, or files that no run wrote; nothing is changed then.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"output_dir must be a folder, but {self.path} is a file; choose another output_dir")
+        if self.config_path.exists():
+            found = self.read_json("config.json")
+            differing = differences(found, config)
+            if differing:
+                said = "; ".join(f"{n} is {found.get(n)!r} there and {config.get(n)!r} here" for n in differing)
+                raise ConfigError(f"{self.path} holds the run of another config ({said}); choose another output_dir")
+            return
+        if self.checkpoint_path.exists() or self.model_path.exists():
+            raise ConfigError(f"{self.path} holds a checkpoint but no config.json; choose another output_dir")
+        self.write_json("config.json", config)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files, whole or not at all."""
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            ConfigError: when it is missing or not JSON.
+        """
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path} must exist, but it does not; give the folder that a run wrote") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} must hold JSON, but reading it failed ({error}); restore or remove it"
+            ) from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} must hold a JSON object, but holds a {type(content).__name__}; restore it")
+        return content
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last epoch."""
+        return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
+
+    def save(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(dict(content), beside)
+            os.replace(beside, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            beside.unlink(missing_ok=True)
+            raise _not_writable(path, error if isinstance(error, OSError) else OSError(0, str(error))) from error
+
+    def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Load what :meth:`save` wrote.
+
+        Raises:
+            ConfigError: when the file is missing or damaged.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            raise ConfigError(f"{path} must exist, but it does not; let the run finish an epoch first") from None
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{path} must be a checkpoint of this package, but it cannot be read ({reason}); "
+                "remove it to start again, or restore it"
+            ) from error
+        return content
+
+    def load_weights(self, network: torch.nn.Module, weights: Mapping[str, Any], source: Path) -> None:
+        """Load weights into the network, strictly.
+
+        Raises:
+            ConfigError: when they are those of another network.
+        """
+        own = network.state_dict()
+        missing = [name for name in own if name not in weights]
+        extra = [name for name in weights if name not in own]
+        shapes = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+        if missing or extra or shapes:
+            first = (missing or extra or shapes)[0]
+            raise ConfigError(
+                f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)} unknown "
+                f"and {len(shapes)} of another shape, '{first}' the first; use the arch, scale and image_size that it was "
+                "trained with"
+            )
+        network.load_state_dict(dict(weights))
+
+
+def describe_environment(device: torch.device, backend: str) -> dict[str, Any]:
+    """Say what a run ran on: enough to know whether two runs may be compared."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "backend": backend,
+    }
