@@ -172,9 +172,13 @@ def rotate(x: Tensor) -> Tensor:
             f"rotate expected a last axis that is a multiple of {BLOCK_SIZE}, found shape {tuple(x.shape)}:"
             " pad it with zeros"
         )
+    matrix = _rotation_matrix(x.device)
+    if x.dtype is torch.bfloat16:
+        # The very product of Transformer Engine's reference: where large numbers of a block cancel, the order of the FP32
+        # sums shows, and it is another one in torch's FP32 product.
+        return (x.reshape(-1, BLOCK_SIZE) @ matrix.to(torch.bfloat16)).view(x.shape)
     if x.stride(-1) <= 1 or x.numel() == 0:
-        rows = x.reshape(-1, BLOCK_SIZE).to(torch.float32)
-        return (rows @ _rotation_matrix(x.device)).to(torch.bfloat16).view(x.shape)
+        return (x.reshape(-1, BLOCK_SIZE).to(torch.float32) @ matrix).to(torch.bfloat16).view(x.shape)
     # The axis is not the innermost one, as in a transposed view: multiply from the left, in the order that memory has,
     # since a transposed copy would cost more than all the rest.
     blocks = x.unflatten(-1, (-1, BLOCK_SIZE))
@@ -182,7 +186,7 @@ def rotate(x: Tensor) -> Tensor:
     place = order.index(blocks.ndim - 1)
     laid_out = blocks.permute(order)
     columns = laid_out.reshape(-1, BLOCK_SIZE, math.prod(laid_out.shape[place + 1 :])).to(torch.float32)
-    rotated = (_rotation_matrix(x.device).t() @ columns).to(torch.bfloat16).view(laid_out.shape)
+    rotated = (matrix.t() @ columns).to(torch.bfloat16).view(laid_out.shape)
     return rotated.permute([order.index(axis) for axis in range(blocks.ndim)]).flatten(-2)
 
 

@@ -1,8 +1,8 @@
 """Transformer Engine's reference NVFP4 quantizer, loaded on a machine without CUDA.
 
 ``transformer_engine.pytorch`` cannot be imported without its compiled CUDA extension, but the reference quantizer is
-one file of plain torch code. It is loaded here from the installed wheel by its path; the modules that it imports from its
-package are replaced by stubs that hold just the names it needs. Nothing of it is copied into this repository.
+one file of plain torch code. It is loaded here from the installed wheel by its path; the modules that it imports from
+its package are replaced by stubs that hold just the names it needs. Nothing of it is copied into this repository.
 
 ``sys.modules`` is left as it was found, so loading the oracle cannot disturb code that looks for the real package.
 """

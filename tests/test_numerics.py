@@ -1,0 +1,419 @@
+"""The grids, the rounding, the scales and the rotation, against exact arithmetic and against Transformer Engine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import te_oracle
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from monai_fp4 import numerics
+from monai_fp4.errors import ConfigError
+from monai_fp4.numerics import (
+    BLOCK_SIZE,
+    E2M1_GRID,
+    SUPPORTED_DTYPES,
+    decode,
+    gemm_alpha,
+    random_bits,
+    rotate,
+    round_e2m1,
+    round_e2m1_stochastic,
+    scaled_values,
+)
+
+INF, NAN = float("inf"), float("nan")
+MIDPOINTS = {0.25: 0.0, 0.75: 1.0, 1.25: 1.0, 1.75: 2.0, 2.5: 2.0, 3.5: 4.0, 5.0: 4.0}
+"""Each tie of the grid and the number that it goes to, written out from the contract."""
+
+
+def exact_round(value: float, grid: tuple[float, ...]) -> float:
+    """Round to nearest in exact arithmetic; a tie goes to the number with the even index in the grid."""
+    magnitude = Fraction(min(abs(value), grid[-1]))
+    distances = [abs(magnitude - Fraction(number)) for number in grid]
+    best = min(distances)
+    ties = [index for index, distance in enumerate(distances) if distance == best]
+    index = next(index for index in ties if len(ties) == 1 or index % 2 == 0)
+    return math.copysign(grid[index], value)
+
+
+def e4m3_grid() -> tuple[float, ...]:
+    """The non-negative finite E4M3 numbers, by the definition of the format."""
+    subnormal = [m * 2.0**-9 for m in range(8)]
+    return tuple(subnormal + [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8) if (e, m) != (15, 7)])
+
+
+def neighbours(value: float) -> tuple[float, float]:
+    """The FP32 numbers just below and just above."""
+    number = torch.tensor(value)
+    return torch.nextafter(number, torch.tensor(-INF)).item(), torch.nextafter(number, torch.tensor(INF)).item()
+
+
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("number", E2M1_GRID)
+def test_round_e2m1_keeps_every_grid_number(number: float, sign: float, dtype: torch.dtype) -> None:
+    rounded = round_e2m1(torch.tensor([sign * number], dtype=dtype))
+    assert rounded.dtype is dtype
+    assert rounded.item() == sign * number
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("midpoint", MIDPOINTS)
+def test_round_e2m1_at_every_midpoint_and_its_neighbours(midpoint: float, sign: float) -> None:
+    below, above = neighbours(midpoint)
+    lower = max(number for number in E2M1_GRID if number < midpoint)
+    upper = min(number for number in E2M1_GRID if number > midpoint)
+    for value, expected in ((below, lower), (midpoint, MIDPOINTS[midpoint]), (above, upper)):
+        assert round_e2m1(torch.tensor(sign * value)).item() == sign * expected, value
+
+
+@pytest.mark.parametrize(("value", "expected"), [(6.0001, 6.0), (1e30, 6.0), (INF, 6.0), (-INF, -6.0), (1e-45, 0.0)])
+def test_round_e2m1_clamps_and_flushes(value: float, expected: float) -> None:
+    assert round_e2m1(torch.tensor(value)).item() == expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.floats(-8, 8, width=32))
+def test_round_e2m1_equals_exact_rounding(value: float) -> None:
+    assert round_e2m1(torch.tensor(value)).item() == exact_round(value, E2M1_GRID)
+
+
+def test_round_e2m1_keeps_nan_and_leaves_its_argument_alone() -> None:
+    x = torch.tensor([NAN, 1.2])
+    rounded = round_e2m1(x)
+    assert rounded[0].isnan()
+    assert rounded[1] == 1
+    assert x[1] == torch.tensor(1.2)
+
+
+def test_e4m3_scales_at_every_number_midpoint_and_neighbour() -> None:
+    grid = e4m3_grid()
+    assert len(grid) == 127
+    values = list(grid)
+    for lower, upper in itertools.pairwise(grid):
+        middle = (lower + upper) / 2
+        values += [middle, *neighbours(middle)]
+    rounded = numerics._round_small_float_(torch.tensor(values), mantissa_bits=3, smallest_normal=2.0**-6)
+    assert rounded.tolist() == [exact_round(value, grid) for value in values]
+    # torch's own cast is a second opinion, on the numbers and on their neighbours alike.
+    assert torch.equal(rounded, torch.tensor(values).to(torch.float8_e4m3fn).float())
+
+
+def test_block_scale_of_a_known_block() -> None:
+    # amax 2688 makes the tensor's own scale 1, so a block scale is its maximum over 6, rounded: 0.3 / 6 = 0.05 lies
+    # between the E4M3 numbers 0.046875 and 0.05078125.
+    x = torch.zeros(4, 16)
+    x[0, 0], x[1, 3], x[2, 5] = 2688.0, 0.3, 1e-3
+    result = scaled_values(x)
+    assert result.amax == 2688
+    assert result.scales.flatten().tolist() == [448.0, 0.05078125, 0.0, 0.0]
+    assert result.values[1, 3] == 6 * 0.05078125
+    assert result.values[2].eq(0).all()
+
+
+# ---------------------------------------------------------------------------------------------- stochastic rounding
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("lower_index", range(7))
+def test_stochastic_rounding_counts_over_all_256_random_numbers(lower_index: int, sign: float) -> None:
+    """Within a step, exactly floor(256 * distance) of the 256 random numbers lead up, and none to another neighbour."""
+    lower, upper = E2M1_GRID[lower_index : lower_index + 2]
+    bits = torch.arange(256).to(torch.uint8)
+    for share in (0.0, 1 / 256, 0.25, 0.5, 0.75, 255 / 256):
+        value = lower + share * (upper - lower)
+        rounded = sign * round_e2m1_stochastic(torch.full((256,), sign * value), bits)
+        assert set(rounded.tolist()) <= ({lower, upper} if share else {lower})
+        assert (rounded == upper).sum() == round(256 * share), (lower, share)
+
+
+@settings(deadline=None, max_examples=200)
+@given(value=st.floats(-7, 7, width=32), bits=st.integers(0, 255))
+def test_stochastic_rounding_follows_the_formula(value: float, bits: int) -> None:
+    def step(magnitude: float) -> float:
+        return 0.5 if magnitude < 2 else 1.0 if magnitude < 4 else 2.0
+
+    magnitude = min(abs(value), 6.0)
+    moved = (torch.tensor(magnitude) + torch.tensor(bits / 256 * step(magnitude))).item()
+    expected = min(moved // step(moved) * step(moved), 6.0)
+    result = round_e2m1_stochastic(torch.tensor([value]), torch.tensor([bits], dtype=torch.uint8)).item()
+    assert abs(result) == expected
+    assert result == 0 or math.copysign(1, result) == math.copysign(1, value)
+
+
+def test_stochastic_rounding_keeps_nan_and_clips_infinity() -> None:
+    bits = torch.full((3,), 255, dtype=torch.uint8)
+    rounded = round_e2m1_stochastic(torch.tensor([NAN, INF, -7.0]), bits)
+    assert rounded[0].isnan()
+    assert rounded[1:].tolist() == [6.0, -6.0]
+
+
+@pytest.mark.parametrize("value", [0.1, -0.3, 1.3, 2.2, -3.9, 4.7])
+def test_stochastic_rounding_is_unbiased_inside_a_step(value: float) -> None:
+    count = 200_000
+    x = torch.full((count,), value)
+    rounded = round_e2m1_stochastic(x, random_bits(x, torch.Generator().manual_seed(1)))
+    spread = rounded.std().item() / math.sqrt(count)
+    # u has 8 bits, so the expected value lies up to 1/256 of a step towards zero: a bias of u, not of the draws.
+    step = 0.5 if abs(value) < 2 else 1.0 if abs(value) < 4 else 2.0
+    assert abs(rounded.mean().item() - value) < 5 * spread + step / 256
+
+
+def test_random_bits_are_uniform_independent_and_reproducible() -> None:
+    like = torch.empty(4096, 64)
+    bits = random_bits(like, torch.Generator().manual_seed(3))
+    counts = torch.bincount(bits.flatten().int(), minlength=256).double()
+    expected = bits.numel() / 256
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi_square < 255 + 6 * math.sqrt(2 * 255)
+    # Eight numbers share one 64-bit draw, so correlations at short distances are where a fault would be.
+    centred = bits.flatten().double() - 127.5
+    for lag in range(1, 17):
+        correlation = (centred[:-lag] * centred[lag:]).mean().item() / centred.square().mean().item()
+        assert abs(correlation) < 5 / math.sqrt(bits.numel()), lag
+    assert torch.equal(bits, random_bits(like, torch.Generator().manual_seed(3)))
+    assert not torch.equal(bits, random_bits(like, torch.Generator().manual_seed(4)))
+
+
+def test_stochastic_draws_follow_the_generator_given() -> None:
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    first, again, other = (
+        scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(seed)).values for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.manual_seed(5)
+    default, second = scaled_values(x, stochastic=True).values, scaled_values(x, stochastic=True).values
+    assert not torch.equal(default, second)
+    torch.manual_seed(5)
+    assert torch.equal(default, scaled_values(x, stochastic=True).values)
+
+
+def test_stochastic_values_average_to_the_input() -> None:
+    # The largest magnitude of each block is 6 with a block scale of exactly 448, so that nothing is clipped.
+    x = torch.empty(4, 64).uniform_(-6, 6, generator=torch.Generator().manual_seed(0))
+    x[:, ::16] = 6
+    generator = torch.Generator().manual_seed(1)
+    total = sum(decode(scaled_values(x, stochastic=True, generator=generator)) for _ in range(4000)) / 4000
+    # A step of 2 has a spread of at most 1; five standard errors, and the bias of 8-bit random numbers.
+    assert (total - x).abs().max() < 5 / math.sqrt(4000) + 2 / 256
+
+
+# ---------------------------------------------------------------------------------------------- rotation
+
+
+def test_rotation_matrix_is_te_s_and_orthogonal() -> None:
+    matrix = rotate(torch.eye(16)).float()
+    te = te_oracle.reference_quantizer(rht=True)._build_hadamard_matrix(16, torch.device("cpu"), torch.float32) / 4
+    assert torch.equal(matrix, te)
+    assert torch.equal(matrix @ matrix.t(), torch.eye(16))
+
+
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+def test_rotation_sums_in_fp32_and_rounds_to_bf16(dtype: torch.dtype) -> None:
+    x = torch.randn(8, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = (x.double().reshape(-1, 16) @ rotate(torch.eye(16)).double()).view(8, 48)
+    rotated = rotate(x)
+    assert rotated.dtype is torch.bfloat16
+    assert torch.equal(rotated, exact.float().bfloat16())
+
+
+def test_rotation_cancels_in_a_product() -> None:
+    a, b = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rotate(a).float() @ rotate(b).float().t(), a @ b.t(), atol=0.15, rtol=0)
+
+
+def test_rotation_refuses_a_length_that_is_no_multiple_of_16() -> None:
+    with pytest.raises(ConfigError, match=r"multiple of 16.*\(3, 20\)"):
+        rotate(torch.zeros(3, 20))
+
+
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_rotation_does_not_depend_on_the_layout(axis: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(32, 48, 64, generator=generator) * torch.logspace(-4, 4, 64)
+    view = x.to(dtype).movedim(axis, -1)
+    assert torch.equal(rotate(view), rotate(view.contiguous()))
+    assert torch.equal(rotate(view[1::2]), rotate(view[1::2].contiguous()))
+
+
+# ---------------------------------------------------------------------------------------------- scaled values
+
+
+def te_values(x: Tensor, **options: bool) -> Tensor:
+    """``q * s`` from TE's codes and scales."""
+    oracle = te_oracle.quantize(x, **options)
+    codes = te_oracle.reference().cast_from_fp4x2(oracle.codes, torch.float32)
+    return codes * oracle.scales.float().repeat_interleave(BLOCK_SIZE, -1)
+
+
+@pytest.mark.parametrize("target", SUPPORTED_DTYPES)
+@pytest.mark.parametrize("options", [{}, {"two_d": True}, {"rht": True}], ids=["1d", "2d", "rht"])
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+def test_scaled_values_are_te_s_codes_times_scales_in_any_dtype(
+    dtype: torch.dtype, options: dict[str, bool], target: torch.dtype
+) -> None:
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 96)
+    x = x.to(dtype)
+    result = scaled_values(x, **options, dtype=target)
+    assert result.values.dtype is target
+    assert torch.equal(result.values.float(), te_values(x, **options))
+    assert torch.equal(result.amax, te_oracle.quantize(x, **options).amax)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=hnp.arrays("float32", hnp.array_shapes(min_dims=1, max_dims=4, max_side=20), elements=st.floats(width=32)),
+    dtype=st.sampled_from(SUPPORTED_DTYPES),
+    two_d=st.booleans(),
+)
+def test_decoded_values_stay_close_and_keep_their_shape(values: object, dtype: torch.dtype, two_d: bool) -> None:
+    x = torch.as_tensor(values).to(dtype)
+    result = scaled_values(x, two_d=two_d and x.ndim > 1)
+    decoded = decode(result)
+    assert decoded.shape == x.shape
+    if x.isnan().any():
+        assert decoded.isnan().all()
+    elif 1e-30 < result.amax < 1e30:
+        # At most half a step of 2 in 6, at worst after clipping by a scale rounded down by 1/16; the last terms are the
+        # smallest block scale and FP32 rounding.
+        bound = x.float().abs().max() * (1 / 6 + 1 / 16 + 2.0**-9) * 1.01
+        assert ((decoded - x.float()).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("two_d", [False, True])
+@pytest.mark.parametrize("rht", [False, True])
+def test_values_do_not_depend_on_strides(two_d: bool, rht: bool) -> None:
+    if two_d and rht:
+        pytest.skip("refused")
+    x = torch.randn(6, 32, 40, 48, generator=torch.Generator().manual_seed(0))
+    for view in (x.movedim(1, -1), x.transpose(-1, -2), x[::2, :, 1:], x[..., ::3], x[:, :1].expand(-1, 32, -1, -1)):
+        expected = scaled_values(view.contiguous(), two_d=two_d, rht=rht)
+        result = scaled_values(view, two_d=two_d, rht=rht)
+        assert torch.equal(result.values, expected.values)
+        assert torch.equal(result.scales, expected.scales)
+        assert torch.equal(result.amax, expected.amax)
+
+
+def test_tiles_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(7, 9, 5, 64, generator=torch.Generator().manual_seed(0)).transpose(0, 1)
+    whole = scaled_values(x).values
+    drawn = scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0)).values
+    monkeypatch.setattr(numerics, "_TILE", 100)
+    assert torch.equal(whole, scaled_values(x).values)
+    assert torch.equal(drawn, scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0)).values)
+
+
+def test_two_d_codes_of_the_transpose_are_the_transposed_codes() -> None:
+    x = torch.randn(3, 48, 80, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(scaled_values(x, two_d=True).values.mT, scaled_values(x.mT, two_d=True).values)
+    assert not torch.equal(scaled_values(x).values.mT, scaled_values(x.mT).values)
+
+
+def test_padding_is_cropped_except_after_a_rotation() -> None:
+    x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, (0, 12))
+    assert torch.equal(scaled_values(x).values, scaled_values(padded).values[:, :20])
+    assert scaled_values(x).scales.shape == (5, 2)
+    assert torch.equal(scaled_values(x, rht=True).values, scaled_values(padded, rht=True).values)
+    assert decode(scaled_values(x, rht=True)).shape == (5, 32)
+
+
+def test_a_given_amax_makes_the_parts_of_a_tensor_agree_with_the_whole() -> None:
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    whole = scaled_values(x)
+    parts = [scaled_values(part, amax=whole.amax) for part in x.split(3)]
+    assert torch.equal(torch.cat([part.values for part in parts]), whole.values)
+    assert all(torch.equal(part.amax, whole.amax) for part in parts)
+
+
+def test_nan_is_never_lost() -> None:
+    x = torch.ones(4, 40)
+    x[1, 3] = NAN
+    for options in ({}, {"two_d": True}, {"rht": True}, {"stochastic": True}):
+        result = scaled_values(x, **options)
+        assert result.amax.isnan()
+        assert decode(result).isnan().all()
+    # With the amax of a larger tensor the block that holds it is NaN, and only that one.
+    block = scaled_values(x, amax=torch.tensor(1.0)).values
+    assert block[1, :16].isnan().all()
+    assert block.isnan().sum() == 16
+
+
+def test_infinity_follows_the_formulas() -> None:
+    x = torch.ones(1, 32)
+    x[0, 0] = INF
+    result = scaled_values(x)
+    assert result.amax == INF
+    assert result.values[0, 0] == 6 * 448
+    decoded = decode(result)
+    assert decoded[0, 0] == INF
+    assert not decoded.isfinite().any()
+
+
+def test_scaled_values_of_zeros_and_of_nothing() -> None:
+    zeros = scaled_values(torch.zeros(2, 16))
+    assert zeros.amax == 0
+    assert decode(zeros).eq(0).all()
+    for shape in ((0, 16), (3, 0)):
+        empty = scaled_values(torch.empty(shape))
+        assert empty.values.shape == shape
+        assert empty.amax == 0
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    x = torch.ones(2, 16)
+    with pytest.raises(ConfigError, match=r"float32, bfloat16, float16.*float64"):
+        scaled_values(x.double())
+    with pytest.raises(ConfigError, match="int64"):
+        round_e2m1(torch.ones(3, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="dtype"):
+        scaled_values(x, dtype=torch.float64)
+    with pytest.raises(ConfigError, match="two_d and rht"):
+        scaled_values(x, two_d=True, rht=True)
+    with pytest.raises(ConfigError, match=r"at least 2 axes.*\(16,\)"):
+        scaled_values(x[0], two_d=True)
+    with pytest.raises(ConfigError, match="at least 1 axes"):
+        scaled_values(torch.tensor(1.0))
+
+
+def test_the_argument_is_not_written_to_and_carries_no_gradient() -> None:
+    x = torch.randn(4, 32, requires_grad=True)
+    before = x.detach().clone()
+    assert not scaled_values(x).values.requires_grad
+    assert torch.equal(x.detach(), before)
+
+
+# ---------------------------------------------------------------------------------------------- products
+
+
+@pytest.mark.parametrize("length", [64, 256, 1024])
+def test_a_product_of_scaled_values_is_te_s_gemm(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    a, b = (torch.randn(32, length, generator=generator).bfloat16() for _ in range(2))
+    quantizer = te_oracle.reference_quantizer(columnwise=True)
+    qa, qb = quantizer.quantize(a), quantizer.quantize(b)
+    qb.global_amax_col = qb.global_amax_row
+    expected = quantizer.qgemm(qa.data, qb.data, None, torch.bfloat16, qa.scale, qb.scale, qresult_x=qa, qresult_w=qb)
+    ours_a, ours_b = scaled_values(a), scaled_values(b)
+    alpha = gemm_alpha(ours_a.amax, ours_b.amax)
+    assert alpha.dtype is torch.float32
+    assert torch.equal((ours_a.values @ ours_b.values.t() * alpha).bfloat16(), expected)
+
+
+def test_decode_rounds_in_the_order_of_the_contract() -> None:
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    result = scaled_values(x)
+    scales = result.scales.repeat_interleave(16, -1)
+    codes = result.values / scales
+    assert torch.equal(decode(result), codes * ((scales * result.amax) * (1 / 2688)))
+    assert not torch.equal(decode(result), result.values * result.amax * (1 / 2688))
