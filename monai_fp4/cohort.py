@@ -1,9 +1,10 @@
 """Scores of many patients: pooled and per-patient metrics, and their uncertainty, from one set of counts.
 
-Pooled metrics weigh every voxel alike, so large tumours rule; means over patients weigh every patient alike. Both are reported,
-and patients for whom a number is undefined (no tumour: no AUPRC, no recall) are named and not dropped in silence.
+Pooled metrics weigh every voxel alike, so large tumours rule; means over patients weigh every patient alike. Both are
+reported, and patients for whom a number is undefined (no tumour: no AUPRC, no recall) are named, not dropped in
+silence.
 
-The 95 % intervals are percentiles of a bootstrap over *patients*, since voxels of one scan are anything but independent.
+The 95 % intervals are percentiles of a bootstrap over *patients*: voxels of one scan are anything but independent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.score_histogram import DEFAULT_CAPACITY, ScoreHistogram, average_precision
+from monai_fp4.score_cells import average_precision
+from monai_fp4.score_histogram import DEFAULT_CAPACITY, ScoreHistogram
+from monai_fp4.score_keys import SortedScores
 
 __all__ = ["Cohort", "Interval", "PatientScores"]
 
@@ -37,7 +40,8 @@ class PatientScores:
         voxels: voxels scored.
         positives: tumour voxels.
         distinct: distinct scores.
-        histogram: counts by score.
+        histogram: counts by score, merged to a small size.
+        confusion: counts at the cohort's threshold, if it has one.
         loss: the patient's loss, if it was given.
     """
 
@@ -47,6 +51,7 @@ class PatientScores:
     positives: int
     distinct: int
     histogram: ScoreHistogram
+    confusion: Confusion | None = None
     loss: float = math.nan
 
 
@@ -65,6 +70,7 @@ class Cohort:
     Args:
         capacity: cells of the pooled histogram.
         patient_capacity: cells kept of each patient.
+        threshold: known beforehand (an evaluation), it is counted exactly; a validation chooses its own afterwards.
 
     Example:
         >>> cohort = Cohort()
@@ -76,10 +82,14 @@ class Cohort:
     """
 
     def __init__(
-        self, capacity: int | None = DEFAULT_CAPACITY, patient_capacity: int | None = PATIENT_CAPACITY
+        self,
+        capacity: int | None = DEFAULT_CAPACITY,
+        patient_capacity: int | None = PATIENT_CAPACITY,
+        threshold: float | None = None,
     ) -> None:
         self.pooled = ScoreHistogram(capacity)
         self.patient_capacity = patient_capacity
+        self.threshold = threshold
         self._patients: dict[str, PatientScores] = {}
 
     def add(self, name: str, scores: Any, labels: Any, loss: float = math.nan) -> PatientScores:
@@ -99,11 +109,23 @@ class Cohort:
             raise DataError(
                 f"a cohort expects each patient once, found {name!r} twice; check the manifest and the sampler"
             )
-        full = ScoreHistogram(None).add(scores, labels)
-        auprc = full.auprc() if full.positives else math.nan
-        patient = PatientScores(name=name, auprc=auprc, voxels=full.total, positives=full.positives, distinct=full.distinct,
-                                histogram=full.copy(self.patient_capacity), loss=loss)  # fmt: skip
-        self.pooled.merge(full)
+        ordered = SortedScores.of(scores, labels)
+        counts = None
+        if self.threshold is not None:
+            tp, fp = ordered.at_or_above(self.threshold)
+            fn, tn = ordered.positives.size - tp, ordered.negatives.size - fp
+            counts = Confusion(tp=tp, fp=fp, fn=fn, tn=tn)
+        patient = PatientScores(
+            name=name,
+            auprc=ordered.auprc(),
+            voxels=ordered.size,
+            positives=ordered.positives.size,
+            distinct=ordered.distinct,
+            histogram=ScoreHistogram(self.patient_capacity).add_sorted(ordered).fold(),
+            confusion=counts,
+            loss=loss,
+        )
+        self.pooled.add_sorted(ordered)
         self._patients[name] = patient
         return patient
 
@@ -133,10 +155,12 @@ class Cohort:
         return _mean([p.loss for p in self.patients])
 
     def shared(self) -> ScoreHistogram:
-        """The sum of the patients' histograms: its cells split no patient's, so thresholds from it count exactly in each."""
+        """The sum of the patients' histograms.
+
+        Its cells split none of theirs, so that a threshold of its own counts exactly in each of them.
+        """
         total = ScoreHistogram(None)
-        for patient in self.patients:
-            total.merge(patient.histogram)
+        total.merge(*(patient.histogram for patient in self.patients))
         return total
 
     def choose_threshold(self, beta: float = 2.0) -> float:
@@ -144,15 +168,17 @@ class Cohort:
         return self.shared().choose_threshold(beta)
 
     def confusion(self, threshold: float) -> dict[str, Confusion]:
-        """Counts of each patient at a threshold."""
-        return {p.name: p.histogram.confusion(threshold) for p in self.patients}
+        """Counts of each patient at a threshold, exact for the cohort's own and for one from `choose_threshold`."""
+        own = threshold == self.threshold
+        known = ((p, p.confusion if own else None) for p in self.patients)
+        return {p.name: p.histogram.confusion(threshold) if counts is None else counts for p, counts in known}
 
     def summary(self, name: str = "auprc", beta: float = 2.0) -> dict[str, float]:
         """The numbers that a validation reports, at the threshold of the highest F-beta.
 
         Returns:
-            `<name>`, `<name>_per_patient`, `distinct_scores`, `val_loss` where losses are known; and, where there is tumour,
-            `threshold`, `dice`, `recall`, `precision` pooled and each with `_per_patient`.
+            `<name>`, `<name>_per_patient`, `distinct_scores`, `val_loss` where losses are known; and, where there is
+            tumour, `threshold`, `dice`, `recall`, `precision` pooled and each with `_per_patient`.
         """
         positives = self.pooled.positives
         result = {name: self.auprc if positives else math.nan, f"{name}_per_patient": self.auprc_per_patient}
@@ -160,7 +186,7 @@ class Cohort:
         if not math.isnan(self.loss):
             result["val_loss"] = self.loss
         if positives:
-            result["threshold"] = self.choose_threshold(beta)
+            result["threshold"] = self.choose_threshold(beta) if self.threshold is None else self.threshold
             each = list(self.confusion(result["threshold"]).values())
             total = sum(each[1:], each[0])
             for metric in ("dice", "recall", "precision"):
@@ -178,13 +204,13 @@ class Cohort:
             return self
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, (self.pooled, self.patients))
-        total = Cohort(self.pooled.capacity, self.patient_capacity)
-        for pooled, _ in parts:
-            total.pooled.merge(pooled)
+        total = Cohort(self.pooled.capacity, self.patient_capacity, self.threshold)
+        total.pooled.merge(*(pooled for pooled, _ in parts))
         for patient in sorted((p for _, patients in parts for p in patients), key=lambda p: p.name):
             if patient.name in total._patients:
-                raise DataError(f"ranks expect different patients, found {patient.name!r} on two; use a sampler that does not pad "
-                                "(even_divisible=False)")  # fmt: skip
+                raise DataError(
+                    f"ranks expect different patients, found {patient.name!r} on two; use a sampler that does not pad"
+                )
             total._patients[patient.name] = patient
         return total
 
@@ -205,7 +231,7 @@ class Cohort:
             level: share of the resamples within the interval.
 
         Returns:
-            `auprc`, `auprc_per_patient`, and with confusions `dice`, `recall`, `precision` and each with `_per_patient`.
+            `auprc`, and with confusions `dice`, `recall`, `precision`, pooled and each with `_per_patient`.
 
         Raises:
             ConfigError: resamples below 1, or a level not between 0 and 1.
@@ -213,7 +239,7 @@ class Cohort:
         """
         if resamples < 1 or not 0 < level < 1:
             raise ConfigError(
-                f"bootstrap expects 1 resample or more and a level in (0, 1), found {resamples} and {level}; change them"
+                f"bootstrap expects 1 resample or more and a level in (0, 1), found {resamples}, {level}; change them"
             )
         if not self.patients:
             raise DataError("bootstrap expects at least one patient, found none; add patients first")
@@ -247,18 +273,19 @@ class Cohort:
         return {name: _interval(values[name], samples[name], tail) for name in values}
 
     def _resampled_auprc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        shared = self.shared().copy(_BOOTSTRAP_CELLS)
-        low, high, _, _ = shared.cells()
-        counts = np.zeros((2, len(self.patients), low.size))
+        shared = self.shared().with_capacity(_BOOTSTRAP_CELLS).cells
+        counts = np.zeros((2, len(self.patients), shared.low.size))
         for row, patient in enumerate(self.patients):
-            own, _, pos, neg = patient.histogram.cells()
-            at = np.searchsorted(low, own, side="right") - 1
-            counts[0, row], counts[1, row] = (np.bincount(at, weights=w, minlength=low.size) for w in (pos, neg))
+            own = patient.histogram.cells
+            at = np.searchsorted(shared.low, own.low, side="right") - 1
+            for kind, numbers in enumerate((own.positives, own.negatives)):
+                counts[kind, row] = np.bincount(at, weights=numbers, minlength=shared.low.size)
         result = np.full(len(weights), np.nan)
         has = (weights @ counts[0].sum(axis=1)) > 0
         for part in np.array_split(np.flatnonzero(has), max(1, len(weights) // 100)):
             if part.size:
-                result[part] = average_precision(weights[part] @ counts[0], weights[part] @ counts[1], low < high)
+                drawn = weights[part] @ counts[0], weights[part] @ counts[1]
+                result[part] = average_precision(*drawn, shared.merged)
         return result
 
 

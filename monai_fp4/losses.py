@@ -1,16 +1,16 @@
 """Tversky plus binary cross-entropy, the study's loss, on logits.
 
-Tumours fill about one voxel in a hundred, and missing one costs more than a false alarm. Cross-entropy gives every voxel a
-gradient from the first step on, but is content to call everything background; the Tversky index looks only at the
-overlap, and weighs false negatives (`beta`) against false positives (`alpha`). Their weighted sum trains well from
+Tumours fill about one voxel in a hundred, and missing one costs more than a false alarm. Cross-entropy gives every
+voxel a gradient from the first step on, but is content to call everything background; the Tversky index looks only at
+the overlap, and weighs false negatives (`beta`) against false positives (`alpha`). Their weighted sum trains well from
 scratch and keeps recall first.
 
 The Tversky index of Salehi et al. 2017 (arXiv 1706.05721), for probabilities p and labels y:
 
     T = (sum(p y) + s) / (sum(p y) + alpha sum(p (1 - y)) + beta sum((1 - p) y) + s),    loss = 1 - T
 
-The arithmetic is FP32 whatever the logits' dtype: a BF16 sum over 65,536 voxels stops growing at 256, which autocast would do
-to it in silence.
+The arithmetic is FP32 whatever the logits' dtype and whether or not autocast is on: BF16 has 8 bits of precision, so
+that every probability above 0.998 is 1 and its logarithm is lost.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class TverskyBCELoss(nn.Module):
         beta: weight of false negatives; above `alpha`, recall counts more than precision.
         smooth: added to the numerator and denominator of the index, in voxels. With it, a slice without tumour that is
             predicted as empty costs nothing.
-        batch: True sums the voxels of the whole batch before dividing, as MONAI's `batch`, so that one slice with a tumour of
-            three voxels does not weigh as much as a slice with 3,000; False takes one index an item.
+        batch: True sums the voxels of the whole batch before dividing, as MONAI's `batch`, so that a slice with three
+            tumour voxels does not weigh as much as one with 3,000; False takes one index an item.
         pos_weight: weight of the tumour voxels inside the cross-entropy; None is 1.
 
     Raises:
@@ -107,8 +107,8 @@ class TverskyBCELoss(nn.Module):
         """
         if logits.shape != labels.shape:
             raise ConfigError(
-                f"the loss expects labels of the logits' shape {tuple(logits.shape)}, found {tuple(labels.shape)}; check "
-                "out_channels of the network and the label transform"
+                f"the loss expects labels of the logits' shape {tuple(logits.shape)}, found {tuple(labels.shape)}; "
+                "check out_channels of the network and the label transform"
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, labels = logits.float(), labels.float()

@@ -1,12 +1,13 @@
 """AUPRC: the area under the precision-recall curve, exact, streaming, and merged over ranks.
 
-It is the study's main metric, because it needs no threshold and, unlike ROC-AUC, does not reward a model for the 99 % of voxels
-that are obviously background. The definition is scikit-learn's step-wise average precision, without interpolation: ties
-are one step. Counting is in `monai_fp4.score_histogram`.
+It is the study's main metric, because it needs no threshold and, unlike ROC-AUC, does not reward a model for the 99 %
+of voxels that are obviously background. The definition is scikit-learn's step-wise average precision, without
+interpolation: equal scores are one step. Counting is in `monai_fp4.score_histogram`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from monai_fp4.cohort import Cohort
 from monai_fp4.confusion import Confusion, PRCurve
 from monai_fp4.errors import DataError
 from monai_fp4.score_histogram import NoPositivesWarning, ScoreHistogram
+from monai_fp4.score_keys import SortedScores
 
 __all__ = ["AUPRCMetric", "Cohort", "Confusion", "NoPositivesWarning", "PRCurve", "ScoreHistogram", "compute_auprc"]
 
@@ -31,8 +33,8 @@ def compute_auprc(scores: Any, labels: Any) -> float:
         labels: as many, 0 or 1.
 
     Returns:
-        The area, within rounding of `sklearn.metrics.average_precision_score`; NaN, with a `NoPositivesWarning`, when no label is
-        positive.
+        The area, within rounding of `sklearn.metrics.average_precision_score`; NaN, with a `NoPositivesWarning`,
+        when no label is positive.
 
     Raises:
         NumericsError: a score is NaN.
@@ -42,18 +44,24 @@ def compute_auprc(scores: Any, labels: Any) -> float:
         >>> round(compute_auprc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])), 4)
         0.8333
     """
-    return ScoreHistogram(None).add(scores, labels).auprc()
+    ordered = SortedScores.of(scores, labels)
+    if not ordered.positives.size:
+        message = f"AUPRC is undefined without positive labels, found {ordered.size} negative ones; NaN is returned"
+        warnings.warn(message, NoPositivesWarning, stacklevel=2)
+    return ordered.auprc()
 
 
 class AUPRCMetric(CumulativeIterationMetric):
     """AUPRC in the manner of MONAI's metrics: call it with predictions and labels, then `aggregate`, then `reset`.
 
-    Each call returns the AUPRC of every item, `[B, 1]`, NaN for items without positives. `aggregate` is the AUPRC of all voxels
-    of all calls on all ranks, pooled over items and channels. Memory does not grow with the number of voxels.
+    Each call returns the AUPRC of every item, `[B, 1]`, NaN for items without positives. `aggregate` is the AUPRC of
+    all voxels of all calls on all ranks, pooled over items and channels. Memory does not grow with the number of
+    voxels.
 
     Args:
-        keep_items: also keep a small histogram of every item, so that `cohort` has per-item metrics and intervals; for whole
-            scans, not for thousands of slices.
+        keep_items: also keep a small histogram of every item, so that `cohort` has per-item metrics and intervals; for
+            whole scans, not for thousands of slices.
+        threshold: with `keep_items`, a threshold at which to count every item exactly.
 
     Example:
         >>> metric = AUPRCMetric()
@@ -64,15 +72,15 @@ class AUPRCMetric(CumulativeIterationMetric):
         0.8333
     """
 
-    def __init__(self, keep_items: bool = False) -> None:
-        super().__init__()
+    def __init__(self, keep_items: bool = False, threshold: float | None = None) -> None:
         self.keep_items = keep_items
-        self.reset()
+        self.threshold = threshold
+        super().__init__()
 
     def reset(self) -> None:
         """Forget everything counted."""
         super().reset()
-        self._cohort = Cohort()
+        self._cohort = Cohort(threshold=self.threshold)
         self._items = 0
 
     def __call__(  # type: ignore[override]
@@ -100,17 +108,19 @@ class AUPRCMetric(CumulativeIterationMetric):
         result = []
         for index, (scores, labels) in enumerate(zip(y_pred, y, strict=True)):
             if scores.shape != labels.shape:
-                raise DataError(f"AUPRC expects labels of the predictions' shape {tuple(scores.shape)}, found {tuple(labels.shape)}; "
-                                "resample one of them")  # fmt: skip
-            name = names[index] if names is not None else f"{_rank()}:{self._items}"
+                raise DataError(
+                    f"AUPRC expects labels of the scores' shape {tuple(scores.shape)}, found {tuple(labels.shape)}; "
+                    "resample one of them"
+                )
+            name = names[index] if names is not None else f"item {self._items} of rank {_rank()}"
             loss = float(losses[index]) if losses is not None else float("nan")
             self._items += 1
             if self.keep_items:
                 value = self._cohort.add(name, scores, labels, loss).auprc
             else:
-                full = ScoreHistogram(None).add(scores, labels)
-                value = full.auprc() if full.positives else float("nan")
-                self._cohort.pooled.merge(full)
+                ordered = SortedScores.of(scores, labels)
+                value = ordered.auprc()
+                self._cohort.pooled.add_sorted(ordered)
             result.append(value)
         values = torch.tensor(result, dtype=torch.float32).reshape(-1, 1)
         self.extend(values)

@@ -17,7 +17,7 @@ __all__ = ["AUPRC", "from_patients"]
 def from_patients(
     output: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Any], list[Any], list[str] | None, list[float] | None]:
-    """Take `(predictions, labels, patients, losses)` out of an evaluator's list of dicts; the last two if every dict has them."""
+    """Take `(predictions, labels, patients, losses)` out of dicts; the last two are None if a dict lacks them."""
     names = [str(item["patient"]) for item in output] if all("patient" in item for item in output) else None
     losses = [float(item["loss"]) for item in output] if all("loss" in item for item in output) else None
     return [item["pred"] for item in output], [item["label"] for item in output], names, losses
@@ -33,13 +33,15 @@ class AUPRC(IgniteMetricHandler):
       and `dice_per_patient`, `recall_per_patient`, `precision_per_patient`,
     - `distinct_scores`: how many different scores there were, and `val_loss` where the outputs have a `loss`.
 
-    `state.metric_details[name]` is the AUPRC of every patient, `[patients, 1]`; `state.cohort` holds the counts, names and
-    histograms of all ranks until the next run, for `TensorBoardValidation` and `EvaluationReport`.
+    `state.metric_details[name]` is the AUPRC of every patient, `[patients, 1]`; `state.cohort` holds the counts, names
+    and histograms of all ranks until the next run, for `TensorBoardValidation` and `EvaluationReport`.
 
     Args:
-        output_transform: from `state.output` to `(y_pred, y)`, `(y_pred, y, names)` or `(y_pred, y, names, losses)`, lists of
-            channel-first tensors; the default takes "pred", "label", "patient" and "loss" from a list of dicts.
+        output_transform: from `state.output` to `(y_pred, y)`, `(y_pred, y, names)` or `(y_pred, y, names, losses)`,
+            lists of channel-first tensors; the default takes "pred", "label", "patient" and "loss" from a list of
+            dicts.
         beta: how many times recall counts as much as precision in choosing the threshold.
+        threshold: use this threshold instead.
         save_details: write `state.metric_details`.
 
     Example:
@@ -54,12 +56,15 @@ class AUPRC(IgniteMetricHandler):
     """
 
     def __init__(
-        self, output_transform: Callable = from_patients, beta: float = 2.0, save_details: bool = True
+        self,
+        output_transform: Callable = from_patients,
+        beta: float = 2.0,
+        threshold: float | None = None,
+        save_details: bool = True,
     ) -> None:
         self.beta = beta
-        super().__init__(
-            metric_fn=AUPRCMetric(keep_items=True), output_transform=output_transform, save_details=save_details
-        )
+        metric = AUPRCMetric(keep_items=True, threshold=threshold)
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=save_details)
 
     @reinit__is_reduced
     def update(self, output: Sequence[Any]) -> None:
@@ -68,7 +73,7 @@ class AUPRC(IgniteMetricHandler):
 
     def compute(self) -> float:
         """Compute the pooled AUPRC, and leave the rest in the engine's state."""
-        assert self._engine is not None and self._name is not None  # noqa: S101 - attach() set both
+        assert self._engine is not None and self._name is not None  # attach() set both
         state = self._engine.state
         cohort = self.metric_fn.cohort  # type: ignore[attr-defined]
         state.cohort = cohort

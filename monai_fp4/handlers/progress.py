@@ -1,7 +1,7 @@
 """How far the training is: a bar with the time left in a terminal, plain lines in a log.
 
-A bar redraws its line with carriage returns, which fills a log file with thousands of half lines. So where standard error is not a
-terminal, one line is written an epoch, and one every so many seconds within it.
+A bar redraws its line with carriage returns, which fills a log file with thousands of half lines. So where standard
+error is not a terminal, one line is written an epoch, and one every so many seconds within it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Progress:
         self._sum = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, before or after its validation handler: an epoch's line is written when the next begins."""
+        """Attach to a trainer; an epoch's line is written when the next begins, so that its validation is in it."""
         if not self.active:
             return
         engine.add_event_handler(Events.STARTED, self._start)

@@ -69,13 +69,13 @@ class TensorBoard:
             self.writer.add_scalar("train/learning_rate", optimizer.param_groups[0]["lr"], engine.state.iteration)
 
     def _iterate(self, engine: Engine) -> None:
-        assert self.writer is not None  # noqa: S101 - attach() made sure
+        assert self.writer is not None
         loss = float(engine.state.output["loss"])
         self._losses.append(loss)
         self.writer.add_scalar("train/loss", loss, engine.state.iteration)
 
     def _end_epoch(self, engine: Engine) -> None:
-        assert self.writer is not None  # noqa: S101 - attach() made sure
+        assert self.writer is not None
         self.writer.add_scalar(
             "train/epoch_loss", math.fsum(self._losses) / max(len(self._losses), 1), engine.state.epoch
         )
@@ -101,7 +101,7 @@ class TensorBoardValidation:
             engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        assert self.writer is not None  # noqa: S101 - attach() made sure
+        assert self.writer is not None
         step = engine.state.epoch
         for name, value in engine.state.metrics.items():
             if isinstance(value, (int, float)) and not math.isnan(value):
@@ -109,7 +109,7 @@ class TensorBoardValidation:
         cohort = getattr(engine.state, "cohort", None)
         if cohort is not None:
             if cohort.pooled.positives:
-                self.writer.add_pr_curve_raw("val/pr_curve", *pr_curve_rows(cohort.pooled), global_step=step)
+                self.writer.add_pr_curve_raw("val/pr_curve", **pr_curve_rows(cohort.pooled), global_step=step)
             self.writer.add_histogram_raw("val/probabilities", **histogram_fields(cohort.pooled), global_step=step)
         self.writer.flush()
 
@@ -129,10 +129,14 @@ def pr_curve_rows(histogram: ScoreHistogram, points: int = _PR_POINTS) -> tuple[
 def histogram_fields(histogram: ScoreHistogram) -> dict[str, Any]:
     """The arguments of `SummaryWriter.add_histogram_raw` for probabilities, in equal bins of [0, 1]."""
     edges = np.linspace(0, 1, _BINS + 1)
-    low, high, pos, neg = histogram.cells()
-    counts = sum(histogram.binned(edges))
-    middle, mass = (low.astype(np.float64) + high) / 2, (pos + neg).astype(np.float64)
+    middle, cells = histogram.middles(), histogram.cells
+    mass = (cells.positives + cells.negatives).astype(np.float64)
     return {
-        "min": float(low[0]), "max": float(high[-1]), "num": int(mass.sum()), "sum": float(middle @ mass),
-        "sum_squares": float(middle**2 @ mass), "bucket_limits": edges[1:].tolist(), "bucket_counts": np.asarray(counts).tolist(),
-    }  # fmt: skip
+        "min": float(middle[0]),
+        "max": float(middle[-1]),
+        "num": int(mass.sum()),
+        "sum": float(middle @ mass),
+        "sum_squares": float(middle**2 @ mass),
+        "bucket_limits": edges[1:].tolist(),
+        "bucket_counts": np.sum(histogram.binned(edges), axis=0).tolist(),
+    }
