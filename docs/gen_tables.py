@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
@@ -46,6 +47,7 @@ def recipes() -> str:
     return markdown(header, map(row, RECIPES.values()))
 
 
+@cache
 def networks() -> str:
     """The architectures and their parameter counts at each scale."""
     counts = {
