@@ -1,7 +1,8 @@
 """Write the bundles: one complete config per architecture, scale and recipe, all from the template in this module.
 
-Each file stands alone: copied out of ``bundles/`` it runs anywhere the package is installed. Nothing is stitched together
-with ``%`` references, which MONAI resolves against the working directory and which hide the standard ids from its tools.
+Each file stands alone: copied out of ``bundles/`` it runs anywhere the package is installed. Nothing is stitched
+together with ``%`` references, which MONAI resolves against the working directory and which hide the standard ids from
+its tools.
 A test, and ``monai-fp4 bundles check``, fail when a file on disk differs from what this module would write.
 
 >>> config = training_config("unet", "500k", "sr")
@@ -408,8 +409,8 @@ def check_bundles(folder: str | Path) -> None:
     if wrong or strangers:
         named = ", ".join([*wrong, *strangers][:5])
         raise ConfigError(
-            f"{folder} must hold what the template writes, but {len(wrong)} files differ or are missing and {len(strangers)} are "
-            f"unknown ({named}); run 'monai-fp4 bundles write --output_dir {folder}'"
+            f"{folder} must hold what the template writes, but {len(wrong)} files differ or are missing and"
+            f" {len(strangers)} are unknown ({named}); run 'monai-fp4 bundles write --output_dir {folder}'"
         )
 
 

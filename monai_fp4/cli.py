@@ -6,6 +6,7 @@ Each command is one function; errors that the user can cause end in one sentence
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="monai-fp4",
-        description="Segmentation in NVFP4: manifests, bundles and this machine. Training is 'python -m monai.bundle run'.",
+        description="Manifests, bundles and this machine. A training is started by 'python -m monai.bundle run'.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -60,9 +61,14 @@ def _check_bundles(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from monai_fp4.doctor import main as doctor
+    from monai_fp4.doctor import diagnose, render
 
-    return doctor(as_json=args.json)
+    diagnosis = diagnose()
+    if args.json:
+        print(json.dumps(diagnosis.to_dict(), indent=2))
+    else:
+        render(diagnosis)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,12 +1,12 @@
 """What MONAI's SupervisedTrainer and SupervisedEvaluator do in one iteration, for BF16 and FP4.
 
-Both engines are MONAI's own; a bundle gives them the steps below as ``iteration_update``. MONAI's own step knows mixed
+Both engines are MONAI's own; a bundle gives them the steps below as ``iteration_update``. MONAI's step knows mixed
 precision on CUDA only, and there with a GradScaler, whose loss scale would shift every gradient before it is quantized.
 BF16 has the range of FP32 and needs no scaler.
 
-The network is built, converted and seeded here too, because the order matters: the weights are drawn before the layers are
-swapped, and the generators are seeded again afterwards, so that two recipes with one seed start from the same weights and
-see the same slices in the same order.
+The network is built, converted and seeded here too, because the order matters: the weights are drawn before the layers
+are swapped, and the generators are seeded again afterwards, so that two recipes with one seed start from the same
+weights and see the same slices in the same order.
 """
 
 from __future__ import annotations
@@ -33,15 +33,22 @@ __all__ = [
     "autocast",
     "channels_last",
     "first_nonfinite_layer",
+    "lay_out",
     "prepare_network",
     "seed_everything",
 ]
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """Lay images out with the channels innermost, the order that convolutions in BF16 and blocks along channels want."""
+    """Lay images out with the channels innermost, as convolutions in BF16 and blocks along channels want them."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return tensor.contiguous(memory_format=formats[tensor.ndim]) if tensor.ndim in formats else tensor
+
+
+def lay_out(network: nn.Module, image_size: Sequence[int]) -> nn.Module:
+    """Lay a network's weights out as `channels_last` does its images."""
+    layout = torch.channels_last if len(image_size) == 2 else torch.channels_last_3d
+    return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def seed_everything(seed: int, *numbers: int) -> None:
@@ -65,7 +72,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     options = session.options
     network = network.to(session.device)
     network, report = convert(network, options.recipe, backend=session.backend.name)
-    network = network.to(memory_format=torch.channels_last if len(options.image_size) == 2 else torch.channels_last_3d)
+    network = lay_out(network, options.image_size)
     if session.rank == 0:
         session.run_folder.write_json("conversion.json", report.to_dict())
         print(report.summary())
@@ -164,9 +171,10 @@ class TrainingStep:
         else:
             layer = first_nonfinite_layer(bare(engine.network), images, self.amp)
             where = f"the output of layer '{layer}'" if layer else "the loss function"
+        kept = f"checkpoint.pt keeps epoch {state.epoch - 1}" if state.epoch > 1 else "no epoch was finished before"
         return NumericsError(
-            f"the {what} must be finite, but at step {state.iteration} (epoch {state.epoch}) NaN or infinity first stands in "
-            f"{where}; the weights before this step are kept in checkpoint.pt, lower learning_rate or check the scans"
+            f"the {what} must be finite, but at step {state.iteration} (epoch {state.epoch}) NaN or infinity first"
+            f" stands in {where}; {kept}; lower learning_rate or check the scans"
         )
 
 
@@ -195,10 +203,10 @@ def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str 
 class EvaluationStep:
     """Segment one patient: ``iteration_update`` of MONAI's SupervisedEvaluator.
 
-    A 2D network sees the patient's slices in chunks, a 3D network the whole volume. The logits are brought to the scan's own
-    size before the sigmoid, so that every metric is one of the scan and not of ``image_size``. The evaluator's
-    ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 and ``pred``
-    (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
+    A 2D network sees the patient's slices in chunks, a 3D network the whole volume. The logits are brought to the
+    scan's own size before the sigmoid, so that every metric is one of the scan and not of ``image_size``. The evaluator's
+    ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 and
+    ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
 
     Args:
         image_size: the size that the network takes; two numbers mean slices, three a whole volume.
@@ -239,8 +247,8 @@ class EvaluationStep:
                 bare(engine.network), channels_last(batch.to(device, torch.float32)), self.amp
             )
             raise NumericsError(
-                f"the network must answer finite numbers, but for patient {patient} it did not, from layer '{layer}' on; "
-                "check the scan and the checkpoint"
+                f"the network must answer finite numbers, but for patient {patient} it did not, from layer '{layer}'"
+                " on; check the scan and the checkpoint"
             )
         label = label.to(device)
         output = {Keys.IMAGE: image, Keys.LABEL: label, Keys.PRED: torch.sigmoid(logits), "patient": patient}

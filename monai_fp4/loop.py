@@ -1,11 +1,11 @@
-"""Handlers that turn MONAI's trainer into a run that can be stopped at any time: seeding, schedule, validation, record.
+"""Handlers that turn MONAI's trainer into a run that can be stopped at any time.
 
-MONAI's own CheckpointSaver and CheckpointLoader keep the trainer's counters but not its best metric, and a trainer cannot
-stand in the ``save_dict`` of its own handlers, because a config may not refer to itself. :class:`Recorder` gets the trainer
-when it is attached, so nothing has to refer back.
+MONAI's own CheckpointSaver and CheckpointLoader keep the trainer's counters but not its best metric, and a trainer
+cannot stand in the ``save_dict`` of its own handlers, because a config may not refer to itself. :class:`Recorder` gets
+the trainer when it is attached, so nothing has to refer back.
 
-An epoch is reproducible from the seed and its number alone: everything random is seeded anew when it begins. So a run that
-was cut off and resumed gives the numbers of the run that was not, with no generator's state to keep.
+An epoch is reproducible from the seed and its number alone: everything random is seeded anew when it begins. So a run
+that was cut off and resumed gives the numbers of the run that was not, with no generator's state to keep.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class PrecisionSchedule:
     def __call__(self, engine: Engine) -> None:
         """Switch for the step that begins."""
         steps = engine.state.max_epochs * engine.state.epoch_length
-        set_active(bare(self.network), not self.recipe.runs_in_bf16(engine.state.iteration - 1, steps))
+        set_active(bare(self.network), not self.recipe.runs_in_bf16(step=engine.state.iteration - 1, steps=steps))
 
 
 class Validation:
     """Validate every ``interval`` epochs and after the last.
 
-    Under ``fold: all`` there is nothing to validate on: the evaluator then runs once, at the end, on the patients that were
-    trained on, and only to choose the threshold.
+    Under ``fold: all`` there is nothing to validate on: the evaluator then runs once, at the end, on the patients that
+    were trained on, and only to choose the threshold.
 
     Args:
         session: the run.
@@ -198,7 +198,7 @@ class Recorder:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The epoch whose weights model.pt holds: the best validated one, or the latest where there is no validation."""
+        """The epoch whose weights model.pt holds: the best validated one, or the latest without validation."""
         scores = [(entry.get(self.key_metric), entry) for entry in self.history]
         known = [(score, entry) for score, entry in scores if score is not None and not math.isnan(score)]
         if self.session.options.fold == "all" or not known:

@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise _not_writable(path, error) from error
@@ -123,7 +123,7 @@ class RunFolder:
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             torch.save(dict(content), beside)
-            os.replace(beside, path)
+            beside.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             beside.unlink(missing_ok=True)
             raise _not_writable(path, error if isinstance(error, OSError) else OSError(0, str(error))) from error
@@ -159,9 +159,9 @@ class RunFolder:
         if missing or extra or shapes:
             first = (missing or extra or shapes)[0]
             raise ConfigError(
-                f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)} unknown "
-                f"and {len(shapes)} of another shape, '{first}' the first; use the arch, scale and image_size that it was "
-                "trained with"
+                f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)}"
+                f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale and image_size that"
+                " it was trained with"
             )
         network.load_state_dict(dict(weights))
 

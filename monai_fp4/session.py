@@ -1,4 +1,4 @@
-"""The first thing that a bundle does: check every option, name the device, join the other processes, claim the run folder.
+"""The first thing that a bundle does: check every option, join the other processes, claim the run folder.
 
 Everything a user can get wrong is found here, before a minute of training is spent, and said in one sentence.
 The bundle keeps the :class:`Session` and hands it to whatever needs the device, the options or the run folder.
@@ -32,9 +32,7 @@ __all__ = ["Session", "error_in_chain", "install_error_hook", "pick_device", "su
 logger = logging.getLogger("monai_fp4")
 T = TypeVar("T")
 
-_MONAI_ARGUMENTS = (
-    "run_id init_id final_id meta_file config_file logging_file tracking args_file workflow_name workflow_type"
-).split()
+_MONAI_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking")
 
 
 class Session:
@@ -156,10 +154,11 @@ def check_command_line(argv: Sequence[str]) -> None:
     if not argv or not argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py"):
         return
     known = [option.name for option in OPTIONS] + ["run_dir", "split"]
+    passed_over = {*known, *_MONAI_ARGUMENTS, "args_file"}
     for word in argv[1:]:
         name = word[2:].split("=", 1)[0]
         # An id of a section, such as --train::trainer::max_epochs, is MONAI's business.
-        if word.startswith("--") and name.isidentifier() and name not in known and name not in _MONAI_ARGUMENTS:
+        if word.startswith("--") and name.isidentifier() and name not in passed_over:
             raise unknown_name("option", f"--{name}", [f"--{n}" for n in known])
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from monai_fp4.convert import convert
-from monai_fp4.data import Manifest, load_manifest, patient_record, prepare_data
-from monai_fp4.engines import network_of_run
+from monai_fp4.data import Manifest, load_manifest, prepare_data
+from monai_fp4.data.datalist import patient_record
+from monai_fp4.engines import lay_out, network_of_run
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 from monai_fp4.options import RunOptions
 from monai_fp4.run_folder import RunFolder
@@ -100,8 +100,8 @@ class TrainedRun:
         known = sorted(set(chosen) & trained)
         if known:
             raise DataError(
-                f"no evaluated patient may have been trained on, but {len(known)} of {len(chosen)} were, {known[0]} the first; "
-                "give another manifest, or split=auto"
+                f"no evaluated patient may have been trained on, but {len(known)} of {len(chosen)} were, {known[0]} the"
+                " first; give another manifest, or split=auto"
             )
         if not chosen:
             raise DataError(
@@ -119,6 +119,4 @@ class TrainedRun:
         path = self.folder.model_path
         self.folder.load_weights(network, self.folder.load(path), path)
         network, _ = convert(network.to(self.device), self.options.recipe, backend=self.options.backend)
-        return network.to(
-            memory_format=torch.channels_last if len(self.image_size) == 2 else torch.channels_last_3d
-        ).eval()
+        return lay_out(network, self.image_size).eval()
