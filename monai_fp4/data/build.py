@@ -59,7 +59,7 @@ def build_manifest(
     """
     data_format = parse_format(format)
     if split not in tuple(Split):
-        raise unknown_name("split", split, Split)
+        raise unknown_name("split", split, [each.value for each in Split])
     if split == Split.TRAIN and folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
     root = data_root(dataset_dir)
@@ -134,6 +134,12 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
     manifest = load_manifest(manifest)
     check_patients(manifest, source=f"manifest {manifest.name!r}")
     root = prepare_data(manifest, dataset_dir)
+    absent = [patient.id for patient in manifest.patients if not (root / patient.images[0].image).is_file()]
+    if absent:
+        raise DataError(
+            f"expected all {len(manifest.patients)} patients of manifest {manifest.name!r} in {root}, found that "
+            f"{len(absent)} are not there, {absent[0]!r} first; complete the data folder"
+        )
     for patient in tqdm(manifest.patients, desc="patients", disable=None):
         volume = read_patient(patient_record(manifest, patient, root))
         found = int(np.count_nonzero(volume.mask))

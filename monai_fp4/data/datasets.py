@@ -140,7 +140,7 @@ def _read(
         native = volume.mask.shape[1:]
         size = (*image_size, native[2])[:3]
         keys = ["image"] if keep_label else ["image", "label"]
-        item: dict[str, Any] = normalise({"image": volume.image, "label": torch.from_numpy(volume.mask)})
+        item: dict[Any, Any] = normalise({"image": volume.image, "label": torch.from_numpy(volume.mask)})
         if size != native:
             item = _plain(resize_to(size, keys, native), item)
         label = item["label"] if keep_label else item["label"] >= 0.5

@@ -101,7 +101,7 @@ def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Pat
     20
     """
     if part not in tuple(Part):
-        raise unknown_name("part", part, Part)
+        raise unknown_name("part", part, [each.value for each in Part])
     if part == Part.TEST:
         chosen = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
         if not chosen:

@@ -51,7 +51,7 @@ def parse_format(name: str) -> DataFormat:
     try:
         return DataFormat(name)
     except ValueError:
-        raise unknown_name("data format", name, DataFormat, DataError) from None
+        raise unknown_name("data format", name, [each.value for each in DataFormat], DataError) from None
 
 
 def data_root(dataset_dir: str | Path) -> Path:

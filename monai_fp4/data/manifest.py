@@ -35,6 +35,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "load_manifest",
     "manifest_dir",
+    "refuse_existing",
     "save_manifest",
     "shipped_manifests",
 ]
@@ -172,10 +173,8 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
         DataError: ``path`` exists and ``force`` is not set, or its folder does not exist.
     """
     target = Path(path)
-    if target.exists() and not force:
-        raise DataError(
-            f"expected a new file for the manifest, found that {target} exists; choose another name or add --force"
-        )
+    if not force:
+        refuse_existing(target)
     if not target.parent.is_dir():
         raise DataError(f"expected a folder for the manifest at {target.parent}, found none; create it first")
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
@@ -188,3 +187,15 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
         Path(temporary).unlink(missing_ok=True)
         raise
     return target
+
+
+def refuse_existing(path: str | os.PathLike[str]) -> None:
+    """Raise if there is something at ``path`` already.
+
+    Raises:
+        DataError: there is.
+    """
+    if Path(path).exists():
+        raise DataError(
+            f"expected a new file for the manifest, found that {path} exists; choose another or add --force"
+        )
