@@ -40,6 +40,23 @@ class ConvGeometry:
         axes = zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
+    def only_last_axis(self) -> ConvGeometry:
+        """Return the same geometry with every axis but the last left as it is (kernel 1, stride 1)."""
+        first, ones, zeros = len(self.kernel) - 1, (1,) * (len(self.kernel) - 1), (0,) * (len(self.kernel) - 1)
+        return ConvGeometry(
+            (*ones, *self.kernel[first:]),
+            (*ones, *self.stride[first:]),
+            (*zeros, *self.padding[first:]),
+            (*ones, *self.dilation[first:]),
+            self.groups,
+        )
+
+    def without_last_axis(self) -> ConvGeometry:
+        """Return the same geometry with the last axis left as it is (kernel 1, stride 1)."""
+        return ConvGeometry(
+            (*self.kernel[:-1], 1), (*self.stride[:-1], 1), (*self.padding[:-1], 0), (*self.dilation[:-1], 1), self.groups
+        )
+
     def pad(self, image: Tensor) -> Tensor:
         """Pad (or crop) the image with zeros so that every tap is a plain strided slice of it."""
         spatial = tuple(image.shape[2:])

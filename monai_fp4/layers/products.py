@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from monai_fp4.layers.geometry import ConvGeometry
-from monai_fp4.numerics import BLOCK_SIZE, gemm_alpha, rotate, scaled_values
+from monai_fp4.numerics import BLOCK_SIZE, gemm_alpha, pad_last, rotate, scaled_values
 
 __all__ = ["correlate", "gather", "scatter", "weight_product"]
 
@@ -92,35 +91,23 @@ def _by_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the fast way, for rows of output pixels that are whole blocks.
 
-    No block crosses the end of a row, so taps that differ only in their row see the same blocks: one quantized copy of the
-    image for each tap of the last axis (3 for a 3x3 kernel, not 9), and a convolution over the other axes does the rest.
+    No block crosses the end of a row, so taps that differ only in their row see the same blocks: the image is quantized
+    once for each tap of the last axis (3 times for a 3x3 kernel, not 9). These copies stand beside each other as channels,
+    and a convolution over the other axes does the rest.
     """
-    out = geometry.out_shape(tuple(image.shape[2:]))
-    last = ConvGeometry(
-        *((side[-1],) for side in (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)), 1
-    )
-    others = ConvGeometry(
-        (*geometry.kernel[:-1], 1),
-        (*geometry.stride[:-1], 1),
-        (*geometry.padding[:-1], 0),
-        (*geometry.dilation[:-1], 1),
-        geometry.groups,
-    )
-    rows = last.pad(image.flatten(0, -2).unsqueeze(1)).squeeze(1).unflatten(0, image.shape[:-1])
+    taps, stride, dilation = geometry.kernel[-1], geometry.stride[-1], geometry.dilation[-1]
+    others = geometry.without_last_axis()
+    padded = geometry.only_last_axis().pad(image)
+    windows = padded.unfold(-1, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # [N, B, *rows, OW, taps]
+    copies = windows.movedim(-1, 2)  # a view: nothing is copied until it is rotated or quantized
+    if rht:
+        copies = rotate(copies)
+    amax = others.amax_used(copies.flatten(1, 2)) if rht else geometry.amax_used(image)
+    x = scaled_values(copies, stochastic=stochastic[0], amax=amax)
     y = scaled_values(pixels, rht=rht, stochastic=stochastic[1])
-
-    def copy(tap: int) -> Tensor:
-        start = tap * geometry.dilation[-1]
-        shifted = rows[..., start : start + (out[-1] - 1) * geometry.stride[-1] + 1 : geometry.stride[-1]]
-        return rotate(shifted) if rht else shifted
-
-    copies = [copy(tap) for tap in range(geometry.kernel[-1])]
-    amax = _amax(others.pixels_used(part) for part in copies)
-    kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
-    for tap in range(geometry.kernel[-1]):
-        x = scaled_values(copies[tap], stochastic=stochastic[0], amax=amax)
-        kernel[..., tap : tap + 1] = correlate(x.values, y.values, (*kernel_shape[:-1], 1), others)
-    return kernel, amax, y.amax
+    outputs, inputs, *kernel = kernel_shape
+    gradient = correlate(x.values.flatten(1, 2), y.values, (outputs, inputs * taps, *kernel[:-1], 1), others)
+    return gradient.squeeze(-1).unflatten(1, (inputs, taps)).movedim(2, -1).contiguous(), x.amax, y.amax
 
 
 def _by_taps(
@@ -143,22 +130,14 @@ def _by_taps(
     def columns(tap: tuple[int, ...]) -> Tensor:
         return geometry.tap(padded, tap, out).transpose(0, 1).flatten(1)
 
-    if rht:  # the maximum is the rotated matrix's: one pass to find it, one to use it
-        amax = _amax(rotate(_whole_blocks(columns(tap))) for tap in taps)
+    if rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
+        parts = (rotate(pad_last(columns(tap), BLOCK_SIZE)).abs().amax() for tap in taps)
+        amax = functools.reduce(torch.maximum, parts)  # NaN wins
     else:
-        amax = _amax([geometry.pixels_used(image)])
+        amax = geometry.pixels_used(image).abs().amax()
     kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
     for tap in taps:
         x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax)
         product = torch.bmm(y_values, x.values.unflatten(0, (groups, -1)).mT)
         kernel[(slice(None), slice(None), *tap)] = product.flatten(0, 1)
     return kernel, amax, y.amax
-
-
-def _whole_blocks(x: Tensor) -> Tensor:
-    return torch.nn.functional.pad(x, (0, -x.shape[-1] % BLOCK_SIZE))
-
-
-def _amax(parts: Iterable[Tensor]) -> Tensor:
-    """Return the largest magnitude over all parts, as FP32; NaN wins."""
-    return functools.reduce(torch.maximum, (part.abs().amax() for part in parts)).float()
