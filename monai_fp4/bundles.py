@@ -187,6 +187,17 @@ def _augmentation() -> list[dict[str, Any]]:
     return [
         {"_target_": "RandFlipd", "keys": both, "prob": 0.5, "spatial_axis": 0},
         {"_target_": "RandFlipd", "keys": both, "prob": 0.5, "spatial_axis": 1},
+        {
+            "_target_": "RandAffined",
+            "keys": both,
+            "prob": 0.5,
+            "rotate_range": [0.26],
+            "scale_range": [0.1, 0.1],
+            "mode": ["bilinear", "nearest"],
+            "padding_mode": ["border", "zeros"],
+        },
+        {"_target_": "RandScaleIntensityd", "keys": "image", "factors": 0.15, "prob": 0.5},
+        {"_target_": "RandShiftIntensityd", "keys": "image", "offsets": 0.15, "prob": 0.5},
     ]
 
 

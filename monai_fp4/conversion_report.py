@@ -75,8 +75,8 @@ class ConversionReport:
 
     @property
     def quantized_parameters(self) -> int:
-        """Number of scalar parameters in layers that compute in FP4."""
-        return sum(layer.parameters for layer in self.layers if layer.quantized)
+        """Number of scalar parameters of the layers that compute in FP4; those of attention blocks do not count."""
+        return sum(layer.parameters for layer in self.layers if layer.quantized and layer.in_channels is not None)
 
     def count(self, action: Action) -> int:
         """Number of layers with that outcome."""

@@ -11,7 +11,7 @@ unconverted network and back.
 >>> [f"{layer.name} {layer.kind}: {layer.action}" for layer in report.layers]
 ['0 Linear: swapped', '1 LayerNorm: left', '2 Linear: swapped', '3 Linear: left']
 >>> report.layers[3].reason
-'the output head: its logits stay in high precision'
+'the output head (named in head_names, or the last layer): logits stay in high precision'
 >>> set_active(model, False)  # the precision schedule: the last steps in high precision
 2
 
@@ -203,7 +203,7 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> n
     parents = [*model.modules(), *replacements.values()]
     for parent in parents:
         for name, child in parent._modules.items():
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
     return replacements.get(model, model)
 
@@ -224,8 +224,8 @@ def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
     for pattern in skip:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
-                f"skip expected patterns that match a module of {type(model).__name__}, found {pattern!r}, which matches"
-                f" none: the names look like {', '.join(map(repr, names[1:4]))}"
+                f"skip expected patterns that match a module of {type(model).__name__}, found {pattern!r}, which"
+                f" matches none: the names look like {', '.join(map(repr, names[1:4]))}"
             )
 
 
@@ -238,7 +238,7 @@ def _notes(recipe: Recipe, layers: Sequence[LayerReport]) -> tuple[str, ...]:
         layer.quantized and layer.kind in attention for layer in layers
     ):
         notes.append(
-            f"attention in FP4 was asked for, but no attention block was swapped; known are {', '.join(sorted(attention))}"
+            f"attention in FP4 was asked for and no block was swapped; known are {', '.join(sorted(attention))}"
         )
     for override in recipe.overrides:  # a note, not an error: one recipe may serve networks with different names
         if not any(fnmatchcase(layer.name, override.pattern) for layer in layers):

@@ -204,7 +204,7 @@ class EvaluationStep:
     """Segment one patient: ``iteration_update`` of MONAI's SupervisedEvaluator.
 
     A 2D network sees the patient's slices in chunks, a 3D network the whole volume. The logits are brought to the
-    scan's own size before the sigmoid, so that every metric is one of the scan and not of ``image_size``. The evaluator's
+    scan's own size before the sigmoid, so that every metric is one of the scan, not of ``image_size``. The evaluator's
     ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 and
     ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
 

@@ -84,7 +84,7 @@ def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, heads: set[s
     if name in stems:
         return "the stem: named in stem_names of the network"
     if name in heads:
-        return "the output head: its logits stay in high precision"
+        return "the output head (named in head_names, or the last layer): logits stay in high precision"
     sizes = channels(layer)
     if sizes is None:
         return None

@@ -32,7 +32,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     actions = manifest.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     build = actions.add_parser("build", help="read a data folder, deal its patients into folds, write a manifest")
-    build.add_argument("--format", default=DataFormat.LGG.value, help=f"layout of the folder: {', '.join(DataFormat)}")
+    build.add_argument(
+        "--format", default=DataFormat.LGG.value, help=f"layout: {', '.join(DataFormat)} (default: %(default)s)"
+    )
     build.add_argument("--dataset_dir", required=True, help="the data folder; for lgg, kaggle_3m or its parent")
     build.add_argument("--output", required=True, help="the file to write")
     build.add_argument("--folds", type=int, default=5, help="how many folds (default: %(default)s)")
@@ -40,7 +42,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     build.add_argument(
         "--split",
         default=Split.TRAIN.value,
-        help="train: deal folds; test: all patients form the named test split and are never trained on (default: train)",
+        help="train: deal folds; test: everyone is in the named test split, never trained on (default: %(default)s)",
     )
     build.add_argument("--name", help="what reports call the data (default: the folder's name)")
     build.add_argument("--groups", metavar="CSV", help="table with the columns patient and group: the institutions")
@@ -74,10 +76,9 @@ def _build(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     manifest = check_manifest(options.manifest, options.dataset_dir)
-    files = sum(len(patient.images) for patient in manifest.patients)
-    print(
-        f"{files} images of {len(manifest.patients)} patients agree with manifest {manifest.name!r}\n{_summary(manifest)}"
-    )
+    images = sum(len(patient.images) for patient in manifest.patients)
+    print(f"{images} images of {len(manifest.patients)} patients agree with manifest {manifest.name!r}")
+    print(_summary(manifest))
     return 0
 
 
@@ -89,9 +90,8 @@ def _summary(manifest: Manifest) -> str:
     for name, patients in parts.items():
         if not patients:
             continue
-        groups = ", ".join(
-            f"{group or '-'} {count}" for group, count in sorted(Counter(p.group for p in patients).items())
-        )
+        counts = sorted(Counter(patient.group for patient in patients).items())
+        groups = ", ".join(f"{group or '-'} {count}" for group, count in counts)
         voxels = [patient.tumour_voxels for patient in patients]
         total = "unknown" if None in voxels else str(sum(voxel or 0 for voxel in voxels))
         images = sum(len(patient.images) for patient in patients)

@@ -164,9 +164,10 @@ def _plain(transform: Any, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _randomizable(transform: Any) -> Iterator[Randomizable]:
-    """The transforms that draw random numbers, out of a ``Compose`` of any depth."""
-    for each in transform.transforms if isinstance(transform, Compose) else [transform]:
-        if isinstance(each, Compose):
+    """The transforms that draw random numbers, out of a ``Compose`` of any depth; outer ones first."""
+    # A plain Compose draws nothing; OneOf and its like do, and hand the state on to what they hold.
+    if isinstance(transform, Randomizable) and type(transform) is not Compose:
+        yield transform
+    if isinstance(transform, Compose):
+        for each in transform.transforms:
             yield from _randomizable(each)
-        elif isinstance(each, Randomizable):
-            yield each

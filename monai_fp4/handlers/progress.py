@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 from tqdm import tqdm
 
 __all__ = ["Progress"]
 
+_DISPLAY = {"auprc": "AUPRC"}
+
 
 class Progress:
-    """Shows epoch, loss, the last validation's metric, speed and time left of a trainer.
+    """Shows epoch, loss, the last validation's metric, speed and time left of a trainer; or an evaluator's patients.
 
     Args:
-        evaluator: whose `state.metrics` to show; an `Engine`, or None.
-        metrics: names of the evaluator's metrics to show.
+        evaluator: whose `state.metrics` to show beside the loss; None takes the engine's own.
+        metrics: names of the metrics to show.
         every: seconds between two lines within an epoch, where there is no terminal.
         stream: where to write; None is standard error.
         active: False writes nothing, for all ranks but the first.
@@ -49,7 +52,8 @@ class Progress:
         self._bar: tqdm[Any] | None = None
         self._started = self._spoken = 0.0
         self._first_iteration = self._epoch_iterations = 0
-        self._sum = 0.0
+        self._losses: list[float] = []
+        self._unit = "step"
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer; an epoch's line is written when the next begins, so that its validation is in it."""
@@ -63,6 +67,8 @@ class Progress:
 
     def _start(self, engine: Engine) -> None:
         self._started = self._spoken = self.clock()
+        self._unit = "patient" if isinstance(engine, Evaluator) else "step"
+        self._losses = []
         self._first_iteration = engine.state.iteration
         self._epoch_iterations = 0
         stream = self.stream if self.stream is not None else sys.stderr
@@ -73,39 +79,40 @@ class Progress:
 
     def _begin_epoch(self, engine: Engine) -> None:
         self._epoch_line(engine, engine.state.epoch - 1)
-        self._sum, self._epoch_iterations = 0.0, 0
-        if self._bar is not None:
+        self._losses, self._epoch_iterations = [], 0
+        if self._bar is not None and self._unit == "step":
             self._bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}", refresh=False)
 
     def _iterate(self, engine: Engine) -> None:
-        loss = float(engine.state.output["loss"])
-        self._sum += loss
+        output = engine.state.output
+        loss = float(output["loss"]) if isinstance(output, Mapping) and "loss" in output else None
+        if loss is not None:
+            self._losses.append(loss)
         self._epoch_iterations += 1
+        words = [] if loss is None else [f"loss {loss:.4f}"]
         if self._bar is not None:
-            self._bar.set_postfix_str(" ".join([f"loss {loss:.4f}", *self._metric_words()]), refresh=False)
+            self._bar.set_postfix_str(" ".join([*words, *self._metric_words(engine)]), refresh=False)
             self._bar.update()
         elif self.clock() - self._spoken >= self.every:
             length = engine.state.epoch_length or 0
-            at = (
-                f"step {(engine.state.iteration - 1) % length + 1}/{length}"
-                if length
-                else f"step {engine.state.iteration}"
-            )
-            self._say(f"epoch {engine.state.epoch}/{engine.state.max_epochs} {at}: loss {loss:.4f}", engine)
+            at = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
+            where = f"{self._unit} {at}/{length}" if length else f"{self._unit} {at}"
+            if self._unit == "step":
+                where = f"epoch {engine.state.epoch}/{engine.state.max_epochs} {where}"
+            self._say(", ".join([where, *words]), engine)
 
     def _epoch_line(self, engine: Engine, epoch: int) -> None:
         if self._bar is None and self._epoch_iterations:
-            mean = self._sum / self._epoch_iterations
-            words = [f"epoch {epoch}/{engine.state.max_epochs}: mean loss {mean:.4f}", *self._metric_words()]
-            self._say(", ".join(words), engine)
+            words = [f"epoch {epoch}/{engine.state.max_epochs}"]
+            if self._unit == "patient":
+                words = [f"{self._epoch_iterations} patients"]
+            if self._losses:
+                words.append(f"mean loss {math.fsum(self._losses) / len(self._losses):.4f}")
+            self._say(", ".join([*words, *self._metric_words(engine)]), engine)
 
-    def _metric_words(self) -> list[str]:
-        known = self.evaluator.state.metrics if self.evaluator is not None else {}
-        return [
-            f"{name.upper() if name == 'auprc' else name} {float(known[name]):.4f}"
-            for name in self.metrics
-            if name in known
-        ]
+    def _metric_words(self, engine: Engine) -> list[str]:
+        known = (self.evaluator if self.evaluator is not None else engine).state.metrics
+        return [f"{_DISPLAY.get(name, name)} {float(known[name]):.4f}" for name in self.metrics if name in known]
 
     def _say(self, text: str, engine: Engine) -> None:
         done, now = engine.state.iteration - self._first_iteration, self.clock()

@@ -2,39 +2,46 @@
 
 Both handlers take the same `SummaryWriter`; MONAI's would each open a file of their own without it. Tags:
 
-- `train/loss`, `train/learning_rate` by iteration, `train/epoch_loss` by epoch,
-- `val/<metric>` by epoch, for every number in the evaluator's `state.metrics`,
-- `val/pr_curve`, `val/probabilities` (a histogram), `val/overlays/...` by epoch,
-- `quantization/<layer>/<operand>/...` by epoch, see `monai_fp4.health`.
+- `train/loss`, `train/learning_rate` by step, `train/epoch_loss` by epoch;
+- `val/<metric>` by epoch, for every number in the evaluator's `state.metrics`;
+- `val/pr_curve`, `val/probabilities` (a histogram), `val/overlays/<reason>` by epoch;
+- `quantization/<snr_db, underflow, clipped>/<layer>/<operand>`, for the first step of an epoch, by step.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.figures import overlay_figure, to_array
+from monai_fp4.health import OperandHealth, quantization_health
+from monai_fp4.overlays import Reason, SliceGallery
 from monai_fp4.score_histogram import ScoreHistogram
 
 __all__ = ["TensorBoard", "TensorBoardValidation"]
 
-_PR_POINTS = 127  # what TensorBoard's plugin holds
+_PR_POINTS = 127  # as many as TensorBoard's plugin holds
 _BINS = 50
 
 
 class TensorBoard:
-    """Writes a trainer's losses and learning rate.
+    """Writes a trainer's losses, its learning rate, and the health of its quantized layers.
+
+    `state.output` must be a dict with "loss".
 
     Args:
         summary_writer: the run's one writer; None writes nothing (ranks but the first).
-        optimizer: whose learning rate to write; None takes the trainer's own `optimizer`.
-        network: whose quantized layers to look at once an epoch; None takes the trainer's own `network`.
-        health: write the quantization health.
+        optimizer: whose learning rate to write; None takes the trainer's `optimizer`.
+        network: whose quantized layers to look at; None looks at none.
+        health_every: look at the first step of every so many epochs; 0 never looks.
     """
 
     def __init__(
@@ -43,13 +50,15 @@ class TensorBoard:
         *,
         optimizer: Optimizer | None = None,
         network: nn.Module | None = None,
-        health: bool = True,
+        health_every: int = 1,
     ) -> None:
         self.writer = summary_writer
         self.optimizer = optimizer
-        self.network = network
-        self.health = health
+        self.network = getattr(network, "module", network)  # inside of DDP's wrapper
+        self.health_every = health_every
         self._losses: list[float] = []
+        self._watching = ExitStack()
+        self._health: dict[str, dict[str, OperandHealth]] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -59,9 +68,14 @@ class TensorBoard:
         engine.add_event_handler(Events.ITERATION_STARTED, self._learning_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, lambda _: self._watching.close())
 
-    def _begin_epoch(self, _engine: Engine) -> None:
+    def _begin_epoch(self, engine: Engine) -> None:
         self._losses = []
+        due = self.health_every and (engine.state.epoch - 1) % self.health_every == 0
+        if self.network is not None and due:
+            self._watching.close()
+            self._health = self._watching.enter_context(quantization_health(self.network))
 
     def _learning_rate(self, engine: Engine) -> None:
         optimizer = self.optimizer if self.optimizer is not None else getattr(engine, "optimizer", None)
@@ -73,57 +87,95 @@ class TensorBoard:
         loss = float(engine.state.output["loss"])
         self._losses.append(loss)
         self.writer.add_scalar("train/loss", loss, engine.state.iteration)
+        if self._health is not None:
+            self._watching.close()
+            write_health(self.writer, self._health, engine.state.iteration)
+            self._health = None
 
     def _end_epoch(self, engine: Engine) -> None:
         assert self.writer is not None
-        self.writer.add_scalar(
-            "train/epoch_loss", math.fsum(self._losses) / max(len(self._losses), 1), engine.state.epoch
-        )
+        mean = math.fsum(self._losses) / max(len(self._losses), 1)
+        self.writer.add_scalar("train/epoch_loss", mean, engine.state.epoch)
         self.writer.flush()
 
 
 class TensorBoardValidation:
-    """Writes an evaluator's metrics, precision-recall curve and histogram of probabilities.
+    """Writes an evaluator's metrics, precision-recall curve, histogram of probabilities and overlays.
 
-    Put it after `AUPRC` in the evaluator, whose `state.cohort` it draws. Steps are the evaluator's epoch, which MONAI's
-    `ValidationHandler` sets to the trainer's.
+    It draws `state.cohort`, which `monai_fp4.handlers.AUPRC` leaves. Steps are the evaluator's epoch, the trainer's
+    when the trainer runs it. Overlays are chosen from this rank's patients.
 
     Args:
         summary_writer: the run's one writer; None writes nothing (ranks but the first).
+        overlays: how many slices of each kind to show; 0 shows none.
     """
 
-    def __init__(self, summary_writer: SummaryWriter | None) -> None:
+    def __init__(self, summary_writer: SummaryWriter | None, *, overlays: int = 3) -> None:
         self.writer = summary_writer
+        self.overlays = overlays
+        self._gallery = SliceGallery(overlays)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        if self.writer is not None:
-            engine.add_event_handler(Events.COMPLETED, self._write)
+        if self.writer is None:
+            return
+        engine.add_event_handler(Events.STARTED, self._begin)
+        if self.overlays:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _begin(self, _engine: Engine) -> None:
+        self._gallery = SliceGallery(self.overlays)
+
+    def _look(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            self._gallery.add(item)
 
     def _write(self, engine: Engine) -> None:
         assert self.writer is not None
-        step = engine.state.epoch
-        for name, value in engine.state.metrics.items():
+        step, metrics = engine.state.epoch, engine.state.metrics
+        for name, value in metrics.items():
             if isinstance(value, (int, float)) and not math.isnan(value):
                 self.writer.add_scalar(f"val/{name}", value, step)
         cohort = getattr(engine.state, "cohort", None)
-        if cohort is not None:
+        if cohort is not None and cohort.pooled.total:
             if cohort.pooled.positives:
                 self.writer.add_pr_curve_raw("val/pr_curve", **pr_curve_rows(cohort.pooled), global_step=step)
             self.writer.add_histogram_raw("val/probabilities", **histogram_fields(cohort.pooled), global_step=step)
+        threshold = float(metrics.get("threshold", 0.5))
+        chosen = self._gallery.chosen()
+        for reason in Reason:
+            slices = [overlay for overlay in chosen if overlay.reason is reason]
+            if slices:
+                picture = to_array(overlay_figure(slices, threshold=threshold, title=reason.value))
+                tag = f"val/overlays/{reason.value.replace(' ', '_')}"
+                self.writer.add_image(tag, picture, step, dataformats="HWC")
         self.writer.flush()
 
 
-def pr_curve_rows(histogram: ScoreHistogram, points: int = _PR_POINTS) -> tuple[np.ndarray, ...]:
-    """The rows that TensorBoard's PR plugin draws: tp, fp, tn, fn, precision, recall at rising thresholds."""
-    thresholds = np.linspace(0, 1, points)
-    counts = [histogram.confusion(float(t)) for t in thresholds]
-    rows = [
-        np.array([getattr(c, name) for c in counts], np.float64)
-        for name in ("tp", "fp", "tn", "fn", "precision", "recall")
-    ]
-    rows[4] = np.nan_to_num(rows[4], nan=0.0)
-    return tuple(rows)
+def write_health(writer: SummaryWriter, health: dict[str, dict[str, OperandHealth]], step: int) -> None:
+    """Write the health of every layer; values that are not finite (an operand of zeros) are left out."""
+    for layer, operands in health.items():
+        for operand, values in operands.items():
+            for measure in ("snr_db", "underflow", "clipped"):
+                value = getattr(values, measure)
+                if math.isfinite(value):
+                    writer.add_scalar(f"quantization/{measure}/{layer}/{operand}", value, step)
+
+
+def pr_curve_rows(histogram: ScoreHistogram, points: int = _PR_POINTS) -> dict[str, Any]:
+    """The arguments of `SummaryWriter.add_pr_curve_raw`, at equally spaced thresholds of a histogram of probabilities.
+
+    TensorBoard takes the position of a point for its threshold, so that the thresholds cannot follow the recall.
+    """
+    counts = [histogram.confusion(float(threshold)) for threshold in np.linspace(0, 1, points)]
+
+    def row(name: str) -> NDArray[np.float64]:
+        return np.nan_to_num(np.array([getattr(c, name) for c in counts], dtype=np.float64), nan=1.0)
+
+    short = {"true_positive": "tp", "false_positive": "fp", "true_negative": "tn", "false_negative": "fn"}
+    rows: dict[str, Any] = {f"{name}_counts": row(attribute) for name, attribute in short.items()}
+    return rows | {"precision": row("precision"), "recall": row("recall"), "num_thresholds": points}
 
 
 def histogram_fields(histogram: ScoreHistogram) -> dict[str, Any]:

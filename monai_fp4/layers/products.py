@@ -95,19 +95,21 @@ def _by_rows(
     once for each tap of the last axis (3 times for a 3x3 kernel, not 9). These copies stand beside each other as channels,
     and a convolution over the other axes does the rest.
     """
-    taps, stride, dilation = geometry.kernel[-1], geometry.stride[-1], geometry.dilation[-1]
+    taps, stride, dilation, groups = geometry.kernel[-1], geometry.stride[-1], geometry.dilation[-1], geometry.groups
     others = geometry.without_last_axis()
-    padded = geometry.only_last_axis().pad(image)
-    windows = padded.unfold(-1, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # [N, B, *rows, OW, taps]
-    copies = windows.movedim(-1, 2)  # a view: nothing is copied until it is rotated or quantized
+    padded = geometry.only_last_axis().pad(image).unflatten(1, (groups, -1))
+    windows = padded.unfold(-1, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # a view, its last axis the taps
+    copies = windows.movedim(-1, 2)  # [N, groups, taps, B / groups, *rows, OW]
     if rht:
         copies = rotate(copies)
-    amax = others.amax_used(copies.flatten(1, 2)) if rht else geometry.amax_used(image)
+    elif padded.stride(-1) == 1:
+        copies = copies.contiguous()  # else the taps would come out interleaved
+    amax = others.amax_used(copies.flatten(1, 3)) if rht else geometry.amax_used(image)
     x = scaled_values(copies, stochastic=stochastic[0], amax=amax)
     y = scaled_values(pixels, rht=rht, stochastic=stochastic[1])
     outputs, inputs, *kernel = kernel_shape
-    gradient = correlate(x.values.flatten(1, 2), y.values, (outputs, inputs * taps, *kernel[:-1], 1), others)
-    return gradient.squeeze(-1).unflatten(1, (inputs, taps)).movedim(2, -1).contiguous(), x.amax, y.amax
+    gradient = correlate(x.values.flatten(1, 3), y.values, (outputs, taps * inputs, *kernel[:-1], 1), others)
+    return gradient.squeeze(-1).unflatten(1, (taps, inputs)).movedim(1, -1).contiguous(), x.amax, y.amax
 
 
 def _by_taps(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from monai.networks.layers import Conv
@@ -24,6 +25,8 @@ from monai.networks.utils import pixelshuffle
 from torch import Tensor, nn
 
 __all__ = ["LightDecoder"]
+
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class LightDecoder(nn.Module):
@@ -73,6 +76,8 @@ class LightDecoder(nn.Module):
             Logits, ``[B, out_channels, *size]``.
         """
         x: Tensor | None = None
+        # The laterals are channels last in memory; mixing layouts would make every addition a strided one.
+        image = image.contiguous(memory_format=_CHANNELS_LAST[self.spatial_dims])
         for stride, smooth in zip(reversed(self.strides), reversed(self.smooth), strict=True):
             for feature_stride, lateral, feature in zip(self.feature_strides, self.laterals, features, strict=True):
                 if feature_stride == stride:

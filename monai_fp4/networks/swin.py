@@ -3,20 +3,66 @@
 MONAI's own forward hands out each stage after its patch merging, so the finest map that a decoder gets is the bare
 patch embedding. Here each stage hands out what its attention blocks computed, before the merging, as in the Swin paper
 (Liu et al., arXiv 2103.14030), and the merging after the last stage, which nothing reads, is left out.
+
+Two things of MONAI's are done once instead of at each step or each block; the results stay the same. The mask of the
+shifted windows depends on the size only, so it is kept. Position bias and mask are added to each other, which is small,
+before they are added to the logits, which under autocast is the largest tensor of the network and is promoted to FP32
+there: one pass over it instead of two.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
-from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformer, compute_mask, get_window_size
+from monai.networks.nets.swin_unetr import (
+    BasicLayer,
+    SwinTransformer,
+    WindowAttention,
+    compute_mask,
+    get_window_size,
+)
 from torch import Tensor, nn
 
 from monai_fp4.networks.decoder import LightDecoder
 from monai_fp4.networks.table import SwinConfig
 
-__all__ = ["SwinEncoder", "SwinSegmenter"]
+__all__ = ["BiasedWindowAttention", "SwinEncoder", "SwinSegmenter"]
+
+
+class BiasedWindowAttention(WindowAttention):
+    """MONAI's window attention with one addition to the logits; same parameters, same results, no dropout."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend inside each window.
+
+        Args:
+            x: ``[B * windows, tokens, C]``.
+            mask: ``[windows, tokens, tokens]``, 0 or -100 between tokens that are not neighbours, or None.
+
+        Returns:
+            ``[B * windows, tokens, C]``.
+        """
+        tokens = x.shape[1]
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
+        bias = self.relative_position_bias_table[index].t().reshape(-1, tokens, tokens)
+        if mask is None:
+            logits = logits + bias
+        else:
+            logits = (logits.unflatten(0, (-1, len(mask))) + (bias + mask.unsqueeze(1))).flatten(0, 1)
+        weights = self.softmax(logits).to(v.dtype)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+@functools.lru_cache(maxsize=32)
+def _shift_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device) -> Tensor:
+    # Not in inference mode, even if validation comes first: training could not use the tensor later.
+    with torch.inference_mode(False):
+        return compute_mask(size, window, shift, device)
 
 
 class SwinEncoder(SwinTransformer):
@@ -35,6 +81,9 @@ class SwinEncoder(SwinTransformer):
             downsample="mergingv2",
         )
         self.stages[-1].downsample = None
+        for stage, heads in zip(self.stages, config.num_heads, strict=True):
+            for block in stage.blocks:
+                block.attn = BiasedWindowAttention(block.dim, heads, block.window_size, qkv_bias=True)
 
     @property
     def stages(self) -> list[BasicLayer]:
@@ -56,8 +105,8 @@ class SwinEncoder(SwinTransformer):
         for stage in self.stages:
             size = tuple(x.shape[1:-1])
             window, shift = get_window_size(size, stage.window_size, stage.shift_size)
-            padded = [-(-side // w) * w for side, w in zip(size, window, strict=True)]
-            mask = compute_mask(padded, window, shift, x.device)
+            padded = tuple(-(-side // w) * w for side, w in zip(size, window, strict=True))
+            mask = _shift_mask(padded, window, shift, x.device)
             for block in stage.blocks:
                 x = block(x, mask)
             outputs.append(F.layer_norm(x, x.shape[-1:]))
