@@ -6,7 +6,8 @@ see:
     python te_linear_oracle.py CASES.pt RESULTS.pt
 
 ``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, and if wanted
-``backward_override`` and ``autocast``, a dtype), ``RESULTS.pt`` gets a list of dicts (``y``, ``dx``, ``dw``).
+``backward_override``, ``autocast`` (a dtype) or ``recipe`` (a name: run `TELinear` instead), ``RESULTS.pt`` gets a
+list of dicts (``y``, ``dx``, ``dw``).
 
 What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
 ``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
@@ -19,6 +20,7 @@ GEMM is still TE's.
 
 from __future__ import annotations
 
+import copy
 import enum
 import importlib
 import importlib.abc
@@ -191,11 +193,31 @@ def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch
     return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad}
 
 
+def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The same through our ``TELinear``, which pads, lends its weight and adds its bias around this ``te.Linear``."""
+    from monai_fp4.backends.te_linear import TELinear
+
+    recipe = te.CustomRecipe(qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]))
+    TELinear._te_recipe = lambda self: recipe  # NVFP4BlockScaling would want its kernels
+    out_features, in_features = case["weight"].shape
+    plain = torch.nn.Linear(in_features, out_features, bias="bias" in case, dtype=case["weight"].dtype)
+    plain.load_state_dict({key: case[key] for key in ("weight", "bias") if key in case})
+    layer = TELinear.from_float(plain, case["recipe"])
+    x = case["x"].clone().requires_grad_()
+    y = layer(x)
+    y.backward(case["dy"])
+    if list(layer.state_dict()) != list(plain.state_dict()) or list(layer.children()):
+        raise RuntimeError(f"TELinear expected the state_dict of nn.Linear, found {list(layer.state_dict())}")
+    again = copy.deepcopy(layer)(x).detach()
+    result = {"y": y.detach(), "again": again, "dx": x.grad, "dw": layer.weight.grad}
+    return result | ({"db": layer.bias.grad} if layer.bias is not None else {})
+
+
 def main() -> None:
     """Read the cases, run them, write the results."""
     te = load_te()
     cases = torch.load(sys.argv[1], weights_only=True)
-    torch.save([run_case(te, case) for case in cases], sys.argv[2])
+    torch.save([run_wrapped(te, case) if "recipe" in case else run_case(te, case) for case in cases], sys.argv[2])
 
 
 if __name__ == "__main__":
