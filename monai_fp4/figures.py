@@ -102,10 +102,9 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
     columns = len(overlays)
     figure = Figure(figsize=(2.9 * columns + 0.6, 6.9), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False)
-    shown = None
     for (above, below), overlay in zip(panels.T, overlays, strict=True):
         above.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        shown = below.imshow(overlay.probability, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        below.imshow(overlay.probability, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         predicted = overlay.probability >= threshold
         for axes in (above, below):
             _outline(axes, overlay.label, _TRUTH, "solid")
@@ -117,7 +116,7 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         below.set_title(
             f"{counts.tp + counts.fn:,} tumour voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
         )
-    figure.colorbar(shown, ax=panels[1].tolist(), label="probability", fraction=0.03)
+    figure.colorbar(panels[1, -1].images[0], ax=panels[1].tolist(), label="probability", fraction=0.03)
     lines = [
         Line2D([], [], color=_TRUTH, label="reference"),
         Line2D([], [], color=_PREDICTION, linestyle="dashed", label=f"model, at or above {threshold:.3g}"),
