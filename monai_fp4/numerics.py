@@ -174,8 +174,8 @@ def rotate(x: Tensor) -> Tensor:
         )
     matrix = _rotation_matrix(x.device)
     if x.dtype is torch.bfloat16:
-        # The very product of Transformer Engine's reference: where large numbers of a block cancel, the order of the FP32
-        # sums shows, and it is another one in torch's FP32 product.
+        # The very product of Transformer Engine's reference: where large numbers of a block cancel, the order of the
+        # FP32 sums shows, and it is another one in torch's FP32 product.
         return (x.reshape(-1, BLOCK_SIZE) @ matrix.to(torch.bfloat16)).view(x.shape)
     if x.stride(-1) <= 1 or x.numel() == 0:
         return (x.reshape(-1, BLOCK_SIZE).to(torch.float32) @ matrix).to(torch.bfloat16).view(x.shape)
