@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from monai_fp4.backends import AUTO, BACKENDS, select_backend
 
@@ -155,9 +156,8 @@ def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
         backends.add_column(header, overflow="fold")
     for status in diagnosis.backends:
         verdict = 'yes: backend "auto" takes it' if status.selected else "yes" if status.available else "no"
-        backends.add_row(
-            status.name, verdict, "\n".join([status.summary, *(f"- {reason}" for reason in status.reasons)])
-        )
+        explanation = "\n".join([status.summary, *(f"- {reason}" for reason in status.reasons)])
+        backends.add_row(status.name, verdict, Text(explanation))  # as it stands: rich would read "[te]" as its markup
     console.print(backends)
 
 
