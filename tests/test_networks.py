@@ -14,6 +14,7 @@ from monai.networks.nets import ViT
 from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention, compute_mask
 from torch import Tensor, nn
 
+from monai_fp4.convert import convert, set_active
 from monai_fp4.errors import ConfigError
 from monai_fp4.networks import (
     ARCHITECTURES,
@@ -26,8 +27,9 @@ from monai_fp4.networks import (
     size_rule,
 )
 from monai_fp4.networks.decoder import LightDecoder
-from monai_fp4.networks.swin import BiasedWindowAttention, SwinEncoder
+from monai_fp4.networks.swin import SwinEncoder
 from monai_fp4.networks.table import SwinConfig
+from monai_fp4.networks.window_attention import BiasedWindowAttention
 
 CELLS = [pytest.param(cell.arch, cell.scale, id=f"{cell.arch}_{cell.scale}") for cell in network_table()]
 SMALL = [(arch, "500k") for arch in ("unet", "swin", "vit")]
@@ -314,6 +316,25 @@ def test_memory_format_does_not_change_the_result(arch: str, scale: str) -> None
         expected = network(x)
         actual = network.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["swin", "vit"])
+def test_convert_leaves_stems_and_head_and_finds_the_attention(arch: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(arch, "500k", in_channels=32, out_channels=8, image_size=(64, 64)).eval()
+    x = torch.randn(1, 32, 64, 64)
+    with torch.no_grad():
+        expected = network(x)
+        network, report = convert(network, {"base": "sr_rht", "attention": "fp4"})
+        stem = "encoder.patch_embed.proj" if arch == "swin" else "encoder.patch_embedding.patch_embeddings"
+        actions = {layer.name: str(layer.action) for layer in report.layers}
+        assert actions[stem] == actions["decoder.detail.conv"] == actions["decoder.head"] == "left"
+        products = [layer for layer in report.layers if layer.kind in ("BiasedWindowAttention", "SABlock")]
+        assert products
+        assert all(layer.action == "swapped" for layer in products)
+        assert not torch.equal(network(x), expected)
+        set_active(network, False)
+        torch.testing.assert_close(network(x), expected)
 
 
 def test_table_is_frozen() -> None:

@@ -42,6 +42,8 @@ class LightDecoder(nn.Module):
         detail_width: channels of the level at stride 2.
     """
 
+    head_names = ("head",)  # what `convert` leaves in high precision
+
     def __init__(
         self,
         *,

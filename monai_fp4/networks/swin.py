@@ -4,10 +4,8 @@ MONAI's own forward hands out each stage after its patch merging, so the finest 
 patch embedding. Here each stage hands out what its attention blocks computed, before the merging, as in the Swin paper
 (Liu et al., arXiv 2103.14030), and the merging after the last stage, which nothing reads, is left out.
 
-Two things of MONAI's are done once instead of at each step or each block; the results stay the same. The mask of the
-shifted windows depends on the size only, so it is kept. Position bias and mask are added to each other, which is small,
-before they are added to the logits, which under autocast is the largest tensor of the network and is promoted to FP32
-there: one pass over it instead of two.
+MONAI computes the mask of the shifted windows in every stage of every forward pass, by a few dozen small operations; it
+depends on the size only, so it is kept here. The attention is :class:`BiasedWindowAttention`. Neither changes a result.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import torch.nn.functional as F
 from monai.networks.nets.swin_unetr import (
     BasicLayer,
     SwinTransformer,
-    WindowAttention,
     compute_mask,
     get_window_size,
 )
@@ -28,34 +25,9 @@ from torch import Tensor, nn
 
 from monai_fp4.networks.decoder import LightDecoder
 from monai_fp4.networks.table import SwinConfig
+from monai_fp4.networks.window_attention import BiasedWindowAttention
 
-__all__ = ["BiasedWindowAttention", "SwinEncoder", "SwinSegmenter"]
-
-
-class BiasedWindowAttention(WindowAttention):
-    """MONAI's window attention with one addition to the logits; same parameters, same results, no dropout."""
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend inside each window.
-
-        Args:
-            x: ``[B * windows, tokens, C]``.
-            mask: ``[windows, tokens, tokens]``, 0 or -100 between tokens that are not neighbours, or None.
-
-        Returns:
-            ``[B * windows, tokens, C]``.
-        """
-        tokens = x.shape[1]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        logits = (q * self.scale) @ k.transpose(-2, -1)
-        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
-        bias = self.relative_position_bias_table[index].t().reshape(-1, tokens, tokens)
-        if mask is None:
-            logits = logits + bias
-        else:
-            logits = (logits.unflatten(0, (-1, len(mask))) + (bias + mask.unsqueeze(1))).flatten(0, 1)
-        weights = self.softmax(logits).to(v.dtype)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+__all__ = ["SwinEncoder", "SwinSegmenter"]
 
 
 @functools.lru_cache(maxsize=32)
@@ -117,6 +89,8 @@ class SwinEncoder(SwinTransformer):
 
 class SwinSegmenter(nn.Module):
     """Swin encoder and light decoder: image ``[B, C, *size]`` to logits ``[B, out, *size]``."""
+
+    stem_names = ("encoder.patch_embed.proj", "decoder.detail")
 
     def __init__(self, config: SwinConfig, *, in_channels: int, out_channels: int, spatial_dims: int) -> None:
         super().__init__()

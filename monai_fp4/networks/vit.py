@@ -63,6 +63,8 @@ class ViTEncoder(ViT):
 class ViTSegmenter(nn.Module):
     """ViT encoder and light decoder: image ``[B, C, *size]`` to logits ``[B, out, *size]``."""
 
+    stem_names = ("encoder.patch_embedding", "decoder.detail")
+
     def __init__(self, config: ViTConfig, *, in_channels: int, out_channels: int, image_size: Sequence[int]) -> None:
         super().__init__()
         self.encoder = ViTEncoder(config=config, in_channels=in_channels, image_size=image_size)
