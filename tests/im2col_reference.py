@@ -108,7 +108,7 @@ def gemm(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution of an image ``[N, C, *spatial]`` to pixels ``[N, D, *out]`` with a kernel ``[D, C / groups, *k]``."""
+    """A convolution of ``[N, C, *spatial]`` with a kernel ``[D, C / groups, *k]`` to pixels ``[N, D, *out]``."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -180,7 +180,7 @@ def pad_last(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def quantize_channels(rows: Tensor, groups: int) -> Quantized:
-    """Quantize ``[..., C]`` along C, each group's channels padded to 16; the result has shape [..., groups, C / groups]."""
+    """Quantize ``[..., C]`` along C, each group's channels padded to 16, to ``[..., groups, C / groups]``."""
     split = rows.reshape(-1, groups, rows.shape[-1] // groups)
     padded = pad_last(split)
     whole = quantize_reference(padded.reshape(-1, padded.shape[-1]))

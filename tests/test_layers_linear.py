@@ -1,7 +1,7 @@
 """The linear layer against GEMMs of the reference quantizer, and its behaviour as a module.
 
-`te.Linear` itself is the oracle of another test; this one covers what Transformer Engine refuses: any number of tokens and
-features, every floating dtype.
+`te.Linear` itself is the oracle of another test; this one covers what Transformer Engine refuses: any number of tokens
+and features, every floating dtype.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def test_high_precision_and_dequantized_backward() -> None:
 def test_stochastic_rounding_draws_twice_and_for_the_gradient_only() -> None:
     """With identities for weight and input, dx and dW are the two copies of dy themselves, decoded.
 
-    In dy every block of either direction has the same maximum, so both copies have one and the same scale: only the draws
-    can make them differ, and either copy must average to dy.
+    In dy every block of either direction has the same maximum, so both copies have one and the same scale: only the
+    draws can make them differ, and either copy must average to dy.
     """
     torch.manual_seed(0)
     eye = torch.eye(64)

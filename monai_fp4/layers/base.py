@@ -1,4 +1,4 @@
-"""What all NVFP4 layers share: how they are made from a float layer, when they are active and which dtype they work in."""
+"""What all NVFP4 layers share: how a float layer becomes one, when it is active and which dtype it works in."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class NVFP4Layer(nn.Module):
         return self.active and self.recipe.quantizes
 
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what the forward GEMM of ``x`` reads: name -> (original, quantized and decoded), for health reports."""
+        """Return what the forward GEMM of ``x`` reads: name -> (original, decoded from FP4), for health reports."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -74,6 +74,6 @@ class NVFP4Layer(nn.Module):
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that a float layer would work in: the autocast dtype where autocast is on, else that of ``x``."""
+    """Return the dtype that a float layer would work in: autocast's where it is on, else that of ``x``."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

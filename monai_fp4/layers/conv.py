@@ -1,7 +1,8 @@
 """``NVFP4Conv1d``, ``2d`` and ``3d``: convolutions as implicit FP4 GEMMs.
 
-Refused, by `ConfigError`: groups of fewer than 16 input or output channels (a depthwise convolution has one channel a group; a
-block of 16 would be one number and 15 zeros). Channels that are no multiple of 16 are padded inside each group and tap.
+Refused, by `ConfigError`: groups of fewer than 16 input or output channels (in a depthwise convolution, with one
+channel a group, a block of 16 would be one number and 15 zeros). Channels that are no multiple of 16 are padded with
+zeros inside each group and tap.
 """
 
 from __future__ import annotations

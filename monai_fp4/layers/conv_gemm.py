@@ -1,4 +1,4 @@
-"""The autograd function of convolutions and transposed convolutions: the three GEMMs, as products over the im2col matrix.
+"""The autograd function of convolutions and transposed convolutions: three GEMMs over the im2col matrix.
 
 The operands are those of `monai_fp4.layers.gemm`, with output pixels for tokens and (kernel tap, channel) for features;
 what each product does is told in `monai_fp4.layers.products`.
@@ -33,7 +33,7 @@ def quantize_operands(
 
 
 class ConvFunction(Function):
-    """Convolve ``x``, or apply the adjoint of a convolution to it (``transposed``); x, weight and result have one dtype."""
+    """Convolve ``x``, or apply the adjoint of a convolution to it (``transposed``); all tensors have one dtype."""
 
     @staticmethod
     @without_autocast

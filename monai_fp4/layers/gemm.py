@@ -31,12 +31,12 @@ __all__ = ["LinearFunction", "multiply"]
 
 
 def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
-    """Return ``a @ b.T`` of two quantized operands ``[M, K]`` and ``[N, K]``, accumulated in FP32, cast to ``dtype``."""
+    """Return ``a @ b.T`` of two operands ``[M, K]`` and ``[N, K]``, accumulated in FP32 and cast to ``dtype``."""
     return finish(a.values @ b.values.mT, a, b, dtype)
 
 
 class LinearFunction(Function):
-    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``, both of one dtype, which is y's too."""
+    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``; all three have one dtype."""
 
     @staticmethod
     @without_autocast

@@ -1,8 +1,8 @@
 """The shape of a convolution, and the two facts about it that decide which numbers are quantized.
 
 A convolution is an implicit GEMM over the im2col matrix ``U`` of shape ``[pixel, tap, channel]``. That matrix is never
-built. What matters about it here is which pixels of the image it contains (a stride may skip some, and what it skips must
-not raise the tensor's maximum), and what one tap sees (a shifted, strided view of the padded image).
+built. What matters about it here is which pixels of the image it contains (a stride may skip some, and what it skips
+must not raise the tensor's maximum), and what one tap sees (a shifted, strided view of the padded image).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ConvGeometry"]
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """A convolution from an image ``[N, B, *spatial]`` to pixels ``[N, A, *out]``, with a kernel ``[A, B / groups, *kernel]``.
+    """A convolution of an image ``[N, B, *spatial]`` with a kernel ``[A, B / groups, *k]`` to pixels ``[N, A, *out]``.
 
     A transposed convolution is described by the convolution that it is the adjoint of: its input are the ``pixels`` and
     its output is the ``image``.
@@ -54,7 +54,11 @@ class ConvGeometry:
     def without_last_axis(self) -> ConvGeometry:
         """Return the same geometry with the last axis left as it is (kernel 1, stride 1)."""
         return ConvGeometry(
-            (*self.kernel[:-1], 1), (*self.stride[:-1], 1), (*self.padding[:-1], 0), (*self.dilation[:-1], 1), self.groups
+            (*self.kernel[:-1], 1),
+            (*self.stride[:-1], 1),
+            (*self.padding[:-1], 0),
+            (*self.dilation[:-1], 1),
+            self.groups,
         )
 
     def pad(self, image: Tensor) -> Tensor:

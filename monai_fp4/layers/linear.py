@@ -13,9 +13,9 @@ __all__ = ["NVFP4Linear"]
 
 
 class NVFP4Linear(NVFP4Layer, nn.Linear):
-    """A linear layer ``[..., in_features] -> [..., out_features]``; features that are no multiple of 16 are padded inside.
+    """A linear layer ``[..., in_features] -> [..., out_features]``; features are padded to multiples of 16 inside.
 
-    Under autocast both operands are cast to the autocast dtype before they are quantized, else to the dtype of the input.
+    Under autocast both operands are cast to its dtype before they are quantized, otherwise to the dtype of the input.
 
     >>> _ = torch.manual_seed(0)
     >>> layer = NVFP4Linear(32, 8, recipe="sr")

@@ -8,16 +8,16 @@ dgrad   dy, along output channels, SR  W, along output channels
 wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
 ======  =============================  =================================
 
-"Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. Every function returns values ``q * s`` (grid
-value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such tensors, accumulated in FP32
-and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
+"Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. A quantized operand is the values ``q * s``
+(grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
+accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from torch import Tensor
 from monai_fp4.numerics import ScaledValues, gemm_alpha, scaled_values
 
 __all__ = ["along_channels", "as_kernel", "channels_first", "finish", "kernel_values", "without_autocast"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def along_channels(x: Tensor, groups: int = 1, *, stochastic: bool = False, amax: Tensor | None = None) -> ScaledValues:
@@ -61,7 +63,7 @@ def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.d
     return accumulated.mul_(gemm_alpha(a.amax, b.amax)).to(dtype)
 
 
-def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(method: _Method) -> _Method:
     """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose."""
 
     @functools.wraps(method)
@@ -69,4 +71,4 @@ def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
         with torch.autocast(tensor.device.type, enabled=False):
             return method(ctx, tensor, *args)
 
-    return wrapped
+    return cast(_Method, wrapped)

@@ -1,10 +1,11 @@
 """``NVFP4ConvTranspose1d``, ``2d`` and ``3d``: the adjoints of convolutions, as implicit FP4 GEMMs.
 
-The input is quantized along its channels and the kernel along the same axis. With kernel = stride every output pixel is one dot
-product and the layer is a plain GEMM; otherwise the GEMM's results of several taps are summed in FP32 before alpha.
+The input is quantized along its channels and the kernel along the same axis. With kernel = stride every output pixel is
+one dot product and the layer is a plain GEMM; otherwise the GEMM's results of several taps are summed in FP32 first.
 
-Refused, by `ConfigError`: groups of fewer than 16 channels, as in convolutions; an ``output_padding`` as large as the stride
-(possible with dilation only), which makes an output that no convolution of that stride maps back to the input.
+Refused, by `ConfigError`: groups of fewer than 16 channels, as in convolutions; and an ``output_padding`` as large as
+the stride (torch allows it with dilation), which makes an output that no convolution of that stride maps back to the
+input.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         if not self.quantizing or input.numel() == 0:
             return super().forward(input, output_size)  # type: ignore[misc]
         dtype, dims = working_dtype(input), len(self.kernel_size)
-        extra = self._output_padding(
-            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation  # type: ignore[arg-type]
-        )  # fmt: skip
+        sides = (self.stride, self.padding, self.kernel_size)
+        extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
         self._check_output_padding(tuple(extra))
         batched = input.dim() == 2 + dims
         x = input.to(dtype) if batched else input.to(dtype).unsqueeze(0)
