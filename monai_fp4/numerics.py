@@ -13,18 +13,13 @@ most six significant bits and spans 22 binades, so FP32, BF16 and FP16 all hold 
 
 The operations and their order are those of NVIDIA's Transformer Engine 2.20.2 (``reference_nvfp4.py``), bit for bit.
 
-**Rounding without branches.** Adding and then subtracting ``1.5 * 2^23 * step`` rounds an FP32 number to the nearest
-multiple of ``step``, ties to even, since the sum has no bits left below ``step``. In a small float format the step
-follows from the number's own power of two, ``2^e``, which a bit mask isolates; below the smallest normal number the
-step no longer shrinks. :func:`round_e2m1` and the block scales use this one rule with different constants.
+How numbers are rounded is in :mod:`monai_fp4.rounding`.
 
 **NaN and infinity.** A NaN makes ``amax`` NaN, hence every block scale and every decoded value: it cannot get lost, and
 training can stop at once. Where ``amax`` is given from outside, a NaN still turns its whole block into NaN. An infinity
 makes ``amax`` infinite; by the formulas the tensor then decodes to infinities and NaN, never to finite numbers.
 
 >>> import torch
->>> round_e2m1(torch.tensor([0.2, 0.25, 0.75, 2.4, 5.0, -7.0]))
-tensor([ 0.,  0.,  1.,  2.,  4., -6.])
 >>> x = torch.tensor([[6.0] + [1.0] * 15])
 >>> decode(scaled_values(x))[0, :3]
 tensor([6., 1., 1.])
@@ -42,6 +37,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.rounding import (
+    E2M1_GRID,
+    E2M1_MAX,
+    E4M3_MAX,
+    SUPPORTED_DTYPES,
+    check_dtype,
+    dtype_names,
+    random_bits,
+    round_e2m1,
+    round_e2m1_,
+    round_e2m1_stochastic,
+    round_e4m3_,
+)
 
 __all__ = [
     "BLOCK_SIZE",
@@ -52,6 +60,9 @@ __all__ = [
     "ScaledValues",
     "decode",
     "gemm_alpha",
+    "pad_last",
+    "prepare_blocks",
+    "random_bits",
     "rotate",
     "round_e2m1",
     "round_e2m1_stochastic",
@@ -61,16 +72,8 @@ __all__ = [
 BLOCK_SIZE = 16
 """Numbers that share one E4M3 scale, along the axis that a matrix product sums over."""
 
-E2M1_GRID = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""The eight magnitudes of a four-bit code, in the order of their codes."""
-
-E2M1_MAX = 6.0
-E4M3_MAX = 448.0
-SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 _TENSOR_MAX = E2M1_MAX * E4M3_MAX  # 2688: what amax becomes after the first level of scaling
 _FLOAT_MAX = torch.finfo(torch.float32).max
-_EXPONENT_MASK = 0x7F800000  # of an FP32 number's bits
 _ROTATION_SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
 _TILE = 1 << 16  # numbers worked on at once by each CPU thread: 256 KiB of FP32 stay in its cache over all passes
 
@@ -111,45 +114,6 @@ class QuantizedBlocks:
 
 
 @torch.no_grad()
-def round_e2m1(x: Tensor) -> Tensor:
-    """Round to the nearest E2M1 number, ties to the even code, magnitudes above 6 to 6.
-
-    Args:
-        x: FP32, BF16 or FP16 numbers of any shape. NaN stays NaN; a negative number that rounds to zero becomes +0.
-
-    Returns:
-        Numbers of the grid, in the shape and dtype of ``x``.
-
-    Raises:
-        ConfigError: the dtype is none of the three.
-    """
-    _check_dtype(x)
-    return _round_e2m1_(x.to(torch.float32, copy=True)).to(x.dtype)
-
-
-@torch.no_grad()
-def round_e2m1_stochastic(x: Tensor, random_bits: Tensor) -> Tensor:
-    """Round up or down to one of the two E2M1 neighbours, up with the probability of the distance covered.
-
-    With ``u = bits / 256`` and the grid's ``step`` at ``|x|``, the result is the grid number at or below
-    ``|x| + u * step``: unbiased to 1/256 of a step inside the grid. Magnitudes above 6 are clipped first, and that
-    is a bias which no rounding can undo.
-
-    Args:
-        x: FP32, BF16 or FP16 numbers of any shape; NaN stays NaN.
-        random_bits: 8 random bits for each number (uint8), in the shape of ``x``.
-
-    Returns:
-        Numbers of the grid, in the shape and dtype of ``x``.
-
-    Raises:
-        ConfigError: the dtype of ``x`` is none of the three.
-    """
-    _check_dtype(x)
-    return _round_e2m1_stochastic(x.to(torch.float32), random_bits).to(x.dtype)
-
-
-@torch.no_grad()
 def rotate(x: Tensor) -> Tensor:
     """Apply the random Hadamard transform to each run of 16 numbers along the last axis.
 
@@ -166,7 +130,7 @@ def rotate(x: Tensor) -> Tensor:
     Raises:
         ConfigError: the dtype is none of the three, or K is not a multiple of 16.
     """
-    _check_dtype(x)
+    check_dtype(x)
     if x.ndim == 0 or x.shape[-1] % BLOCK_SIZE:
         raise ConfigError(
             f"rotate expected a last axis that is a multiple of {BLOCK_SIZE}, found shape {tuple(x.shape)}:"
@@ -223,7 +187,7 @@ def scaled_values(
     """
     if dtype not in SUPPORTED_DTYPES:
         raise ConfigError(
-            f"scaled_values expected a dtype among {_names(SUPPORTED_DTYPES)}, found {dtype}: use one of them"
+            f"scaled_values expected a dtype among {dtype_names(SUPPORTED_DTYPES)}, found {dtype}: use one of them"
         )
     quantized = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax)
     values = round_blocks(quantized, quantized.scales, stochastic=stochastic, generator=generator, dtype=dtype)
@@ -277,7 +241,7 @@ def decode_factors(scales: Tensor, amax: Tensor) -> Tensor:
 
 def prepare_blocks(x: Tensor, *, two_d: bool, rht: bool, amax: Tensor | None = None) -> QuantizedBlocks:
     """Pad, rotate and split a tensor into blocks, and compute their scales; arguments as in :func:`scaled_values`."""
-    _check_dtype(x)
+    check_dtype(x)
     if x.ndim < 1 + two_d:
         raise ConfigError(
             f"expected a tensor with at least {1 + two_d} axes to cut {'16x16' if two_d else '1x16'} blocks from,"
@@ -327,7 +291,7 @@ def round_blocks(
     bits = random_bits(blocks, generator) if stochastic else blocks
     for block, encode, factor, bit, out in _tiles(blocks, quantized.encode, factors, bits, result):
         scaled = block * encode
-        codes = _round_e2m1_stochastic(scaled, bit) if stochastic else _round_e2m1_(scaled)
+        codes = round_e2m1_stochastic(scaled, bit) if stochastic else round_e2m1_(scaled)
         torch.mul(codes, factor, out=out)
     return result.flatten(-2)[..., : quantized.length]
 
@@ -336,33 +300,6 @@ def pad_last(x: Tensor, multiple: int) -> Tensor:
     """Pad the last axis with zeros to a multiple; the tensor itself if there is nothing to pad."""
     missing = -x.shape[-1] % multiple
     return functional.pad(x, (0, missing)) if missing else x
-
-
-def _round_e2m1_(x: Tensor) -> Tensor:
-    """:func:`round_e2m1` of FP32 numbers, in place."""
-    return _round_small_float_(x.clamp_(-E2M1_MAX, E2M1_MAX), mantissa_bits=1, smallest_normal=1.0)
-
-
-def _round_small_float_(x: Tensor, *, mantissa_bits: int, smallest_normal: float) -> Tensor:
-    """Round FP32 numbers in place to a float format: its mantissa bits, and subnormals below its smallest normal."""
-    magic = 1.5 * 2.0 ** (23 - mantissa_bits)
-    power = _power_of_two(x, smallest_normal)
-    return x.add_(power, alpha=magic).sub_(power, alpha=magic)
-
-
-def _round_e2m1_stochastic(x: Tensor, random_bits: Tensor) -> Tensor:
-    """:func:`round_e2m1_stochastic` of FP32 numbers."""
-    magnitude = x.abs().clamp_max_(E2M1_MAX)
-    # The grid's step is half the power of two, and u is bits / 256.
-    magnitude.addcmul_(_power_of_two(magnitude, 1.0), random_bits.to(torch.float32), value=0.5 / 256)
-    step = _power_of_two(magnitude, 1.0).mul_(0.5)
-    magnitude.div_(step).floor_().mul_(step)  # at most 6, as u < 1
-    return magnitude.copysign_(x).add_(0.0)  # the sum turns -0 into +0
-
-
-def _power_of_two(x: Tensor, smallest: float) -> Tensor:
-    """The largest power of two at or below each FP32 magnitude, but no smaller than ``smallest``."""
-    return x.view(torch.int32).bitwise_and(_EXPONENT_MASK).view(torch.float32).clamp_min_(smallest)
 
 
 def _block_maxima(blocks: Tensor) -> Tensor:
@@ -392,18 +329,9 @@ def _block_scales(maxima: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
     tensor_scale = torch.where((amax == 0) | (tensor_scale == 0), 1.0, tensor_scale)
     sixth = torch.full_like(amax, E2M1_MAX).reciprocal()
     scales = (maxima * (tensor_scale * sixth)).clamp_max_(E4M3_MAX)
-    scales = _round_small_float_(scales, mantissa_bits=3, smallest_normal=2.0**-6)
+    scales = round_e4m3_(scales)
     encode = (scales * tensor_scale.reciprocal()).reciprocal_().clamp_max_(_FLOAT_MAX)
     return scales, encode
-
-
-def random_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Eight independent random bits for each number: uint8, in the shape of ``like``."""
-    if like.device.type != "cpu":
-        return torch.randint(0, 256, like.shape, dtype=torch.uint8, device=like.device, generator=generator)
-    # Eight numbers share one 64-bit draw, which is seven times as fast.
-    words = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[: like.numel()].view(like.shape)
 
 
 @lru_cache(maxsize=16)
@@ -427,14 +355,3 @@ def _tiles(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     count = min(first.shape[axis], -(-first.numel() // limit))
     for pieces in zip(*(tensor.chunk(count, axis) for tensor in tensors), strict=True):
         yield from _tiles(*pieces)
-
-
-def _check_dtype(x: Tensor) -> None:
-    if x.dtype not in SUPPORTED_DTYPES:
-        raise ConfigError(
-            f"expected a tensor of {_names(SUPPORTED_DTYPES)} to quantize, found {x.dtype}: convert it first"
-        )
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
