@@ -139,15 +139,14 @@ def report(
     intervals = cohort.bootstrap(each, resamples=resamples, seed=seed)
     with_tumour = [(p, c) for p, c in zip(patients, each, strict=True) if p.positives]
     empty = cohort.without_tumour
-    undefined = {}
-    if empty:
-        undefined["auprc and recall"] = {"patients": list(empty), "why": "no tumour voxel in the reference"}
     silent = [p.name for p, c in zip(patients, each, strict=True) if not c.tp + c.fp]
-    if silent:
-        undefined["precision"] = {"patients": silent, "why": "no voxel reaches the threshold"}
-    quiet = [name for name in silent if name in empty]
-    if quiet:
-        undefined["dice"] = {"patients": quiet, "why": "no tumour voxel, neither in the reference nor predicted"}
+    reasons = {
+        "auprc": (empty, "no tumour voxel in the reference"),
+        "recall": (empty, "no tumour voxel in the reference"),
+        "precision": (silent, "no voxel reaches the threshold"),
+        "dice": ([name for name in silent if name in empty], "no tumour voxel, neither in the reference nor predicted"),
+    }
+    undefined = {name: {"patients": list(who), "why": why} for name, (who, why) in reasons.items() if who}
     numbers: dict[str, Any] = {name: interval.value for name, interval in intervals.items()}
     numbers |= {
         "threshold": threshold,

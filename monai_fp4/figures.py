@@ -100,7 +100,7 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         title: of the figure.
     """
     columns = len(overlays)
-    figure = Figure(figsize=(2.9 * columns + 0.6, 6.9), layout="constrained")
+    figure = Figure(figsize=(max(2.9 * columns + 0.6, 4.8), 6.9), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False)
     for (above, below), overlay in zip(panels.T, overlays, strict=True):
         above.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -116,7 +116,7 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         below.set_title(
             f"{counts.tp + counts.fn:,} tumour voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
         )
-    figure.colorbar(panels[1, -1].images[0], ax=panels[1].tolist(), label="probability", fraction=0.03)
+    figure.colorbar(panels[1, -1].images[0], ax=panels[1].tolist(), label="probability", fraction=0.03, pad=0.01)
     lines = [
         Line2D([], [], color=_TRUTH, label="reference"),
         Line2D([], [], color=_PREDICTION, linestyle="dashed", label=f"model, at or above {threshold:.3g}"),

@@ -140,8 +140,8 @@ class AUPRCMetric(CumulativeIterationMetric):
         return self.cohort.pooled
 
     def aggregate(self) -> Tensor:
-        """AUPRC of all voxels on all ranks, a float32 scalar; NaN, with a `NoPositivesWarning`, without positives."""
-        return torch.tensor(self.histogram.auprc(), dtype=torch.float32)
+        """AUPRC of all voxels on all ranks, a float64 scalar; NaN, with a `NoPositivesWarning`, without positives."""
+        return torch.tensor(self.histogram.auprc(), dtype=torch.float64)
 
 
 def _rank() -> int:

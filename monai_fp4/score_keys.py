@@ -59,7 +59,7 @@ def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys]:
             f"a metric expects as many labels as scores, found {truth.size} for {values.size}; check shapes"
         )
     values = values.astype(np.float32, copy=False)
-    if math.isnan(float(values.sum(dtype=np.float64))) and (count := int(np.isnan(values).sum())):
+    if count := int(np.count_nonzero(np.isnan(values))):
         raise NumericsError(
             f"a metric expects numbers as scores, found NaN in {count} of {values.size}; look at the network's output"
         )
