@@ -8,9 +8,9 @@ as "no patient twice".
 Shipped manifests are found by name (``"phantom"``, ``"lgg"``), all others by path.
 
 >>> manifest = load_manifest("phantom")
->>> manifest.name, manifest.format, manifest.channels
+>>> manifest.name, manifest.format.value, manifest.channels
 ('phantom', 'lgg', ('pre-contrast', 'FLAIR', 'post-contrast'))
->>> sorted({patient.split for patient in manifest.patients})
+>>> sorted({patient.split.value for patient in manifest.patients})
 ['test', 'train']
 """
 

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ def _load(path: Path, digest: str | None, decode: Any) -> Any:
 
 def _decode_picture(path: Path, digest: str | None) -> NDArray[Any]:
     def decode(data: bytes) -> NDArray[Any]:
-        with Image.open(io.BytesIO(data)) as picture:
+        # What Pillow warns of is either harmless metadata or followed by an exception.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
             picture.load()
             return np.asarray(picture)
 

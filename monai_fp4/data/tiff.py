@@ -23,7 +23,7 @@ def encode_tiff(picture: NDArray[np.uint8]) -> bytes:
         ValueError: another shape or type; only our own code calls this.
 
     >>> len(encode_tiff(np.zeros((4, 5), np.uint8)))
-    152
+    142
     """
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
         raise ValueError(f"expected uint8 [H, W] or [H, W, 3], found {picture.dtype} {list(picture.shape)}")

@@ -71,10 +71,11 @@ class NormalizeForegroundd(MapTransform):
 
     def _normalise(self, channel: torch.Tensor) -> torch.Tensor:
         values = channel.numpy()
-        inside = values[values > values.mean(dtype=np.float64)]
+        low, peak = (float(bound) for bound in np.percentile(values, [self.lower, self.upper]))
+        # The mean without the very brightest, or a few hot voxels of a small volume would be the foreground.
+        inside = values[values > values.clip(max=peak).mean(dtype=np.float64)]
         if inside.size == 0:  # one value everywhere: a channel that is not there
             return torch.zeros_like(channel)
-        low = float(np.percentile(values, self.lower))
         high = float(np.percentile(inside, self.upper))
         inside = inside.clip(low, high)
         spread = float(inside.std(dtype=np.float64))
