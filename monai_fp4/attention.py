@@ -162,7 +162,7 @@ ATTENTION_TYPES: dict[type[nn.Module], Any] = {SABlock: FP4SABlock, WindowAttent
 """Which attention blocks have FP4 products, by exact class."""
 
 
-def _around(cls: type[Any], block: nn.Module, recipe: Recipe) -> Any:
+def _around(cls: Any, block: nn.Module, recipe: Recipe) -> Any:
     new = cls.__new__(cls)
     for key, value in block.__dict__.items():
         new.__dict__[key] = value.copy() if isinstance(value, dict) else value

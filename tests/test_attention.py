@@ -105,7 +105,7 @@ GRID = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 
 
 def decoded(x: Tensor, *, rht: bool = False) -> Tensor:
-    """Quantize ``[..., R, K]`` along K as one tensor with one maximum, and decode; K stays padded to a multiple of 16."""
+    """Quantize ``[..., R, K]`` along K as one tensor with one maximum, and decode; K stays padded to 16s."""
     padded = nn.functional.pad(x, (0, -x.shape[-1] % 16))
     codes, scales, amax = te_oracle.quantize(padded, rht=rht)
     nibbles = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2).long()

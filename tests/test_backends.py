@@ -1,4 +1,4 @@
-"""Which backend runs where, what a recipe becomes in Transformer Engine, and what a wrapped layer keeps of nn.Linear."""
+"""Which backend runs where, what a recipe becomes in Transformer Engine, what a wrapped layer keeps of nn.Linear."""
 
 from __future__ import annotations
 
