@@ -80,7 +80,7 @@ def training_config(arch: str, scale: str, recipe: str) -> dict[str, Any]:
             "optimizer": "@optimizer",
             "max_lr": "@learning_rate",
             "total_steps": "$@epochs * len(@train#dataloader)",
-            "pct_start": 0.2,
+            "pct_start": 0.21,  # OneCycleLR divides by zero where this share of all steps is exactly one step
         },
         "summary_writer": {"_target_": "monai_fp4.session.summary_writer", "session": "@session"},
         "train": _train_section(),
@@ -144,17 +144,17 @@ def _train_section() -> dict[str, Any]:
                 "network": "@network",
             },
             {
+                "_target_": "monai_fp4.handlers.Progress",
+                "evaluator": "@validate#evaluator",
+                "active": "$@session.rank == 0",
+            },
+            {
                 "_target_": "monai_fp4.loop.Recorder",
                 "session": "@session",
                 "network": "@network",
                 "optimizer": "@optimizer",
                 "lr_scheduler": "@lr_scheduler",
                 "evaluator": "@validate#evaluator",
-            },
-            {
-                "_target_": "monai_fp4.handlers.Progress",
-                "evaluator": "@validate#evaluator",
-                "active": "$@session.rank == 0",
             },
         ],
         "trainer": {

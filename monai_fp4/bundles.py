@@ -125,7 +125,7 @@ def metadata() -> dict[str, Any]:
 
 
 LOGGING = """[loggers]
-keys=root
+keys=root,monai_scripts,monai_workflows,ignite
 
 [handlers]
 keys=console
@@ -136,6 +136,21 @@ keys=plain
 [logger_root]
 level=WARNING
 handlers=console
+
+[logger_monai_scripts]
+qualname=monai.bundle.scripts
+level=WARNING
+handlers=
+
+[logger_monai_workflows]
+qualname=monai.bundle.workflows
+level=WARNING
+handlers=
+
+[logger_ignite]
+qualname=ignite
+level=CRITICAL
+handlers=
 
 [handler_console]
 class=StreamHandler

@@ -136,12 +136,14 @@ class Recorder:
         self.key_metric = key_metric
         self.history: list[dict[str, Any]] = []
         self._losses: list[float] = []
+        self._learning_rate = math.nan
         self._started = 0.0
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Resume at STARTED, record after every epoch, finish at COMPLETED."""
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
         engine.add_event_handler(Events.COMPLETED, self.finish)
@@ -174,11 +176,15 @@ class Recorder:
         self._losses = []
         self._started = time.perf_counter()
 
+    def _start_iteration(self, _engine: Engine) -> None:
+        # Here, because after the epoch's last step the optimizer holds what the next epoch begins with.
+        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+
     def record(self, engine: Engine) -> None:
         """Append the epoch to the history, then write model.pt if it is the best, checkpoint.pt and metrics.json."""
         epoch = engine.state.epoch
         entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
-        entry["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        entry["learning_rate"] = self._learning_rate
         entry["seconds"] = round(time.perf_counter() - self._started, 3)
         if self.evaluator.state.epoch == epoch and self.evaluator.state.metrics:
             entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}

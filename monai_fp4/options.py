@@ -107,7 +107,7 @@ class RunOptions:
             dataset_dir=_text("dataset_dir", config["dataset_dir"]),
             output_dir=_text("output_dir", config["output_dir"]),
             fold=_fold(config["fold"]),
-            seed=_whole("seed", config["seed"], 0),
+            seed=_seed(config["seed"]),
             epochs=_whole("epochs", config["epochs"], 1),
             batch_size=_whole("batch_size", config["batch_size"], 1),
             learning_rate=_positive("learning_rate", config["learning_rate"]),
@@ -149,10 +149,16 @@ def _positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def _seed(value: Any) -> int:
+    if _whole("seed", value, 0) >= 2**32:
+        raise ConfigError(f"seed must be below 2**32, which is all that NumPy takes, but {value!r} was given")
+    return int(value)
+
+
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, but {value!r} was given")
-    return value
+    if str(value).lower() in ("true", "false"):  # `--amp false` comes from the command line as a text
+        return str(value).lower() == "true"
+    raise ConfigError(f"{name} must be true or false, but {value!r} was given")
 
 
 def _fold(value: Any) -> int | str:

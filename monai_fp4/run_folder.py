@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from monai_fp4.options import differences
 
 __all__ = ["RunFolder", "describe_environment", "write_atomically"]
 
+_WRITTEN = ("checkpoint.pt", "model.pt", "metrics.json", "patients.json", "conversion.json", "environment.json")
 _PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
 
 
@@ -65,17 +66,20 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-
         self.config_path = self.path / "config.json"
         self.model_path = self.path / "model.pt"
         self.checkpoint_path = self.path / "checkpoint.pt"
         self.metrics_path = self.path / "metrics.json"
 
-    def claim(self, config: Mapping[str, Any]) -> None:
-        """Take the folder for this config, or find that it already holds this very run.
+    def check(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+        """See that the folder is free, or holds this very run; nothing is written.
+
+        Args:
+            config: every option of the run, resolved.
+            patients: ids of the patients by what they are for.
 
         Raises:
-            ConfigError: when the folder holds another run, or files that no run wrote; nothing is changed then.
+            ConfigError: when the folder holds another run, the run of other patients, or what no training wrote.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"output_dir must be a folder, but {self.path} is a file; choose another output_dir")
@@ -85,10 +89,28 @@ class RunFolder:
             if differing:
                 said = "; ".join(f"{n} is {found.get(n)!r} there and {config.get(n)!r} here" for n in differing)
                 raise ConfigError(f"{self.path} holds the run of another config ({said}); choose another output_dir")
+            known = self.read_json("patients.json") if (self.path / "patients.json").exists() else patients
+            moved = [part for part in patients if list(patients[part]) != known.get(part)]
+            if moved:
+                raise ConfigError(
+                    f"{self.path} holds the run of other patients ('{moved[0]}' of the manifest has changed since);"
+                    " restore the manifest, or choose another output_dir"
+                )
             return
-        if self.checkpoint_path.exists() or self.model_path.exists():
-            raise ConfigError(f"{self.path} holds a checkpoint but no config.json; choose another output_dir")
-        self.write_json("config.json", config)
+        for name in _WRITTEN:
+            if (self.path / name).exists():
+                raise ConfigError(f"{self.path} holds a {name} but no config.json of a run; choose another output_dir")
+
+    def claim(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+        """Take the folder for this run, or find that it already holds it.
+
+        Raises:
+            ConfigError: as `check`, or when the folder cannot be written to.
+        """
+        self.check(config, patients)
+        if not self.config_path.exists():
+            self.write_json("config.json", config)
+        self.write_json("patients.json", patients)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files, whole or not at all."""

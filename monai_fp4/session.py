@@ -10,18 +10,21 @@ import logging
 import os
 import sys
 import traceback
+from ast import literal_eval
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.backends import select_backend
-from monai_fp4.data import load_manifest, prepare_data, select_patients
+from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
 from monai_fp4.networks import check_image_size
 from monai_fp4.options import OPTIONS, RunOptions
@@ -32,7 +35,16 @@ __all__ = ["Session", "error_in_chain", "install_error_hook", "pick_device", "su
 logger = logging.getLogger("monai_fp4")
 T = TypeVar("T")
 
-_MONAI_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking")
+_MONAI_ARGUMENTS = (
+    "run_id",
+    "init_id",
+    "final_id",
+    "meta_file",
+    "config_file",
+    "logging_file",
+    "tracking",
+    "args_file",
+)
 
 
 class Session:
@@ -70,30 +82,48 @@ class Session:
         self.in_channels = len(self.manifest.channels)
         parts = ["train"] if self.options.fold == "all" else ["train", "val"]
         patients = {part: [p.id for p in select_patients(self.manifest, self.options.fold, part)] for part in parts}
+        patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
         self.run_folder = RunFolder(self.options.output_dir)
-        if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
         if self.batch_size * self.world_size != self.options.batch_size:
             raise ConfigError(
                 f"batch_size counts the slices of all {self.world_size} processes, so it must be a multiple of "
                 f"{self.world_size}, but {self.options.batch_size} was given; choose a multiple"
             )
-        if self.rank == 0:
-            prepare_data(self.manifest, self.options.dataset_dir)
-            self.run_folder.claim(self.options.to_config())
-            self.run_folder.write_json("patients.json", patients)
-            environment = describe_environment(self.device, self.backend.name)
-            self.run_folder.write_json("environment.json", environment | {"processes": self.world_size})
+        if self.options.fold != "all" and len(patients["val"]) < self.world_size:
+            raise ConfigError(
+                f"every process must have a patient to validate on, but fold {self.options.fold} holds"
+                f" {len(patients['val'])} for {self.world_size} processes; start fewer"
+            )
+        # Before the data is looked for or anything is written: a finished run needs neither.
+        self.run_folder.check(self.options.to_config(), patients)
+        finished = self.run_folder.finished
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
         self.wait()
-        if self.run_folder.finished:
+        if finished:
             if self.rank == 0:
                 print(
                     f"The run in {self.run_folder.path} is finished; its results are in {self.run_folder.metrics_path}."
                 )
             self.close()
             raise SystemExit(0)
+        if self.rank == 0:
+            prepare_data(self.manifest, self.options.dataset_dir)
+            self.run_folder.claim(self.options.to_config(), patients)
+            environment = describe_environment(self.device, self.backend.name)
+            self.run_folder.write_json("environment.json", environment | {"processes": self.world_size})
+            print(self._opening(patients))
+        self.wait()
         set_determinism(seed=self.options.seed)
         self.generator = torch.Generator()
+
+    def _opening(self, patients: dict[str, list[str]]) -> str:
+        options = self.options
+        validated = f"{len(patients['val'])} to validate on" if "val" in patients else "none held out"
+        return (
+            f"Run {self.run_folder.path}: {options.arch} {options.scale} on manifest {self.manifest.name},"
+            f" fold {options.fold}: {len(patients['train'])} patients to train on, {validated}; {self.device}"
+        )
 
     @property
     def validation_part(self) -> str:
@@ -149,17 +179,28 @@ def check_command_line(argv: Sequence[str]) -> None:
     """Refuse an option that no bundle has; MONAI adds any ``--name`` to the config and would run on without a word.
 
     Raises:
-        ConfigError: for a plain option that is not in the table, with the nearest names.
+        ConfigError: for a plain option that is not in the config files, with the nearest names.
     """
     if not argv or not argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py"):
         return
-    known = [option.name for option in OPTIONS] + ["run_dir", "split"]
-    passed_over = {*known, *_MONAI_ARGUMENTS, "args_file"}
+    known = _top_level_ids(argv)
     for word in argv[1:]:
         name = word[2:].split("=", 1)[0]
-        # An id of a section, such as --train::trainer::max_epochs, is MONAI's business.
-        if word.startswith("--") and name.isidentifier() and name not in passed_over:
-            raise unknown_name("option", f"--{name}", [f"--{n}" for n in known])
+        # An id within a section, such as --train#trainer#max_epochs, is MONAI's business.
+        if word.startswith("--") and name.isidentifier() and name not in {*known, *_MONAI_ARGUMENTS}:
+            # Nobody means a whole section, or an expression, by a misspelt option.
+            plain = [n for n, value in known.items() if not isinstance(value, dict) and "$" not in str(value)]
+            raise unknown_name("option", f"--{name}", [f"--{n}" for n in plain])
+
+
+def _top_level_ids(argv: Sequence[str]) -> dict[str, Any]:
+    """What the config files of a command line define at their top; a user's own ids count too."""
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    given = words[words.index("--config_file") + 1] if "--config_file" in words[:-1] else ""
+    files = literal_eval(given) if given[:1] in ("[", "(") else [given]
+    if not given or not all(Path(file).is_file() for file in files):  # they may stand in an --args_file
+        return {option.name: option.default for option in OPTIONS} | {"run_dir": None, "split": None}
+    return dict(ConfigParser.load_config_files(files))
 
 
 def error_in_chain(error: BaseException | None) -> MonaiFP4Error | None:
@@ -185,7 +226,9 @@ def install_error_hook() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         own = error_in_chain(error)
-        if own is None or os.environ.get("MONAI_FP4_DEBUG"):
+        if issubclass(kind, KeyboardInterrupt) and not os.environ.get("MONAI_FP4_DEBUG"):
+            print("\ninterrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        elif own is None or os.environ.get("MONAI_FP4_DEBUG"):
             previous(kind, error, trace)
         else:
             where = traceback.extract_tb(own.__traceback__)[-1:]

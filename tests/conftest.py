@@ -1,0 +1,51 @@
+"""Data and finished runs that several test files look at, made once a session."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace() -> Iterator[None]:
+    """A run sets the hook for uncaught errors and seeds every generator; the next test shall not see it."""
+    hook, torch_state = sys.excepthook, torch.get_rng_state()
+    yield
+    sys.excepthook = hook
+    torch.set_rng_state(torch_state)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_ignite() -> None:
+    """Ignite logs the exceptions that tests provoke."""
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six patients of two institutions in three folds; three slices of 40 x 48 each."""
+    return lgg_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Two more patients, as a manifest of the test split."""
+    return lgg_dataset(tmp_path_factory.mktemp("held_out"), 2, first=6, split="test")
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Four NIfTI volumes of one channel, 20 x 26 x 12."""
+    return nifti_dataset(tmp_path_factory.mktemp("volumes"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, on fold 0. Look, do not write."""
+    return train(tiny, tmp_path_factory.mktemp("runs") / "finished")
