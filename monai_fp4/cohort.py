@@ -1,10 +1,8 @@
-"""Scores of many patients: pooled and per-patient metrics, and their uncertainty, from one set of counts.
+"""Scores of many patients: pooled and per-patient metrics, from one set of counts.
 
 Pooled metrics weigh every voxel alike, so large tumours rule; means over patients weigh every patient alike. Both are
 reported, and patients for whom a number is undefined (no tumour: no AUPRC, no recall) are named, not dropped in
 silence.
-
-The 95 % intervals are percentiles of a bootstrap over *patients*: voxels of one scan are anything but independent.
 """
 
 from __future__ import annotations
@@ -14,20 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
-from numpy.typing import NDArray
 
+from monai_fp4.bootstrap import Interval, bootstrap, known_mean
 from monai_fp4.confusion import Confusion
-from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.score_cells import average_precision
+from monai_fp4.errors import DataError
 from monai_fp4.score_histogram import DEFAULT_CAPACITY, ScoreHistogram
 from monai_fp4.score_keys import SortedScores
 
-__all__ = ["Cohort", "Interval", "PatientScores"]
+__all__ = ["Cohort", "PatientScores"]
 
 PATIENT_CAPACITY = 2**15
-_BOOTSTRAP_CELLS = 2**13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +48,6 @@ class PatientScores:
     histogram: ScoreHistogram
     confusion: Confusion | None = None
     loss: float = math.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and the bounds of its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Cohort:
@@ -147,12 +133,12 @@ class Cohort:
     @property
     def auprc_per_patient(self) -> float:
         """Mean over the patients with tumour; NaN if there is none."""
-        return _mean([p.auprc for p in self.patients])
+        return known_mean([p.auprc for p in self.patients])
 
     @property
     def loss(self) -> float:
         """Mean over the patients whose loss is known."""
-        return _mean([p.loss for p in self.patients])
+        return known_mean([p.loss for p in self.patients])
 
     def shared(self) -> ScoreHistogram:
         """The sum of the patients' histograms.
@@ -191,7 +177,7 @@ class Cohort:
             total = sum(each[1:], each[0])
             for metric in ("dice", "recall", "precision"):
                 result[metric] = getattr(total, metric)
-                result[f"{metric}_per_patient"] = _mean([getattr(c, metric) for c in each])
+                result[f"{metric}_per_patient"] = known_mean([getattr(c, metric) for c in each])
         return result
 
     def gather(self) -> Cohort:
@@ -222,88 +208,13 @@ class Cohort:
         seed: int = 0,
         level: float = 0.95,
     ) -> dict[str, Interval]:
-        """Percentile intervals over resampled patients.
-
-        Args:
-            confusions: counts of each patient at the threshold, in order; adds Dice, recall and precision.
-            resamples: how many times to draw as many patients with replacement.
-            seed: of the draws; the same seed gives the same intervals.
-            level: share of the resamples within the interval.
-
-        Returns:
-            `auprc`, and with confusions `dice`, `recall`, `precision`, pooled and each with `_per_patient`.
-
-        Raises:
-            ConfigError: resamples below 1, or a level not between 0 and 1.
-            DataError: no patients.
-        """
-        if resamples < 1 or not 0 < level < 1:
-            raise ConfigError(
-                f"bootstrap expects 1 resample or more and a level in (0, 1), found {resamples}, {level}; change them"
-            )
-        if not self.patients:
-            raise DataError("bootstrap expects at least one patient, found none; add patients first")
-        n = len(self.patients)
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-        samples = {
-            "auprc": self._resampled_auprc(weights),
-            "auprc_per_patient": _weighted_means(weights, [p.auprc for p in self.patients]),
-        }
-        values = {
-            "auprc": self.auprc if self.pooled.positives else math.nan,
-            "auprc_per_patient": self.auprc_per_patient,
-        }
-        if confusions is not None:
-            counts = weights @ np.array([[c.tp, c.fp, c.fn] for c in confusions], dtype=np.float64)
-            tp, fp, fn = counts.T
-            total = sum(confusions[1:], confusions[0])
-            for name, top, bottom in (
-                ("dice", 2 * tp, 2 * tp + fp + fn),
-                ("recall", tp, tp + fn),
-                ("precision", tp, tp + fp),
-            ):
-                samples[name] = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
-                values[name] = getattr(total, name)
-                each = [getattr(c, name) for c in confusions]
-                samples[f"{name}_per_patient"], values[f"{name}_per_patient"] = (
-                    _weighted_means(weights, each),
-                    _mean(each),
-                )
-        tail = (1 - level) / 2
-        return {name: _interval(values[name], samples[name], tail) for name in values}
-
-    def _resampled_auprc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        shared = self.shared().with_capacity(_BOOTSTRAP_CELLS).cells
-        counts = np.zeros((2, len(self.patients), shared.low.size))
-        for row, patient in enumerate(self.patients):
-            own = patient.histogram.cells
-            at = np.searchsorted(shared.low, own.low, side="right") - 1
-            for kind, numbers in enumerate((own.positives, own.negatives)):
-                counts[kind, row] = np.bincount(at, weights=numbers, minlength=shared.low.size)
-        result = np.full(len(weights), np.nan)
-        has = (weights @ counts[0].sum(axis=1)) > 0
-        for part in np.array_split(np.flatnonzero(has), max(1, len(weights) // 100)):
-            if part.size:
-                drawn = weights[part] @ counts[0], weights[part] @ counts[1]
-                result[part] = average_precision(*drawn, shared.merged)
-        return result
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return math.fsum(known) / len(known) if known else math.nan
-
-
-def _weighted_means(weights: NDArray[np.float64], values: Sequence[float]) -> NDArray[np.float64]:
-    array = np.asarray(values)
-    known = ~np.isnan(array)
-    total = weights[:, known].sum(axis=1)
-    return np.divide(weights[:, known] @ array[known], total, out=np.full(len(weights), np.nan), where=total > 0)
-
-
-def _interval(value: float, samples: NDArray[np.float64], tail: float) -> Interval:
-    known = samples[~np.isnan(samples)]
-    if not known.size:
-        return Interval(value=value, low=math.nan, high=math.nan)
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
+        """Intervals over resampled patients; arguments, result and errors as `monai_fp4.bootstrap.bootstrap`."""
+        return bootstrap(
+            [patient.histogram for patient in self.patients],
+            [patient.auprc for patient in self.patients],
+            self.auprc if self.pooled.positives else math.nan,
+            confusions,
+            resamples=resamples,
+            seed=seed,
+            level=level,
+        )

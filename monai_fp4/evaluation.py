@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_fp4.cohort import Cohort, Interval
+from monai_fp4.bootstrap import Interval
+from monai_fp4.cohort import Cohort
 from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure

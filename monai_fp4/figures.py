@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from monai_fp4.cohort import Interval
+from monai_fp4.bootstrap import Interval
 from monai_fp4.confusion import Confusion
 from monai_fp4.overlays import Overlay
 from monai_fp4.score_histogram import ScoreHistogram

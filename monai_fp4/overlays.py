@@ -37,7 +37,7 @@ class Overlay:
         patient: the patient's id.
         index: number of the slice, from 0.
         reason: why it is shown.
-        voxels: how many voxels speak for the reason: of tumour, tumour not seen (the sum of 1 - p), or called in error.
+        amount: how strongly the reason holds, see `SliceGallery`.
         image: `[H, W]`, grey values in 0..1 at the scan's own size.
         label: `[H, W]`, bool.
         probability: `[H, W]`, float32.
@@ -46,7 +46,7 @@ class Overlay:
     patient: str
     index: int
     reason: Reason
-    voxels: float
+    amount: float
     image: NDArray[np.float32]
     label: NDArray[np.bool_]
     probability: NDArray[np.float32]
@@ -54,6 +54,14 @@ class Overlay:
 
 class SliceGallery:
     """Keeps the slices worth showing.
+
+    They are those with the largest amount of:
+
+    - tumour: its voxels;
+    - miss: voxels not seen (the sum of 1 - p over the tumour) times the share of the tumour that they are, since the
+    many
+      voxels that a large tumour loses along its rim matter less than a small tumour that was overlooked;
+    - false alarm: the sum of p over the background voxels with p above one half.
 
     Args:
         each: how many of each reason, at most one a patient.
@@ -63,8 +71,8 @@ class SliceGallery:
         >>> label = torch.zeros(1, 4, 4, 3)
         >>> label[:, :2, :2, 1] = 1
         >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.5 * label, "patient": "anna"})
-        >>> [(o.patient, o.index, str(o.reason), o.voxels) for o in gallery.chosen()]
-        [('anna', 1, 'largest tumours', 4.0), ('anna', 1, 'worst misses', 2.0)]
+        >>> [(o.patient, o.index, str(o.reason), o.amount) for o in gallery.chosen()]
+        [('anna', 1, 'largest tumours', 4.0), ('anna', 1, 'worst misses', 1.0)]
     """
 
     def __init__(self, each: int = 3) -> None:
@@ -79,29 +87,29 @@ class SliceGallery:
                 D]` at the scan's own, "patient".
         """
         label, pred = item["label"][0].float(), item["pred"][0].float()
+        tumour, unseen = label.sum((0, 1)), (label * (1 - pred)).sum((0, 1))
         amounts = {
-            Reason.LARGEST: label.sum((0, 1)),
-            Reason.MISSED: (label * (1 - pred)).sum((0, 1)),
+            Reason.LARGEST: tumour,
+            Reason.MISSED: unseen.square() / tumour.clamp(min=1),
             Reason.FALSE_ALARM: ((1 - label) * pred * (pred > 0.5)).sum((0, 1)),
         }
-        for reason, amount in amounts.items():
-            index = int(amount.argmax())
-            voxels = round(float(amount[index]), 3)
+        for reason, by_slice in amounts.items():
+            index = int(by_slice.argmax())
+            amount = round(float(by_slice[index]), 3)
             kept = self._kept[reason]
-            full = len(kept) >= self.each
-            if voxels <= 0 or (full and (voxels, str(item["patient"])) <= (kept[-1].voxels, kept[-1].patient)):
+            rank = (-amount, str(item["patient"]))
+            if amount <= 0 or (len(kept) >= self.each and rank >= (-kept[-1].amount, kept[-1].patient)):
                 continue
-            kept.append(_overlay(item, index, reason, voxels))
-            kept.sort(key=lambda o: o.patient)
-            kept.sort(key=lambda o: o.voxels, reverse=True)
+            kept.append(_overlay(item, index, reason, amount))
+            kept.sort(key=lambda overlay: (-overlay.amount, overlay.patient))
             del kept[self.each :]
 
     def chosen(self) -> tuple[Overlay, ...]:
-        """The slices, by reason and then from the most voxels down."""
+        """The slices, by reason and then from the largest amount down."""
         return tuple(overlay for reason in Reason for overlay in self._kept[reason])
 
 
-def _overlay(item: Mapping[str, Any], index: int, reason: Reason, voxels: float) -> Overlay:
+def _overlay(item: Mapping[str, Any], index: int, reason: Reason, amount: float) -> Overlay:
     label, pred = item["label"][0, ..., index], item["pred"][0, ..., index]
     image: Tensor = item["image"].float()
     depth = item["label"].shape[-1]
@@ -117,7 +125,7 @@ def _overlay(item: Mapping[str, Any], index: int, reason: Reason, voxels: float)
         patient=str(item["patient"]),
         index=index,
         reason=reason,
-        voxels=voxels,
+        amount=amount,
         image=grey.cpu().numpy(),
         label=(label > 0).cpu().numpy(),
         probability=pred.float().cpu().numpy(),
