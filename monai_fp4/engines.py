@@ -234,18 +234,18 @@ class EvaluationStep:
         flat = image.ndim == 4 and self.spatial_dims == 2
         batch = image.movedim(-1, 0) if flat else image[None]
         native = tuple(label.shape[1:3]) if flat else tuple(label.shape[1:])
+        # Not DDP's forward, which waits for the other ranks at every call: they may have fewer patients.
+        network = bare(engine.network)
         pieces = []
         with engine.mode(engine.network), autocast(device, self.amp):
             for chunk in batch.split(self.chunk):
                 images = channels_last(chunk.to(device, torch.float32))
-                logits = engine.inferer(images, engine.network).float()
+                logits = engine.inferer(images, network).float()
                 pieces.append(functional.interpolate(logits, size=native, mode="bilinear" if flat else "trilinear"))
         logits = torch.cat(pieces)
         logits = logits.movedim(0, -1) if flat else logits[0]
         if not torch.isfinite(logits).all():
-            layer = first_nonfinite_layer(
-                bare(engine.network), channels_last(batch.to(device, torch.float32)), self.amp
-            )
+            layer = first_nonfinite_layer(network, channels_last(batch.to(device, torch.float32)), self.amp)
             raise NumericsError(
                 f"the network must answer finite numbers, but for patient {patient} it did not, from layer '{layer}'"
                 " on; check the scan and the checkpoint"
