@@ -102,3 +102,10 @@ def test_augmentation_keeps_shapes_and_moves_label_with_image(shape):
         assert inside.mean() > 5
         changed += not torch.equal(torch.as_tensor(result["label"]), label)
     assert changed > 10
+
+
+def test_large_volumes_are_measured_on_a_part_of_their_voxels():
+    image = np.repeat(np.repeat(scan(0), 24, axis=1), 24, axis=2)  # every voxel 24 x 24 times: the same distribution
+    large = NormalizeForegroundd("image")({"image": image})["image"]
+    small = NormalizeForegroundd("image")({"image": scan(0)})["image"]
+    assert torch.allclose(large[:, ::24, ::24], small, atol=0.05)

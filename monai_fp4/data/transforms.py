@@ -66,21 +66,26 @@ class NormalizeForegroundd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = torch.as_tensor(result[key], dtype=torch.float32)
-            result[key] = torch.stack([self._normalise(channel) for channel in image])
+            result[key] = scaled = torch.empty_like(image)
+            for channel, out in zip(image, scaled, strict=True):
+                low, high, mean, spread = self._statistics(channel.numpy())
+                torch.clamp(channel, low, high, out=out).sub_(mean).div_(spread)
         return result
 
-    def _normalise(self, channel: torch.Tensor) -> torch.Tensor:
-        values = channel.numpy()
+    def _statistics(self, channel: np.ndarray) -> tuple[float, float, float, float]:
+        """Bounds to clip to, then mean and standard deviation of the foreground."""
+        # A quarter of a million voxels tell as much as all of them, in a fraction of the time; all slices take part.
+        step = max(1, int((channel.size / 2**18) ** 0.5))
+        values = channel[::step, ::step] if channel.ndim > 1 else channel
         low, peak = (float(bound) for bound in np.percentile(values, [self.lower, self.upper]))
         # The mean without the very brightest, or a few hot voxels of a small volume would be the foreground.
         inside = values[values > values.clip(max=peak).mean(dtype=np.float64)]
         if inside.size == 0:  # one value everywhere: a channel that is not there
-            return torch.zeros_like(channel)
+            return low, low, low, 1.0
         high = float(np.percentile(inside, self.upper))
         inside = inside.clip(low, high)
-        spread = float(inside.std(dtype=np.float64))
         # A foreground of one value has no spread of its own; any scale will do.
-        return (channel.clamp(low, high) - float(inside.mean(dtype=np.float64))) / (spread or 1.0)
+        return low, high, float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64)) or 1.0
 
 
 def check_size(image_size: Sequence[int]) -> tuple[int, ...]:
