@@ -20,6 +20,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # such as that the folder does not exist
+            beside.unlink()
         raise _not_writable(path, error) from error
 
 
@@ -147,7 +149,8 @@ class RunFolder:
             torch.save(dict(content), beside)
             beside.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # such as that the folder does not exist
+            beside.unlink()
             raise _not_writable(path, error if isinstance(error, OSError) else OSError(0, str(error))) from error
 
     def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
