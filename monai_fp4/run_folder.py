@@ -149,8 +149,8 @@ class RunFolder:
             torch.save(dict(content), beside)
             beside.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            with suppress(OSError):  # such as that the folder does not exist
-            beside.unlink()
+            with suppress(OSError):
+                beside.unlink()
             raise _not_writable(path, error if isinstance(error, OSError) else OSError(0, str(error))) from error
 
     def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
