@@ -97,10 +97,10 @@ def _train_section() -> dict[str, Any]:
             "_target_": "monai_fp4.data.SliceDataset",
             "data": _datalist("train"),
             "image_size": "@image_size",
-            "transform": "@train#random_transforms",
+            "transform": "@train#preprocessing",
             "seed": "@seed",
         },
-        "random_transforms": {"_target_": "Compose", "transforms": _augmentation()},
+        "preprocessing": {"_target_": "Compose", "transforms": _augmentation()},
         "sampler": {
             "_target_": "torch.utils.data.distributed.DistributedSampler",
             "dataset": "@train#dataset",
