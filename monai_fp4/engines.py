@@ -71,7 +71,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     """
     options = session.options
     network = network.to(session.device)
-    network, report = convert(network, options.recipe, backend=session.backend.name)
+    network, report = convert(network, options.recipe, backend=session.backend.name, dtype=compute_dtype(options.amp))
     network = lay_out(network, options.image_size)
     if session.rank == 0:
         session.run_folder.write_json("conversion.json", report.to_dict())
@@ -104,6 +104,11 @@ def build_and_seed(
 def bare(network: nn.Module) -> nn.Module:
     """The network inside a DDP wrapper, or the network itself."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def compute_dtype(amp: bool) -> torch.dtype:
+    """What the layers compute in: BF16 under autocast, else what the parameters are stored in."""
+    return torch.bfloat16 if amp else torch.float32
 
 
 def autocast(device: torch.device, amp: bool) -> torch.autocast:

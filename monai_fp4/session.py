@@ -77,7 +77,9 @@ class Session:
         check_image_size(
             self.options.arch, self.options.scale, self.options.image_size, spatial_dims=len(self.options.image_size)
         )
-        self.backend = select_backend(self.options.backend, self.device)
+        self.backend = select_backend(
+            self.options.backend, self.device, torch.bfloat16 if self.options.amp else torch.float32
+        )
         self.manifest = load_manifest(self.options.manifest)
         self.in_channels = len(self.manifest.channels)
         parts = ["train"] if self.options.fold == "all" else ["train", "val"]

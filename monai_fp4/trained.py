@@ -15,7 +15,7 @@ from torch import nn
 from monai_fp4.convert import convert
 from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
-from monai_fp4.engines import lay_out, network_of_run
+from monai_fp4.engines import compute_dtype, lay_out, network_of_run
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 from monai_fp4.options import RunOptions
 from monai_fp4.run_folder import RunFolder
@@ -118,5 +118,6 @@ class TrainedRun:
         network = network_of_run(self.options.to_config(), in_channels)
         path = self.folder.model_path
         self.folder.load_weights(network, self.folder.load(path), path)
-        network, _ = convert(network.to(self.device), self.options.recipe, backend=self.options.backend)
+        # The backends agree in their numbers, so a run of one machine may be evaluated on another.
+        network, _ = convert(network.to(self.device), self.options.recipe, dtype=compute_dtype(self.options.amp))
         return lay_out(network, self.image_size).eval()
