@@ -166,6 +166,16 @@ def test_stochastic_rounding_draws_twice_and_for_the_gradient_only() -> None:
     assert abs(torch.corrcoef(errors)[0, 1].item()) < 0.1
 
 
+def test_stochastic_rounding_is_on_the_gradient_only() -> None:
+    """SR does not change a gradient that E2M1 holds exactly; x and the weight, which it does not hold, see no draw."""
+    layer = build(48, 32, "sr")
+    x, dy = numbers(64, 48, seed=3), 6 * numbers(64, 32, seed=4).sign()
+    found = run(layer, x, dy)
+    want = expected(x, layer.weight.detach(), layer.bias.detach(), dy, "full")
+    for a, b in zip(found, want, strict=False):
+        assert torch.equal(a, b)
+
+
 def test_stochastic_rounding_follows_the_seed() -> None:
     layer = build(48, 20, "sr_rht")
     x, dy = numbers(40, 48, seed=3), numbers(40, 20, seed=4)
