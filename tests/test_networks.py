@@ -27,7 +27,7 @@ from monai_fp4.networks import (
     size_rule,
 )
 from monai_fp4.networks.decoder import LightDecoder
-from monai_fp4.networks.swin import SwinEncoder
+from monai_fp4.networks.swin import SwinEncoder, _shift_mask
 from monai_fp4.networks.table import SwinConfig
 from monai_fp4.networks.window_attention import BiasedWindowAttention
 
@@ -197,12 +197,17 @@ def test_swin_encoder_equals_monai_before_each_merging(size: tuple[int, ...]) ->
 
 
 def test_mask_made_in_inference_mode_serves_training() -> None:
+    _shift_mask.cache_clear()
     encoder = small_swin()
     x = torch.randn(1, 2, 24, 24)
     with torch.inference_mode():
         first = [output.clone() for output in encoder(x)]
+    # An inference tensor in the cache would fail in training wherever autograd saves it.
+    assert not _shift_mask((12, 12), (4, 4), (2, 2), x.device).is_inference()
+    made = _shift_mask.cache_info().misses
     outputs = encoder(x)
     sum(output.square().mean() for output in outputs).backward()
+    assert _shift_mask.cache_info().misses == made
     torch.testing.assert_close([output.detach() for output in outputs], first)
 
 
