@@ -52,6 +52,17 @@ def test_parameter_count_is_within_three_percent_of_the_scale(arch: str, scale: 
     assert SCALE_TOLERANCE == 0.03
 
 
+def test_docstring_states_the_parameter_counts_in_3d() -> None:
+    rows = [line.split() for line in str(build_network.__doc__).splitlines()]
+    stated = {row[0]: row[1:] for row in rows if row and row[0] in ARCHITECTURES and row[-1].endswith("M")}
+    for cell in network_table():
+        millions = count(build_network(cell.arch, cell.scale, image_size=(64,) * 3, spatial_dims=3)) / 1e6
+        offered = [other.scale for other in network_table() if other.arch == cell.arch]
+        figure = stated[cell.arch][offered.index(cell.scale)]
+        digits = len(figure.removesuffix("M").partition(".")[2])
+        assert figure == f"{millions:.{digits}f}M", (cell.arch, cell.scale)
+
+
 def test_table_holds_every_cell_of_the_study_once() -> None:
     cells = [(cell.arch, cell.scale) for cell in network_table()]
     assert sorted(cells) == sorted(
