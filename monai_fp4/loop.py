@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
@@ -90,6 +91,7 @@ class Validation:
     """
 
     def __init__(self, session: Session, validator: SupervisedEvaluator, interval: int = 1) -> None:
+        self.session = session
         self.held_out = session.options.fold != "all"
         self.validator = validator
         self.interval = interval
@@ -103,6 +105,10 @@ class Validation:
         epoch = engine.state.epoch
         due = self.held_out and epoch % self.interval == 0
         if due or epoch == engine.state.max_epochs:
+            if self.session.world_size > 1:
+                # After a step every rank has batch-norm statistics of its own; checkpoints hold those of rank 0.
+                for buffer in bare(self.validator.network).buffers():
+                    dist.broadcast(buffer, 0)
             self.validator.run(epoch)
 
 

@@ -67,6 +67,11 @@ class TrainedRun:
             raise ConfigError(
                 f"output_dir must be another folder than run_dir, but both are {run_dir}; choose another output_dir"
             )
+        if (Path(output_dir) / "config.json").exists():
+            raise ConfigError(
+                f"output_dir must be a new folder, but {output_dir} holds a config.json, as a training does; choose"
+                " another output_dir"
+            )
         self.folder = RunFolder(run_dir)
         config = self.folder.read_json("config.json")
         metrics = self.folder.read_json("metrics.json")
