@@ -150,3 +150,9 @@ def test_a_changed_file_is_found_when_reading(tmp_path):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(slice_path(folder, IDS[0], 1))
     with pytest.raises(DataError, match="SHA-256 differs"):
         SliceDataset(data, (8, 8))
+
+
+def test_a_resized_mask_keeps_its_area(data):
+    # 2 x 2 pixels of 16 x 16; half of a pixel is enough to belong to the tumour.
+    assert SliceDataset(data, (32, 32))[1]["label"].sum() == 16
+    assert SliceDataset(data, (16, 8))[1]["label"].sum() == 4
