@@ -76,3 +76,9 @@ def test_check_finds_another_volume(folder, tmp_path):
     output.write_text(output.read_text().replace('"tumour_voxels": 4', '"tumour_voxels": 5', 1))
     with pytest.raises(DataError, match=r"expected 5 tumour voxels .* found 4"):
         run("check", output, "--dataset_dir", folder)
+
+
+def test_an_existing_manifest_is_found_before_the_data_are_read(tmp_path):
+    (tmp_path / "m.json").write_text("mine")
+    with pytest.raises(DataError, match="add --force"):
+        run("build", "--dataset_dir", tmp_path / "no data", "--output", tmp_path / "m.json")
