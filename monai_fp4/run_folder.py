@@ -185,8 +185,8 @@ class RunFolder:
             first = (missing or extra or shapes)[0]
             raise ConfigError(
                 f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)}"
-                f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale and image_size "
-                "that it was trained with"
+                f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale,"
+                " image_size and image channels that it was trained with"
             )
         network.load_state_dict(dict(weights))
 

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import Dataset
+
+import monai_fp4
+from monai_fp4.cli import build_parser, main
+from monai_fp4.errors import ConfigError
+
+
+def test_bundles_write_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "bundles")
+    assert main(["bundles", "write", "--output_dir", folder]) == 0
+    assert "114 of them changed" in capsys.readouterr().out
+    assert main(["bundles", "check", "--output_dir", folder]) == 0
+    (tmp_path / "bundles" / "evaluate.json").write_text("{}")
+    assert main(["bundles", "check", "--output_dir", folder]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "evaluate.json" in error and error.count("\n") == 1
+    assert (tmp_path / "bundles" / "evaluate.json").read_text() == "{}"
+
+
+def test_an_error_shows_its_traceback_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONAI_FP4_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        main(["bundles", "check", "--output_dir", str(tmp_path)])
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "emulated" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+def test_a_manifest_from_start_to_end(tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(tmp_path / "m.json")
+    build = ["manifest", "build", "--format", "lgg", "--dataset_dir", str(tiny.dataset_dir), "--folds", "3"]
+    assert main([*build, "--seed", "0", "--output", output]) == 0
+    assert main(["manifest", "check", output, "--dataset_dir", str(tiny.dataset_dir)]) == 0
+    assert main(["manifest", "check", output, "--dataset_dir", "/nowhere"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "/nowhere" in error
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and monai_fp4.__version__ in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["bundle"])
+    assert ended.value.code == 2
+    text = build_parser().format_help()
+    assert all(name in text for name in ("manifest", "bundles", "doctor"))
