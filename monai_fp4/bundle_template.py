@@ -184,7 +184,7 @@ def _augmentation() -> list[dict[str, Any]]:
             "prob": 0.5,
             "rotate_range": [0.26],
             "scale_range": [0.1, 0.1],
-            "mode": ["bilinear", "nearest"],
+            "mode": "bilinear",
             "padding_mode": ["border", "zeros"],
         },
         {"_target_": "RandScaleIntensityd", "keys": "image", "factors": 0.15, "prob": 0.5},

@@ -57,7 +57,7 @@ def evaluation_config() -> dict[str, Any]:
             "amp": "@amp",
             "chunk": 64,
         },
-        "key_metric": {"auprc": {"_target_": "monai_fp4.handlers.AUPRC", "beta": 2.0}},
+        "key_metric": {"auprc": {"_target_": "monai_fp4.handlers.AUPRC", "threshold": "$@trained.threshold"}},
         "handlers": [
             {
                 "_target_": "monai_fp4.evaluation.EvaluationReport",

@@ -26,6 +26,9 @@ __all__ = ["PatientDataset", "SliceDataset"]
 
 logger = logging.getLogger(__name__)
 
+_FULL = 255
+"""How a pixel that is all tumour is kept, in a byte."""
+
 
 class SliceDataset(Dataset):
     """The training set: slices for 2D networks, whole volumes for 3D ones.
@@ -42,7 +45,9 @@ class SliceDataset(Dataset):
         progress: show a bar while reading, in a terminal.
 
     Items:
-        ``image`` float32 ``[C, *image_size]``, ``label`` float32 ``[1, *image_size]`` of 0 and 1.
+        ``image`` float32 ``[C, *image_size]``, ``label`` float32 ``[1, *image_size]``: the share
+        of each pixel that is tumour, from 0 to 1 in steps of 1/255, so that a tumour of a few pixels does not vanish
+        when the scan is shrunk.
 
     Raises:
         DataError: no patient, or one that cannot be read.
@@ -85,7 +90,7 @@ class SliceDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One item, changed at random by the transform."""
         patient, number = self._index[index]
-        item = {"image": self._images[patient][number].float(), "label": self._labels[patient][number].float()}
+        item = {"image": self._images[patient][number].float(), "label": self._labels[patient][number].float() / _FULL}
         if self.transform is None:
             return item
         # One state for all, seeded once: Compose.set_random_state seeds each transform, and that takes a millisecond.
@@ -129,7 +134,10 @@ class PatientDataset(Dataset):
 def _read(
     data: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], progress: bool, keep_label: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Patients as float16 ``image`` and uint8 ``label``, both ``[C, H, W, D]``; the label at its own size if wanted."""
+    """Patients as float16 ``image`` and uint8 ``label``, both ``[C, H, W, D]``.
+
+    The label is at its own size, of 0 and 1, if it is to be kept; else at the network's size, of 0 to 255.
+    """
     if not data:
         raise DataError(
             "expected at least one patient, found an empty list; choose another fold or part of the manifest"
@@ -143,7 +151,7 @@ def _read(
         item: dict[Any, Any] = normalise({"image": volume.image, "label": torch.from_numpy(volume.mask)})
         if size != native:
             item = _plain(resize_to(size, keys, native), item)
-        label = item["label"] if keep_label else item["label"] >= 0.5
+        label = item["label"] if keep_label else (item["label"].float() * _FULL).round()
         yield {
             "image": item["image"].half(),
             "label": label.to(torch.uint8),

@@ -129,7 +129,7 @@ def augmentation(spatial_dims: int = 2, keys: tuple[str, str] = ("image", "label
                 # Radians; in three dimensions only in the plane of the slices, which lie far apart.
                 rotate_range=[0.26] if spatial_dims == 2 else [0.0, 0.0, 0.26],
                 scale_range=[0.1] * spatial_dims,
-                mode=("bilinear", "nearest"),
+                mode="bilinear",
                 padding_mode=("border", "zeros"),
             ),
             RandScaleIntensityd(image, factors=0.15, prob=0.5),
