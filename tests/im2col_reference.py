@@ -211,19 +211,21 @@ def quantize_weight(weight: Tensor, groups: int, *, along_columns: bool, two_d: 
     return Quantized(restore(whole.grid), restore(whole.scale), whole.amax)
 
 
-def gather(image: Tensor, weight: Tensor, geometry: Geometry, two_d: bool) -> Tensor:
-    """Convolve: ``U`` row-wise times the weight with blocks along its input channels."""
+def gather(image: Tensor, weight: Tensor, geometry: Geometry, two_d: bool, dtype: torch.dtype) -> Tensor:
+    """Convolve: ``U`` row-wise times the weight with blocks along its input channels; ``dtype`` is the result's."""
     spatial = tuple(image.shape[2:])
     u = quantize_channels(im2col(image, geometry), geometry.groups)  # [P, taps, g, C/g]
     w = quantize_weight(weight, geometry.groups, along_columns=False, two_d=two_d)  # [g, taps, D/g, C/g]
     products = [
         gemm(u.values[:, :, g].flatten(1), w.values[g].transpose(0, 1).flatten(1).T) for g in range(geometry.groups)
     ]
-    rows = (torch.cat(products, 1).float() * alpha(u, w)).to(image.dtype)
+    rows = (torch.cat(products, 1).float() * alpha(u, w)).to(dtype)
     return as_image(rows, image.shape[0], geometry.out_shape(spatial))
 
 
-def scatter(pixels: Tensor, weight: Tensor, shape: tuple[int, ...], geometry: Geometry, two_d: bool) -> Tensor:
+def scatter(
+    pixels: Tensor, weight: Tensor, shape: tuple[int, ...], geometry: Geometry, two_d: bool, dtype: torch.dtype
+) -> Tensor:
     """Apply the adjoint: pixels row-wise times the weight with blocks along its output channels, then col2im."""
     y = quantize_channels(as_rows(pixels), geometry.groups)  # [P, g, D/g]
     w = quantize_weight(weight, geometry.groups, along_columns=True, two_d=two_d)
@@ -232,10 +234,10 @@ def scatter(pixels: Tensor, weight: Tensor, shape: tuple[int, ...], geometry: Ge
         product = gemm(y.values[:, g], w.values[g].transpose(0, 1).flatten(1))
         columns.append(product.reshape(-1, w.values.shape[1], w.values.shape[-1]))
     image = col2im(torch.cat(columns, -1), shape, geometry)
-    return (image.float() * alpha(y, w)).to(pixels.dtype)
+    return (image.float() * alpha(y, w)).to(dtype)
 
 
-def weight_product(image: Tensor, pixels: Tensor, geometry: Geometry, rht: bool) -> Tensor:
+def weight_product(image: Tensor, pixels: Tensor, geometry: Geometry, rht: bool, dtype: torch.dtype) -> Tensor:
     """Return the gradient ``[D, C / groups, *k]``: both operands quantized along the pixels (n, oh, ow)."""
     u = im2col(image, geometry)
     count, taps, channels = u.shape
@@ -247,5 +249,5 @@ def weight_product(image: Tensor, pixels: Tensor, geometry: Geometry, rht: bool)
     for g in range(geometry.groups):
         product = gemm(y_values[g], u_values[:, g].flatten(0, 1).T)  # [D/g, taps * C/g]
         products.append(product.reshape(product.shape[0], taps, -1).transpose(1, 2))
-    gradient = (torch.cat(products).float() * alpha(q_u, q_y)).to(pixels.dtype)
+    gradient = (torch.cat(products).float() * alpha(q_u, q_y)).to(dtype)
     return gradient.reshape(*gradient.shape[:2], *geometry.kernel)

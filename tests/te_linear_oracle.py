@@ -6,8 +6,8 @@ see:
     python te_linear_oracle.py CASES.pt RESULTS.pt
 
 ``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, and if wanted
-``backward_override``, ``autocast`` (a dtype) or ``recipe`` (a name: run `TELinear` instead), ``RESULTS.pt`` gets a
-list of dicts (``y``, ``dx``, ``dw``).
+``backward_override``, ``autocast`` (a dtype), ``round_rotated`` or ``recipe`` (a name: run `TELinear` instead));
+``RESULTS.pt`` gets a list of dicts (``y``, ``dx``, ``dw``).
 
 What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
 ``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
@@ -20,6 +20,7 @@ GEMM is still TE's.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import enum
 import importlib
@@ -30,6 +31,7 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,6 +175,20 @@ def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
     return build
 
 
+@contextlib.contextmanager
+def rounded_rotation(te: types.SimpleNamespace) -> Iterator[None]:
+    """Round what TE's reference rotates to BF16: it does so with a BF16 tensor, but leaves a rotated FP32 one in FP32.
+
+    TE's kernels have no say in this: they refuse to rotate FP32.
+    """
+    original = te.reference.NVFP4QuantizerRef._apply_rht
+    te.reference.NVFP4QuantizerRef._apply_rht = lambda self, x: original(self, x).bfloat16().to(x.dtype)
+    try:
+        yield
+    finally:
+        te.reference.NVFP4QuantizerRef._apply_rht = original
+
+
 def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """One forward and backward of ``te.Linear`` without bias (TE's reference GEMM refuses a bias)."""
     out_features, in_features = case["weight"].shape
@@ -184,19 +200,25 @@ def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch
         qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
     )
     autocast = case.get("autocast")
-    with (
-        torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
-        te.autocast(enabled=True, recipe=recipe),
-    ):
-        y = layer(x)
-    y.backward(case["dy"])
+    with rounded_rotation(te) if case.get("round_rotated") else contextlib.nullcontext():
+        with (
+            torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+            te.autocast(enabled=True, recipe=recipe),
+        ):
+            y = layer(x)
+        y.backward(case["dy"])
     return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad}
 
 
 def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The same through our ``TELinear``, which pads, lends its weight and adds its bias around this ``te.Linear``."""
+    from monai_fp4.backends import te_linear
     from monai_fp4.backends.te_linear import TELinear
 
+    # These tensors say that they are on CUDA, but their device does not: it would ask for the autocast of the CPU.
+    te_linear.working_dtype = lambda x: (
+        torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    )
     recipe = te.CustomRecipe(qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]))
     TELinear._te_recipe = lambda self: recipe  # NVFP4BlockScaling would want its kernels
     out_features, in_features = case["weight"].shape
@@ -204,11 +226,15 @@ def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, to
     plain.load_state_dict({key: case[key] for key in ("weight", "bias") if key in case})
     layer = TELinear.from_float(plain, case["recipe"])
     x = case["x"].clone().requires_grad_()
-    y = layer(x)
+    autocast = case.get("autocast")
+    with torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        y = layer(x)
+        again = copy.deepcopy(layer)(x).detach()
+    if layer._te is None:
+        raise RuntimeError("TELinear left this case to the emulation: nothing of te.Linear was run")
     y.backward(case["dy"])
     if list(layer.state_dict()) != list(plain.state_dict()) or list(layer.children()):
         raise RuntimeError(f"TELinear expected the state_dict of nn.Linear, found {list(layer.state_dict())}")
-    again = copy.deepcopy(layer)(x).detach()
     result = {"y": y.detach(), "again": again, "dx": x.grad, "dw": layer.weight.grad}
     return result | ({"db": layer.bias.grad} if layer.bias is not None else {})
 

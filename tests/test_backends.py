@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from monai_fp4.backends import BACKENDS, select_backend
-from monai_fp4.backends.te_linear import TELinear
+from monai_fp4.backends.te_linear import TELinear, te_takes
 from monai_fp4.backends.transformer_engine import CAPABILITIES, te_flags
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers import NVFP4Linear
@@ -174,6 +174,17 @@ def test_a_wrapped_layer_on_the_cpu_computes_what_the_emulation_computes() -> No
     assert not torch.equal(wrapped(x), plain(x))
     wrapped.active = False
     assert torch.equal(wrapped(x), plain(x))
+
+
+def test_dtypes_that_transformer_engine_takes() -> None:
+    bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
+    assert all(te_takes(bf16, bf16, recipe) for recipe in RECIPES.values())
+    assert te_takes(fp32, fp32, RECIPES["sr_2d"])
+    assert te_takes(bf16, fp32, RECIPES["sr_rht_2d"])
+    assert not te_takes(fp32, fp32, RECIPES["sr_rht_2d"])  # its kernels rotate BF16 only
+    assert te_takes(fp32, fp32, RECIPES["chain_rule"])
+    assert not te_takes(bf16, fp32, RECIPES["forward_only"])  # no product of a BF16 gradient and an FP32 weight
+    assert not te_takes(fp16, fp32, RECIPES["full"])
 
 
 def test_availability_is_a_value() -> None:

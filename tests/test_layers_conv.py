@@ -156,17 +156,17 @@ def inputs(case: Case, *, transposed: bool, dtype: torch.dtype = torch.float32) 
 
 
 def expected(case: Case, x: Tensor, dy: Tensor, layer: Any, recipe: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return y, dx, dweight, dbias as the explicit im2col matrix gives them."""
-    weight, rules, g = layer.weight.detach().to(x.dtype), RECIPES[recipe], case.geometry
-    bias = layer.bias.detach().to(x.dtype).view(-1, *(1,) * case.dims)
+    """Return y, dx, dweight, dbias as the explicit im2col matrix gives them, in the dtype of dy."""
+    weight, rules, g, dtype = layer.weight.detach(), RECIPES[recipe], case.geometry, dy.dtype
+    bias = layer.bias.detach().to(dtype).view(-1, *(1,) * case.dims)
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        y = scatter(x, weight, tuple(dy.shape), g, rules.two_d_weights)
-        dx = gather(dy, weight, g, rules.two_d_weights)
-        dw = weight_product(dy, x, g, rules.hadamard)
+        y = scatter(x, weight, tuple(dy.shape), g, rules.two_d_weights, dtype)
+        dx = gather(dy, weight, g, rules.two_d_weights, dtype)
+        dw = weight_product(dy, x, g, rules.hadamard, dtype)
     else:
-        y = gather(x, weight, g, rules.two_d_weights)
-        dx = scatter(dy, weight, tuple(x.shape), g, rules.two_d_weights)
-        dw = weight_product(x, dy, g, rules.hadamard)
+        y = gather(x, weight, g, rules.two_d_weights, dtype)
+        dx = scatter(dy, weight, tuple(x.shape), g, rules.two_d_weights, dtype)
+        dw = weight_product(x, dy, g, rules.hadamard, dtype)
     return y + bias, dx, dw, dy.sum([0, *range(2, dy.dim())])
 
 
@@ -300,22 +300,44 @@ def decoded_operands(case: Case, x: Tensor, weight: Tensor, *, transposed: bool)
     return x_hat, w_hat
 
 
-@pytest.mark.parametrize("recipe", ["full", "chain_rule", "forward_only", "rht_2d"])
-@pytest.mark.parametrize("case", [CONV_CASES[0], CONV_CASES[2]], ids=lambda case: case.name)
-def test_autocast_equals_a_layer_in_bfloat16(case: Case, recipe: str) -> None:
-    x, dy = inputs(case, transposed=False)
-    layer = build(case, recipe, transposed=False)
-    in_bf16 = copy.deepcopy(layer).bfloat16()
-    want = run(in_bf16, x.bfloat16(), dy.bfloat16())
-    x.requires_grad_()
+AUTOCAST_CASES = [CONV_CASES[0], CONV_CASES[2], TRANSPOSE_CASES[0], TRANSPOSE_CASES[3]]
+
+
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recipe", DETERMINISTIC)
+@pytest.mark.parametrize("case", AUTOCAST_CASES, ids=lambda case: case.name)
+def test_autocast_casts_results_and_no_operand(case: Case, recipe: str, input_dtype: torch.dtype) -> None:
+    transposed = case in TRANSPOSE_CASES
+    layer = build(case, recipe, transposed=transposed)
+    x, dy = (tensor.bfloat16() for tensor in inputs(case, transposed=transposed))
+    if input_dtype is torch.float32:
+        x = inputs(case, transposed=transposed)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = layer(x)
-        gradients = torch.autograd.grad(y, [x, layer.weight, layer.bias], dy.bfloat16())
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y, want[0])
-    for found, wanted in zip(gradients, want[1:], strict=True):
-        assert found.dtype == torch.float32
-        assert torch.equal(found, wanted.float())
+        found = run(layer, x, dy)
+    want = expected(case, x, dy, layer, recipe)
+    assert found[0].dtype == torch.bfloat16
+    assert_same(found, (want[0], want[1].to(input_dtype), want[2].float(), want[3].float()))
+    rounded = run(copy.deepcopy(layer).bfloat16(), x.bfloat16(), dy)
+    assert not torch.equal(found[0], rounded[0])  # what a cast before quantization would have given
+
+
+@pytest.mark.parametrize("case", AUTOCAST_CASES, ids=lambda case: case.name)
+def test_high_precision_and_dequantized_backward_under_autocast_multiply_in_bfloat16(case: Case) -> None:
+    transposed = case in TRANSPOSE_CASES
+    x, dy = inputs(case, transposed=transposed)
+    layer = build(case, "chain_rule", transposed=transposed)
+    x_hat, w_hat = decoded_operands(case, x, layer.weight, transposed=transposed)
+    for recipe, image, weight in (("forward_only", x, layer.weight.detach()), ("chain_rule", x_hat, w_hat)):
+        plain = build(case, "bf16", transposed=transposed)
+        plain.load_state_dict(layer.state_dict())
+        with torch.no_grad():
+            plain.weight.copy_(weight)
+        want = run(plain.bfloat16(), image.bfloat16(), dy.bfloat16())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = run(build(case, recipe, transposed=transposed), x, dy.bfloat16())
+        for a, b in zip(found[1:], want[1:], strict=True):
+            assert a.dtype == torch.float32
+            assert torch.equal(a, b.float())
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -429,6 +451,8 @@ def test_quantized_operands_are_the_decoded_forward_operands(case: Case) -> None
     assert torch.equal(operands["input"][1], x_hat)
     assert torch.equal(operands["weight"][0], layer.weight)
     assert torch.equal(operands["weight"][1], w_hat)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.quantized_operands(x)["weight"][1], w_hat)
 
 
 def test_quantized_operands_of_a_transposed_convolution() -> None:

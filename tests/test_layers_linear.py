@@ -40,21 +40,19 @@ def weight_operand(weight: Tensor, two_d: bool) -> Quantized:
 
 
 def expected(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, recipe: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, dx and dweight of ``x`` [T, K], ``weight`` [N, K], ``dy`` [T, N]."""
-    rules = RECIPES[recipe]
+    """Return y, dx and dweight of ``x`` [T, K], ``weight`` [N, K], ``dy`` [T, N], in the dtype of dy."""
+    rules, dtype = RECIPES[recipe], dy.dtype
     (tokens, inputs), outputs = x.shape, len(weight)
-    y = product(quantize_reference(pad_last(x)), weight_operand(weight, rules.two_d_weights), x.dtype, tokens, outputs)
-    dx = product(
-        quantize_reference(pad_last(dy)), weight_operand(weight.T, rules.two_d_weights), x.dtype, tokens, inputs
-    )
+    y = product(quantize_reference(pad_last(x)), weight_operand(weight, rules.two_d_weights), dtype, tokens, outputs)
+    dx = product(quantize_reference(pad_last(dy)), weight_operand(weight.T, rules.two_d_weights), dtype, tokens, inputs)
     dw = product(
         quantize_reference(pad_last(dy.T), rht=rules.hadamard),
         quantize_reference(pad_last(x.T), rht=rules.hadamard),
-        x.dtype,
+        dtype,
         outputs,
         inputs,
     )
-    return y + bias, dx, dw
+    return y + bias.to(dtype), dx, dw
 
 
 def build(inputs: int, outputs: int, recipe: str, dtype: torch.dtype = torch.float32) -> NVFP4Linear:
@@ -190,18 +188,31 @@ def test_stochastic_rounding_follows_the_seed() -> None:
     assert not torch.equal(first[2], other[2])
 
 
-@pytest.mark.parametrize("recipe", ["full", "rht_2d", "chain_rule", "forward_only"])
-def test_autocast_equals_a_layer_in_bfloat16(recipe: str) -> None:
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recipe", ["full", "rht", "2d", "rht_2d"])
+def test_autocast_casts_results_and_no_operand(recipe: str, input_dtype: torch.dtype) -> None:
     layer = build(48, 20, recipe)
-    x, dy = numbers(40, 48, seed=3), numbers(40, 20, seed=4)
-    want = run(copy.deepcopy(layer).bfloat16(), x.bfloat16(), dy.bfloat16())
-    x.requires_grad_()
+    x, dy = numbers(40, 48, seed=3, dtype=input_dtype), numbers(40, 20, seed=4, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = layer(x)
-        gradients = torch.autograd.grad(y, [x, layer.weight, layer.bias], dy.bfloat16())
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y, want[0])
-    for a, b in zip(gradients, want[1:], strict=True):
+        found = run(layer, x, dy)
+    want = expected(x, layer.weight.detach(), layer.bias.detach(), dy, recipe)
+    for a, b, dtype in zip(found, want, (torch.bfloat16, input_dtype, torch.float32), strict=False):
+        assert a.dtype == dtype
+        assert torch.equal(a, b.to(dtype))
+    rounded = run(copy.deepcopy(layer).bfloat16(), x.bfloat16(), dy)
+    assert not torch.equal(found[0], rounded[0])  # what a cast before quantization would have given
+
+
+@pytest.mark.parametrize("recipe", ["forward_only", "chain_rule"])
+def test_high_precision_and_dequantized_backward_under_autocast_multiply_in_bfloat16(recipe: str) -> None:
+    layer = build(48, 20, recipe)
+    x, dy = numbers(40, 48, seed=3), numbers(40, 20, seed=4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, dx, dw, _ = run(layer, x, dy)
+    weight = layer.weight.detach()
+    if recipe == "chain_rule":
+        x, weight = (quantize_reference(operand).decoded(torch.float32) for operand in (x, weight))
+    for a, b in ((dx, dy @ weight.bfloat16()), (dw, dy.T @ x.bfloat16())):
         assert a.dtype == torch.float32
         assert torch.equal(a, b.float())
 
@@ -273,7 +284,8 @@ def test_quantized_operands_are_the_decoded_forward_operands() -> None:
     assert torch.equal(operands["weight"][0], layer.weight)
     assert torch.equal(operands["weight"][1], quantize_reference(layer.weight, two_d=True).decoded(x.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer.quantized_operands(x)["input"][1].dtype == torch.bfloat16
+        for name, pair in layer.quantized_operands(x).items():  # autocast has no part in what is quantized
+            assert all(torch.equal(a, b) for a, b in zip(pair, operands[name], strict=True))
 
 
 def test_only_a_linear_layer_becomes_one() -> None:

@@ -20,8 +20,9 @@ from torch import Tensor
 from monai_fp4.backends.transformer_engine import te_recipe
 from monai_fp4.layers import NVFP4Linear
 from monai_fp4.layers.base import working_dtype
+from monai_fp4.recipes import Backward, Recipe
 
-__all__ = ["MULTIPLE", "TELinear"]
+__all__ = ["MULTIPLE", "TELinear", "te_takes"]
 
 MULTIPLE = 32
 """Rows, input features and output features are padded to multiples of this: each is one product's reduction axis."""
@@ -30,8 +31,9 @@ MULTIPLE = 32
 class TELinear(NVFP4Linear):
     """``y = x W^T + b`` in FP4 by Transformer Engine where it can, by the emulation where it cannot.
 
-    Transformer Engine takes over for BF16 inputs (or BF16 autocast) on CUDA. Anything else - another dtype, the CPU,
-    an inactive layer - is computed by `NVFP4Linear`, in the same numbers.
+    Transformer Engine takes over on CUDA, where the layer works in BF16 (a BF16 input or BF16 autocast) and `te_takes`
+    finds dtypes that its kernels can read. Anything else - the CPU, another dtype, an inactive layer - is computed by
+    `NVFP4Linear`, in the same numbers.
 
     Shape:
         Input ``[..., in_features]``, output ``[..., out_features]``.
@@ -41,9 +43,11 @@ class TELinear(NVFP4Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
-        if not self.quantizing or input.numel() == 0 or not _te_takes(input):
+        on_te = input.is_cuda and working_dtype(input) is torch.bfloat16
+        on_te = on_te and te_takes(input.dtype, self.weight.dtype, self.recipe)
+        if not self.quantizing or input.numel() == 0 or not on_te:
             return super().forward(input)
-        return self._te_forward(input.to(torch.bfloat16))
+        return self._te_forward(input)
 
     def __getstate__(self) -> dict[str, Any]:
         # te.Linear holds handles of its process; a copy or an unpickled layer makes its own on first use.
@@ -53,11 +57,11 @@ class TELinear(NVFP4Linear):
         from transformer_engine.pytorch.quantization import autocast
 
         rows = x.reshape(-1, self.in_features)
-        weight = self.weight.to(torch.bfloat16)
-        with torch.autocast("cuda", enabled=False), autocast(enabled=True, recipe=self._te_recipe()):
+        # Autocast, and no cast: te.Linear quantizes input and weight as they are, and returns BF16.
+        with torch.autocast("cuda", dtype=torch.bfloat16), autocast(enabled=True, recipe=self._te_recipe()):
             te_linear = self._te_linear()
             # Lent, not registered: nn.Module would refuse a tensor that is no Parameter under the name of one.
-            te_linear.__dict__["weight"] = _pad(_pad(weight, -1), -2)
+            te_linear.__dict__["weight"] = _pad(_pad(self.weight, -1), -2)
             try:
                 y = te_linear(_pad(_pad(rows, -1), -2))
             finally:
@@ -83,8 +87,17 @@ class TELinear(NVFP4Linear):
         return self._te
 
 
-def _te_takes(x: Tensor) -> bool:
-    return x.is_cuda and working_dtype(x) is torch.bfloat16
+def te_takes(input: torch.dtype, weight: torch.dtype, recipe: Recipe) -> bool:
+    """Whether Transformer Engine's kernels take operands of these dtypes; they read BF16, and FP32 with two exceptions.
+
+    They rotate BF16 only ("RHT is only supported for bfloat16 input"); and under ``backward_override="high_precision"``
+    te.Linear multiplies the BF16 gradient with the weight as it is, for which cuBLAS has no mixed product.
+    """
+    if not {input, weight} <= {torch.bfloat16, torch.float32}:
+        return False
+    if recipe.hadamard and input is not torch.bfloat16:
+        return False
+    return recipe.backward is not Backward.HIGH_PRECISION or weight is torch.bfloat16
 
 
 def _pad(x: Tensor, axis: int) -> Tensor:

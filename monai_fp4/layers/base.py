@@ -74,6 +74,11 @@ class NVFP4Layer(nn.Module):
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that a float layer would work in: autocast's where it is on, else that of ``x``."""
+    """Return the dtype that a float layer would work in: autocast's where it is on, else that of ``x``.
+
+    It is the dtype of the output and of both gradients, and of the operands of whatever is multiplied in high
+    precision. The operands of FP4 products are quantized from the dtype that they come in (see
+    `monai_fp4.layers.operands`).
+    """
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

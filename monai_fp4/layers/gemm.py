@@ -11,7 +11,9 @@ wgrad   ``dW = q(dy)^T q(x)``, both along T;        ``dW = dy^T x``; the origina
         both rotated (RHT), dy SR
 ======  ==========================================  ==========================================
 
-Biases are added by the layers, in high precision, after the cast.
+Each q(.) is of the tensor in the dtype that it came in; results have the dtype that the layer works in, and so have the
+operands of the high-precision products (see `monai_fp4.layers.operands`). Biases are added by the layers, in high
+precision, after the cast.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
 
 
 class LinearFunction(Function):
-    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``; all three have one dtype."""
+    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``; y, dx and dW have ``dtype``."""
 
     @staticmethod
     @without_autocast
-    def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> Tensor:
         """Quantize both operands along K and multiply them."""
         a = scaled_values(x)
         b = scaled_values(weight, two_d=recipe.two_d_weights)
-        ctx.recipe = recipe
+        ctx.recipe, ctx.dtype = recipe, dtype
         if recipe.backward is Backward.DEQUANTIZED:
-            ctx.save_for_backward(decode(a, x.dtype), decode(b, weight.dtype))
+            ctx.save_for_backward(decode(a, dtype), decode(b, dtype))
         else:
             ctx.save_for_backward(x, weight)
-        return multiply(a, b, x.dtype)
+        return multiply(a, b, dtype)
 
     @staticmethod
     @once_differentiable
@@ -58,16 +60,17 @@ class LinearFunction(Function):
         """Return the gradients of x and of the weight."""
         x, weight = ctx.saved_tensors
         recipe: Recipe = ctx.recipe
+        dtype: torch.dtype = ctx.dtype
         dx = dw = None
         if recipe.backward is not Backward.FP4:
-            dx = dy @ weight if ctx.needs_input_grad[0] else None
-            dw = dy.mT @ x if ctx.needs_input_grad[1] else None
-            return dx, dw, None
+            dx = dy @ weight.to(dtype) if ctx.needs_input_grad[0] else None
+            dw = dy.mT @ x.to(dtype) if ctx.needs_input_grad[1] else None
+            return dx, dw, None, None
         stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
         if ctx.needs_input_grad[0]:
             rows = scaled_values(dy, stochastic=stochastic)
-            dx = multiply(rows, scaled_values(weight.mT, two_d=recipe.two_d_weights), x.dtype)
+            dx = multiply(rows, scaled_values(weight.mT, two_d=recipe.two_d_weights), dtype)
         if ctx.needs_input_grad[1]:
             columns = scaled_values(dy.mT, rht=rht, stochastic=stochastic)
-            dw = multiply(columns, scaled_values(x.mT, rht=rht), weight.dtype)
-        return dx, dw, None
+            dw = multiply(columns, scaled_values(x.mT, rht=rht), dtype)
+        return dx, dw, None, None

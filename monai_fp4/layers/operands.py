@@ -11,6 +11,12 @@ wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
 "Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. A quantized operand is the values ``q * s``
 (grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
 accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
+
+**Dtypes under autocast.** As in ``te.Linear``, nothing is cast before it is quantized: a master weight in FP32 goes to
+FP4 in one rounding, and so does an FP32 input. The autocast dtype is that of the results (y, dx, dW, each rounded to
+it), hence of dy, and of the products that a recipe leaves in high precision: there x and W, original or decoded, are
+cast to it as a plain layer would. Rotated copies are BF16 by their definition, whatever they are made from:
+`monai_fp4.numerics.rotate` sums in FP32 and rounds the sums.
 """
 
 from __future__ import annotations

@@ -47,11 +47,11 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
         self._check_output_padding(tuple(extra))
         batched = input.dim() == 2 + dims
-        x = input.to(dtype) if batched else input.to(dtype).unsqueeze(0)
+        x = input if batched else input.unsqueeze(0)
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, extra, strict=True)
         spatial = ((n - 1) * s - 2 * int(p) + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
         image_shape = (x.shape[0], self.out_channels, *spatial)
-        y = ConvFunction.apply(x, self.weight.to(dtype), self._geometry(), self.recipe, True, image_shape)
+        y = ConvFunction.apply(x, self.weight, self._geometry(), self.recipe, dtype, True, image_shape)
         if self.bias is not None:
             y = y.add_(self.bias.to(dtype).view(-1, *(1,) * dims))
         return y if batched else y.squeeze(0)
@@ -63,12 +63,11 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` and weight, each as (original, decoded)."""
-        x = x.to(working_dtype(x))
-        weight = self.weight.to(x.dtype)
+        weight = self.weight.detach()
         a, b = quantize_operands(x, weight, self._geometry(), self.recipe, transposed=True)
         return {
             "input": (x, channels_first(decode(a, x.dtype), self.groups)),
-            "weight": (weight, as_kernel(decode(b, x.dtype), along_first=True)),
+            "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=True)),
         }
 
 
