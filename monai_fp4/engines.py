@@ -267,7 +267,7 @@ class EvaluationStep:
 
 def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
     """Build the unconverted network that a run's ``config.json`` describes."""
-    options = RunOptions.from_config(**config)
+    options = RunOptions.of_run(config)
     return build_and_seed(
         options.arch,
         options.scale,

@@ -21,6 +21,7 @@ from typing import Any
 
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.recipes import Recipe
+from monai_fp4.running_config import differing_ids
 
 __all__ = ["OPTIONS", "Option", "RunOptions", "defaults"]
 
@@ -119,6 +120,11 @@ class RunOptions:
             device=_text("device", config["device"]),
         )
 
+    @classmethod
+    def of_run(cls, config: Mapping[str, Any]) -> RunOptions:
+        """Take the options out of a run's whole ``config.json``."""
+        return cls.from_config(**{name: value for name, value in config.items() if name in _NAMES})
+
     def to_config(self) -> dict[str, Any]:
         """The options as JSON-ready values; `from_config` takes them back."""
         config = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -126,9 +132,14 @@ class RunOptions:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Name the options in which two resolved configs belong to different runs."""
-    names = [option.name for option in OPTIONS if option.starts_a_new_run]
-    return [name for name in names if first.get(name) != second.get(name)]
+    """Name the ids in which two whole configs belong to different runs.
+
+    >>> differences({"seed": 0, "device": "cpu"}, {"seed": 1, "device": "cuda"})
+    ['seed']
+    """
+    moved = {option.name for option in OPTIONS if not option.starts_a_new_run} | {"bundle_root"}
+    known = ({name: value for name, value in config.items() if name not in moved} for config in (first, second))
+    return list(differing_ids(*known))
 
 
 def _text(name: str, value: Any) -> str:

@@ -1,7 +1,7 @@
 """A run writes one folder, and this module is the only one that knows its files.
 
 ========================  ==========================================================================
-``config.json``           every option of the run, resolved; an overlay that runs it again
+``config.json``           the run's whole config; an overlay that runs it again
 ``environment.json``      versions, machine and backend that it ran on
 ``conversion.json``       what became of every layer: swapped, padded or left, and why
 ``patients.json``         which patients trained, validated and were held out
@@ -29,6 +29,7 @@ import torch
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.options import differences
+from monai_fp4.running_config import value_at
 
 __all__ = ["RunFolder", "describe_environment", "write_atomically"]
 
@@ -77,7 +78,7 @@ class RunFolder:
         """See that the folder is free, or holds this very run; nothing is written.
 
         Args:
-            config: every option of the run, resolved.
+            config: the run's whole config.
             patients: ids of the patients by what they are for.
 
         Raises:
@@ -89,7 +90,9 @@ class RunFolder:
             found = self.read_json("config.json")
             differing = differences(found, config)
             if differing:
-                said = "; ".join(f"{n} is {found.get(n)!r} there and {config.get(n)!r} here" for n in differing)
+                said = "; ".join(
+                    f"{n} is {value_at(found, n)!r} there and {value_at(config, n)!r} here" for n in differing[:3]
+                )
                 raise ConfigError(f"{self.path} holds the run of another config ({said}); choose another output_dir")
             known = self.read_json("patients.json") if (self.path / "patients.json").exists() else patients
             moved = [part for part in patients if list(patients[part]) != known.get(part)]

@@ -29,6 +29,7 @@ from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
 from monai_fp4.networks import check_image_size
 from monai_fp4.options import OPTIONS, RunOptions
 from monai_fp4.run_folder import RunFolder, describe_environment
+from monai_fp4.running_config import running_config
 
 __all__ = ["Session", "error_in_chain", "install_error_hook", "pick_device", "summary_writer"]
 
@@ -97,7 +98,8 @@ class Session:
                 f" {len(patients['val'])} for {self.world_size} processes; start fewer"
             )
         # Before the data is looked for or anything is written: a finished run needs neither.
-        self.run_folder.check(self.options.to_config(), patients)
+        config = running_config() | self.options.to_config()
+        self.run_folder.check(config, patients)
         finished = self.run_folder.finished
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
@@ -111,7 +113,7 @@ class Session:
             raise SystemExit(0)
         if self.rank == 0:
             prepare_data(self.manifest, self.options.dataset_dir)
-            self.run_folder.claim(self.options.to_config(), patients)
+            self.run_folder.claim(config, patients)
             environment = describe_environment(self.device, self.backend.name)
             self.run_folder.write_json("environment.json", environment | {"processes": self.world_size})
             print(self._opening(patients))

@@ -75,7 +75,7 @@ class TrainedRun:
         self.folder = RunFolder(run_dir)
         config = self.folder.read_json("config.json")
         metrics = self.folder.read_json("metrics.json")
-        self.options = RunOptions.from_config(**config)
+        self.options = RunOptions.of_run(config)
         self.image_size = self.options.image_size
         self.device = pick_device(device)
         threshold = metrics.get("threshold")
