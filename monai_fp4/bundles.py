@@ -31,7 +31,6 @@ def evaluation_config() -> dict[str, Any]:
         "dataset_dir": "data/phantom",
         "output_dir": "runs/evaluation",
         "split": "auto",
-        "amp": True,
         "device": "auto",
         "bundle_root": ".",
         "trained": {
@@ -54,7 +53,7 @@ def evaluation_config() -> dict[str, Any]:
         "step": {
             "_target_": "monai_fp4.engines.EvaluationStep",
             "image_size": "$@trained.image_size",
-            "amp": "@amp",
+            "amp": "$@trained.options.amp",
             "chunk": 64,
         },
         "key_metric": {"auprc": {"_target_": "monai_fp4.handlers.AUPRC", "threshold": "$@trained.threshold"}},

@@ -102,7 +102,7 @@ class ConversionReport:
         }
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "in", "out", "parameters", "outcome", "why")]
+        rows: list[tuple[str, ...]] = [("layer", "kind", "in", "out", "parameters", "outcome", "why")]
         for layer in self.layers:
             channels = ("" if size is None else str(size) for size in (layer.in_channels, layer.out_channels))
             outcome = f"{layer.action}" + (f" ({layer.backend})" if layer.backend else "")

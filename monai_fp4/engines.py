@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
+from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys as Keys
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from monai_fp4.convert import convert
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks import build_network
-from monai_fp4.options import RunOptions
 from monai_fp4.session import Session
 
 __all__ = [
@@ -266,13 +266,11 @@ class EvaluationStep:
 
 
 def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
-    """Build the unconverted network that a run's ``config.json`` describes."""
-    options = RunOptions.of_run(config)
-    return build_and_seed(
-        options.arch,
-        options.scale,
-        seed=options.seed,
-        in_channels=in_channels,
-        out_channels=1,
-        image_size=options.image_size,
-    )
+    """Build the unconverted network that a run's ``config.json`` describes, be it of the study or the user's own.
+
+    Args:
+        config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
+        in_channels: image channels, which a run takes from its manifest.
+    """
+    session = {"_target_": "types.SimpleNamespace", "in_channels": in_channels}
+    return ConfigParser({**config, "session": session}).get_parsed_content("network_def")

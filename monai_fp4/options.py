@@ -138,8 +138,8 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     ['seed']
     """
     moved = {option.name for option in OPTIONS if not option.starts_a_new_run} | {"bundle_root"}
-    known = ({name: value for name, value in config.items() if name not in moved} for config in (first, second))
-    return list(differing_ids(*known))
+    before, after = ({n: value for n, value in config.items() if n not in moved} for config in (first, second))
+    return list(differing_ids(before, after))
 
 
 def _text(name: str, value: Any) -> str:

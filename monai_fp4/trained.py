@@ -8,7 +8,9 @@ trained on nor chose its weights with; who is left out is said.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -88,7 +90,7 @@ class TrainedRun:
         root = prepare_data(records, dataset_dir)
         chosen = self._choose(records, split)
         self.datalist = [patient_record(records, patient, root) for patient in records.patients if patient.id in chosen]
-        self.network = self._load_network(len(records.channels))
+        self.network = self._load_network(config, len(records.channels))
 
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
         seen = self.folder.read_json("patients.json")
@@ -119,8 +121,10 @@ class TrainedRun:
             print("Left out: " + ", ".join(left))
         return chosen
 
-    def _load_network(self, in_channels: int) -> nn.Module:
-        network = network_of_run(self.options.to_config(), in_channels)
+    def _load_network(self, config: Mapping[str, Any], in_channels: int) -> nn.Module:
+        if "network_def" not in config:
+            raise ConfigError(f"{self.folder.config_path} must hold a 'network_def', but does not; restore it")
+        network = network_of_run(config, in_channels)
         path = self.folder.model_path
         self.folder.load_weights(network, self.folder.load(path), path)
         # The backends agree in their numbers, so a run of one machine may be evaluated on another.
