@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,18 +21,16 @@ from monai_fp4.options import OPTIONS
 from monai_fp4.recipes import RECIPES, Backward, Precision, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere
+
+import result_tables  # noqa: E402
+from result_tables import markdown  # noqa: E402
 
 BACKWARD = {
     Backward.FP4: "FP4",
     Backward.HIGH_PRECISION: "high precision",
     Backward.DEQUANTIZED: "high precision, on the decoded FP4 operands",
 }
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def recipes() -> str:
@@ -68,7 +66,12 @@ def options() -> str:
     return markdown(["Name", "Default", "What it is"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"networks": networks, "options": options, "recipes": recipes}
+TABLES: dict[str, Callable[[], str]] = {
+    "networks": networks,
+    "options": options,
+    "recipes": recipes,
+    **result_tables.TABLES,
+}
 
 
 def pages() -> list[Path]:

@@ -38,10 +38,6 @@ from monai_fp4.recipes import AttentionPrecision, Recipe
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
 
-_FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
-    fp4: plain for plain, fp4 in (LAYER_TYPES | ATTENTION_TYPES).items()
-}
-
 
 def convert(
     model: nn.Module,
@@ -184,7 +180,9 @@ def _padding(module: nn.Module) -> str:
 
 def _float_type(module: nn.Module) -> type[nn.Module] | None:
     """The high-precision class behind an FP4 module (a backend may subclass the emulated layer), else None."""
-    return next((_FLOAT_TYPES[base] for base in type(module).__mro__ if base in _FLOAT_TYPES), None)
+    # Looked up at every call: networks add attention classes of their own to the table after this module is imported.
+    plain = {fp4: float_type for float_type, fp4 in (LAYER_TYPES | ATTENTION_TYPES).items()}
+    return next((plain[base] for base in type(module).__mro__ if base in plain), None)
 
 
 def _to_float(module: nn.Module) -> nn.Module:
