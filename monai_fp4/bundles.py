@@ -31,6 +31,7 @@ def evaluation_config() -> dict[str, Any]:
         "dataset_dir": "data/phantom",
         "output_dir": "runs/evaluation",
         "split": "auto",
+        "flips": True,
         "device": "auto",
         "bundle_root": ".",
         "trained": {
@@ -55,6 +56,7 @@ def evaluation_config() -> dict[str, Any]:
             "image_size": "$@trained.image_size",
             "amp": "$@trained.options.amp",
             "chunk": 64,
+            "flips": "@flips",
         },
         "key_metric": {"auprc": {"_target_": "monai_fp4.handlers.AUPRC", "threshold": "$@trained.threshold"}},
         "handlers": [

@@ -218,15 +218,23 @@ class EvaluationStep:
         amp: BF16 autocast.
         chunk: slices a forward pass.
         loss: loss to report, on the logits at the scan's own size; None reports none.
+        flips: average the logits over the four flips of the slice plane, at four times the cost.
     """
 
     def __init__(
-        self, *, image_size: Sequence[int], amp: bool = True, chunk: int = 64, loss: nn.Module | None = None
+        self,
+        *,
+        image_size: Sequence[int],
+        amp: bool = True,
+        chunk: int = 64,
+        loss: nn.Module | None = None,
+        flips: bool = False,
     ) -> None:
         self.spatial_dims = len(image_size)
         self.amp = amp
         self.chunk = chunk
         self.loss = loss
+        self.flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if flips else ((),)
 
     def __call__(self, engine: SupervisedEvaluator, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Segment the patient.
@@ -245,7 +253,8 @@ class EvaluationStep:
         with engine.mode(engine.network), autocast(device, self.amp):
             for chunk in batch.split(self.chunk):
                 images = channels_last(chunk.to(device, torch.float32))
-                logits = engine.inferer(images, network).float()
+                views = [engine.inferer(images.flip(dims), network).flip(dims).float() for dims in self.flips]
+                logits = torch.stack(views).mean(0) if len(views) > 1 else views[0]
                 pieces.append(functional.interpolate(logits, size=native, mode="bilinear" if flat else "trilinear"))
         logits = torch.cat(pieces)
         logits = logits.movedim(0, -1) if flat else logits[0]

@@ -187,6 +187,20 @@ def test_a_patient_is_segmented_slice_by_slice_at_the_size_of_the_scan(chunk: in
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_flips_are_averaged_and_make_the_answer_follow_the_scan() -> None:
+    network = convolutions()
+    image, label = torch.randn(3, 8, 12, 2), torch.zeros(1, 8, 12, 2, dtype=torch.uint8)
+    given = {"image": image, "label": label, "patient": "anna"}
+    output = evaluate(network, given, (8, 12), amp=False, flips=True)["pred"]
+    slices, planes = image.movedim(-1, 0), [(), (2,), (3,), (2, 3)]
+    with torch.no_grad():
+        mean = sum(network(slices.flip(dims)).flip(dims) for dims in planes) / 4
+    torch.testing.assert_close(output, torch.sigmoid(mean.movedim(0, -1)))
+    assert not torch.allclose(output, evaluate(network, given, (8, 12), amp=False)["pred"])
+    mirrored = evaluate(network, given | {"image": image.flip(1)}, (8, 12), amp=False, flips=True)["pred"]
+    torch.testing.assert_close(mirrored, output.flip(1))
+
+
 def test_a_volume_is_segmented_whole() -> None:
     network = nn.Conv3d(2, 1, 3, padding=1)
     image, label = torch.randn(2, 8, 8, 4), torch.zeros(1, 10, 9, 6, dtype=torch.uint8)
