@@ -127,8 +127,8 @@ def decoder() -> str:
             rows.append([name, f"{steps['fp32'][key]:.0f}", f"{steps['bf16'][key]:.0f}", auprc])
         source = (
             f"CPU milliseconds of forward and backward, batch {content['batch'][0]} at 128 x 128, one thread; AUPRC "
-            f"after each of three epochs on {lgg['train_slices']} slices of 20 patients, on {lgg['test_slices']} slices "
-            "of 10 others, one seed. From `benchmarks/results/decoder.json`, by `benchmarks/decoder.py`."
+            f"after each of three epochs on {lgg['train_slices']} slices of 20 patients, on {lgg['test_slices']} "
+            "slices of 10 others, one seed. From `benchmarks/results/decoder.json`, by `benchmarks/decoder.py`."
         )
         return markdown(["Network", "FP32 ms", "BF16 ms", "AUPRC, epochs 1 to 3"], rows) + "\n\n" + source
 
