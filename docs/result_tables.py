@@ -69,6 +69,26 @@ def five_folds() -> str:
     return measured(name, table)
 
 
+def bare_unet() -> str:
+    """A bare MONAI UNet in a plain loop beside the bundle, on the folds that it was run on."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        ours = json.loads((RESULTS / "lgg_unet_500k_five_folds.json").read_text(encoding="utf-8"))
+        bundle = {cell["fold"]: cell for cell in ours["cells"] if "failed" not in cell}
+        rows = []
+        for cell in content["cells"]:
+            other = bundle[cell["fold"]]
+            last = (cell["auprc_by_epoch"][-1], other["last_epoch_auprc"])
+            seconds = (cell["training_seconds"], other["training_seconds"])
+            for name, own, n in (("bare UNet, FP32", cell, 0), ("`unet_500k_bf16`", other, 1)):
+                auprc = [_number(own["auprc"]), _number(last[n])]
+                rows.append([name, str(cell["fold"]), *auprc, _number(seconds[n], 0)])
+        source = "From `benchmarks/results/bare_unet.json`, by `benchmarks/bare_unet.py`."
+        return markdown(["Training", "Fold", "AUPRC", "After the last epoch", "Seconds"], rows) + "\n\n" + source
+
+    return measured("bare_unet", table)
+
+
 def recipes_one_fold() -> str:
     """FP4 beside BF16 for each architecture, on one fold."""
     name = "lgg_recipes_one_fold"
@@ -136,6 +156,7 @@ def decoder() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "bare_unet": bare_unet,
     "decoder": decoder,
     "five_folds": five_folds,
     "recipes_one_fold": recipes_one_fold,
