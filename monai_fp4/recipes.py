@@ -62,6 +62,7 @@ class AttentionPrecision(StrEnum):
 
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
+_FLAGS = ("stochastic_rounding", "hadamard", "two_d_weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,12 @@ class Recipe:
         for key in config:
             if key not in (*known, "base"):
                 raise unknown_name("recipe field", key, [*known, "base"])
-        values = dict(config)
+        # On a command line, JSON's true and false arrive as texts.
+        texts = {"true": True, "false": False}
+        values: dict[str, Any] = {
+            key: texts.get(value, value) if key in _FLAGS and isinstance(value, str) else value
+            for key, value in config.items()
+        }
         if "base" not in values:
             return cls(**{"name": "custom", **values})
         base = cls.from_config(values.pop("base"))
@@ -207,7 +213,7 @@ class Recipe:
     def _check_types(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"recipe field 'name' expected a name, found {self.name!r}: write a string")
-        for field in ("stochastic_rounding", "hadamard", "two_d_weights"):
+        for field in _FLAGS:
             if not isinstance(getattr(self, field), bool):
                 raise ConfigError(
                     f"recipe field {field!r} expected true or false, found {getattr(self, field)!r}: write one of them"

@@ -87,6 +87,11 @@ def test_a_mapping_starts_from_its_base() -> None:
     assert Recipe.from_config({}).name == "custom"
 
 
+def test_true_and_false_may_be_texts_as_a_command_line_makes_them() -> None:
+    recipe = Recipe.from_config({"base": "sr", "hadamard": "true", "stochastic_rounding": "false"})
+    assert (recipe.hadamard, recipe.stochastic_rounding) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -102,7 +107,7 @@ def test_a_mapping_starts_from_its_base() -> None:
         ),
         ({"forward": "fp8"}, "field 'forward' 'fp8' is not known; the nearest names are 'fp4'"),
         ({"attention": True}, "field 'attention' True is not known"),
-        ({"hadamard": "false"}, "'hadamard' expected true or false, found 'false'"),
+        ({"hadamard": "no"}, "'hadamard' expected true or false, found 'no'"),
         ({"hadamard": 1}, "'hadamard' expected true or false, found 1"),
         ({"bf16_last_share": 1.5}, "'bf16_last_share' expected a number from 0 to 1, found 1.5"),
         ({"bf16_last_share": "10%"}, "'bf16_last_share' expected a number from 0 to 1, found '10%'"),
