@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from monai_fp4.convert import convert
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks import build_network
+from monai_fp4.options import flag
 from monai_fp4.session import Session
 
 __all__ = [
@@ -75,7 +76,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     network = lay_out(network, options.image_size)
     if session.rank == 0:
         session.run_folder.write_json("conversion.json", report.to_dict())
-        print(report.summary())
+        print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
     seed_everything(options.seed)
     if session.world_size > 1:
         devices = [session.device.index] if session.device.type == "cuda" else None
@@ -128,7 +129,7 @@ class TrainingStep:
     """
 
     def __init__(self, *, amp: bool = True, max_grad_norm: float = 12.0) -> None:
-        self.amp = amp
+        self.amp = flag("amp", amp)
         self.max_grad_norm = max_grad_norm
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,10 +232,10 @@ class EvaluationStep:
         flips: bool = False,
     ) -> None:
         self.spatial_dims = len(image_size)
-        self.amp = amp
+        self.amp = flag("amp", amp)
         self.chunk = chunk
         self.loss = loss
-        self.flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if flips else ((),)
+        self.flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if flag("flips", flips) else ((),)
 
     def __call__(self, engine: SupervisedEvaluator, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Segment the patient.

@@ -23,7 +23,7 @@ from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.recipes import Recipe
 from monai_fp4.running_config import differing_ids
 
-__all__ = ["OPTIONS", "Option", "RunOptions", "defaults"]
+__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "flag"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class RunOptions:
             image_size=_size(config["image_size"]),
             val_interval=_whole("val_interval", config["val_interval"], 1),
             num_workers=_whole("num_workers", config["num_workers"], 0),
-            amp=_flag("amp", config["amp"]),
+            amp=flag("amp", config["amp"]),
             backend=_text("backend", config["backend"]),
             device=_text("device", config["device"]),
         )
@@ -166,8 +166,16 @@ def _seed(value: Any) -> int:
     return int(value)
 
 
-def _flag(name: str, value: Any) -> bool:
-    if str(value).lower() in ("true", "false"):  # `--amp false` comes from the command line as a text
+def flag(name: str, value: Any) -> bool:
+    """Read an option that is true or false; ``--amp true`` comes from the command line as a text.
+
+    >>> flag("amp", "true"), flag("amp", False)
+    (True, False)
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
     raise ConfigError(f"{name} must be true or false, but {value!r} was given")
 

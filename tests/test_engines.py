@@ -27,6 +27,7 @@ from monai_fp4.engines import (
 from monai_fp4.errors import NumericsError
 from monai_fp4.losses import TverskyBCELoss
 from monai_fp4.options import RunOptions, defaults
+from monai_fp4.run_folder import RunFolder
 
 
 def trainer(network: nn.Module, batches: list[dict[str, torch.Tensor]], **step: Any) -> SupervisedTrainer:
@@ -261,3 +262,24 @@ def test_autocast_is_bf16_or_nothing() -> None:
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(torch.device("cpu"), False):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_amp_may_be_a_text_as_a_command_line_makes_it(text: str, value: bool) -> None:
+    assert TrainingStep(amp=text).amp is value  # type: ignore[arg-type]
+    assert EvaluationStep(image_size=(8, 8), amp=text).amp is value  # type: ignore[arg-type]
+    assert len(EvaluationStep(image_size=(8, 8), flips=text).flips) == (4 if value else 1)  # type: ignore[arg-type]
+
+
+def test_an_override_that_matches_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"base": "sr", "overrides": [{"pattern": "blok.*", "precision": "bf16"}]}
+    session = SimpleNamespace(
+        options=RunOptions.from_config(**(defaults() | {"recipe": recipe})),
+        device=torch.device("cpu"),
+        backend=SimpleNamespace(name="emulated"),
+        rank=0,
+        world_size=1,
+        run_folder=RunFolder(tmp_path),
+    )
+    prepare_network(convolutions(), session)  # type: ignore[arg-type]
+    assert "note: override 'blok.*' of recipe sr_custom matches no layer" in capsys.readouterr().out
