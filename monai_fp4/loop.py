@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from monai_fp4.convert import set_active
+from monai_fp4.convert import quantized_layers, set_active
 from monai_fp4.data import SliceDataset
 from monai_fp4.engines import bare, seed_everything
 from monai_fp4.errors import ConfigError
@@ -191,6 +191,8 @@ class Recorder:
         epoch = engine.state.epoch
         entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
         entry["learning_rate"] = self._learning_rate
+        # What the weights were validated in, and what they are to be evaluated in: a schedule may end in BF16.
+        entry["fp4"] = any(layer.active for _, layer in quantized_layers(bare(self.network)))
         entry["seconds"] = round(time.perf_counter() - self._started, 3)
         if self.evaluator.state.epoch == epoch and self.evaluator.state.metrics:
             entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}

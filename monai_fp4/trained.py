@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from monai_fp4.convert import convert
+from monai_fp4.convert import convert, set_active
 from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.engines import compute_dtype, lay_out, network_of_run
@@ -91,6 +91,8 @@ class TrainedRun:
         chosen = self._choose(records, split)
         self.datalist = [patient_record(records, patient, root) for patient in records.patients if patient.id in chosen]
         self.network = self._load_network(config, len(records.channels))
+        if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
+            set_active(self.network, False)
 
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
         seen = self.folder.read_json("patients.json")
@@ -113,7 +115,7 @@ class TrainedRun:
         if not chosen:
             raise DataError(
                 f"the manifest '{manifest.name}' must hold patients to evaluate, but split '{split}' leaves none that "
-                f"{self.folder.path} was not trained with; give another manifest, or split=val"
+                f"{self.folder.path} was not trained with; give another manifest{', or split=val' if validated else ''}"
             )
         left = [p.id for p in manifest.patients if p.id not in chosen]
         print(f"Evaluating {len(chosen)} patients (split: {split}); {len(left)} others of the manifest are left out.")

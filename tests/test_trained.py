@@ -99,6 +99,18 @@ def test_who_is_evaluated(tmp_path: Path, split: str, expected: list[str] | None
         assert not set(patients["train"]) & {record["patient"] for record in taken.datalist}
 
 
+def test_a_run_that_ended_in_bf16_is_evaluated_in_bf16(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = {"base": "full", "bf16_last_share": 0.5}
+    run = train(tiny, tmp_path / "run", "unet_500k_full", recipe=recipe)
+    written = metrics(run)
+    assert [entry["fp4"] for entry in written["history"]] == [True, False]
+    for best in (True, False):
+        (run / "metrics.json").write_text(json.dumps(written | {"fp4": best}))
+        network = trained(run, tiny, tmp_path / "out", split="val").network
+        layers = [module for module in network.modules() if isinstance(module, tuple(LAYER_TYPES.values()))]
+        assert layers and {layer.active for layer in layers} == {best}
+
+
 def test_nobody_left_to_evaluate(finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
     for split in ("auto", "test"):
         with pytest.raises(DataError, match="split=val"):
