@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import monai_fp4
 
@@ -83,3 +84,13 @@ def test_every_module_has_its_place_in_the_reference() -> None:
 def test_bundles_that_a_page_names_exist(page: Path) -> None:
     named = set(re.findall(r"bundles/[\w/]+\.json", page.read_text(encoding="utf-8")))
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_the_tags_that_the_tensorboard_page_names_are_in_a_run(finished_run: Path) -> None:
+    named = set(re.findall(r"`((?:train|val)/\w+)`", (ROOT / "docs" / "howto" / "tensorboard.md").read_text("utf-8")))
+    events = EventAccumulator(str(finished_run))
+    events.Reload()
+    kinds = ("scalars", "images", "histograms", "tensors")
+    written = {"/".join(tag.split("/")[:2]) for kind in kinds for tag in events.Tags()[kind]}
+    assert len(named) > 10
+    assert named - written == set()
