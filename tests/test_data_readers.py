@@ -340,3 +340,19 @@ def test_png_without_masks(tmp_path):
     shutil.rmtree(folder / "masks")
     with pytest.raises(DataError, match=r"found no masks"):
         rebuild(folder, format="png")
+
+
+def test_a_palette_is_colours_in_an_image_and_labels_in_a_mask(tmp_path):
+    folder = write_png(tmp_path, [f"{patient}_1" for patient in "abcd"])
+    colours = np.zeros((12, 10, 3), np.uint8)
+    colours[:6] = (200, 10, 30)
+    for number, name in enumerate("abcd"):
+        picture = Image.fromarray(np.roll(colours, number, axis=0)).quantize(4)
+        assert picture.mode == "P"
+        picture.save(folder / "images" / f"{name}_1.png")
+        mask = Image.open(folder / "masks" / f"{name}_1.png").convert("P")
+        mask.putpalette([0, 0, 0, 255, 0, 0])
+        mask.save(folder / "masks" / f"{name}_1.png")
+    volume = read(rebuild(folder, format="png"), folder)
+    assert np.array_equal(volume.image[..., 0], colours.transpose(2, 0, 1))
+    assert volume.mask.sum() == 1

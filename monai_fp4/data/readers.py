@@ -89,7 +89,9 @@ def _read_slices(images: Sequence[Mapping[str, str]]) -> Volume:
     slices: list[NDArray[Any]] = []
     masks: list[NDArray[Any]] = []
     for pair in images:
-        image = _channels_first(_decode_picture(Path(pair["image"]), pair.get("sha256")), pair["image"])
+        image = _channels_first(
+            _decode_picture(Path(pair["image"]), pair.get("sha256"), intensities=True), pair["image"]
+        )
         mask = _decode_picture(Path(pair["mask"]), pair.get("mask_sha256"))
         if mask.ndim != 2:
             raise DataError(
@@ -161,12 +163,14 @@ def _load(path: Path, digest: str | None, decode: Any) -> Any:
     return decoded
 
 
-def _decode_picture(path: Path, digest: str | None) -> NDArray[Any]:
+def _decode_picture(path: Path, digest: str | None, *, intensities: bool = False) -> NDArray[Any]:
     def decode(data: bytes) -> NDArray[Any]:
         # What Pillow warns of is either harmless metadata or followed by an exception.
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
             picture.load()
-            return np.asarray(picture)
+            # A palette's numbers name colours and are no intensities; in a mask they are the labels themselves.
+            rgb = intensities and picture.mode == "P"
+            return np.asarray(picture.convert("RGB") if rgb else picture)
 
     return _load(path, digest, decode)
 
@@ -187,7 +191,7 @@ def _channels_first(picture: NDArray[Any], path: str) -> NDArray[Any]:
     if picture.ndim == 3 and picture.shape[-1] == 3:
         return np.moveaxis(picture, -1, 0)
     raise DataError(
-        f"expected a greyscale or an RGB image in {path}, found shape {picture.shape}; save it without alpha or palette"
+        f"expected a greyscale or an RGB image in {path}, found shape {picture.shape}; save it without alpha"
     )
 
 
