@@ -59,7 +59,8 @@ def pr_curve_figure(
             axes.plot(counts.recall, counts.precision, "o", color=_TUMOUR, markersize=8, label=label, zorder=3)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), title=title)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower left", fontsize=8.5, framealpha=0.9)
+    # Below: wherever it stood within, some curve would pass behind it.
+    figure.legend(loc="outside lower center", fontsize=8.5)
     return figure
 
 
@@ -86,7 +87,7 @@ def probabilities_figure(histogram: ScoreHistogram, *, threshold: float, title: 
     axes.set(xlabel="predicted probability", ylabel="voxels", xlim=(0, 1), yscale="log")
     axes.set_ylim(bottom=0.7)
     axes.set_title((f"{title}\n" if title else "") + f"{words} distinct probabilities", fontsize=11)
-    axes.legend(loc="upper center", fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8.5)
     axes.grid(alpha=0.25, axis="y")
     return figure
 

@@ -72,3 +72,10 @@ def test_the_same_figure_gives_the_same_file(histogram, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
     with Image.open(tmp_path / "a.png") as image:
         assert image.size[0] > 500
+
+
+def test_legends_stand_beside_the_curves(histogram):
+    for figure in (pr_curve_figure(histogram, threshold=0.4), probabilities_figure(histogram, threshold=0.4)):
+        to_array(figure)  # draws
+        (legend,) = figure.legends
+        assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
