@@ -97,7 +97,7 @@ def test_augmentation_keeps_shapes_and_moves_label_with_image(shape):
     for _ in range(20):
         result = transform({"image": image, "label": label})
         assert result["image"].shape == shape
-        assert 0 <= result["label"].min() and result["label"].max() <= 1
+        assert result["label"].min() >= 0 and result["label"].max() <= 1
         inside = torch.as_tensor(result["image"][0])[torch.as_tensor(result["label"][0]) > 0.5]
         assert inside.mean() > 5
         changed += not torch.equal(torch.as_tensor(result["label"]), label)
