@@ -64,6 +64,7 @@ def evaluation_config() -> dict[str, Any]:
                 "_target_": "monai_fp4.evaluation.EvaluationReport",
                 "output_dir": "@output_dir",
                 "threshold": "$@trained.threshold",
+                "source": "$@trained.source",
             },
             {"_target_": "monai_fp4.handlers.Progress"},
         ],

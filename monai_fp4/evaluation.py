@@ -38,6 +38,7 @@ class EvaluationReport:
         seed: of the bootstrap.
         overlays: how many slices of each kind to show.
         title: of the figures, such as the run's name.
+        source: what was evaluated, such as run, manifest and split; kept in `metrics.json`.
 
     Raises:
         ConfigError: the threshold is not a probability, or the folder holds an evaluation.
@@ -52,6 +53,7 @@ class EvaluationReport:
         seed: int = 0,
         overlays: int = 4,
         title: str = "",
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.threshold = float(threshold)
@@ -64,6 +66,7 @@ class EvaluationReport:
                 f"an evaluation expects a new output_dir, found metrics.json in {self.folder}; give another output_dir"
             )
         self.resamples, self.seed, self.overlays, self.title = resamples, seed, overlays, title
+        self.source = dict(source or {})
         self._confusions: dict[str, Confusion] = {}
         self._gallery = SliceGallery(overlays)
 
@@ -112,7 +115,7 @@ class EvaluationReport:
                 figure = overlay_figure(slices, threshold=self.threshold, title=reason.value)
                 save_figure(figure, self.folder / "overlays" / f"{reason.value.replace(' ', '_')}.png")
         # Last: a folder that holds metrics.json is complete.
-        write_json(self.folder / "metrics.json", numbers)
+        write_json(self.folder / "metrics.json", {"source": self.source, **numbers} if self.source else numbers)
 
 
 def report(

@@ -44,6 +44,7 @@ class TrainedRun:
         network: the converted network with the run's best weights, in evaluation mode, on ``device``.
         datalist: one record a patient.
         image_size: the size that the network sees.
+        source: run, manifest and split, for the record.
         threshold: the probability above which a pixel is called tumour, chosen by the run on its validation patients.
 
     Raises:
@@ -90,6 +91,7 @@ class TrainedRun:
         root = prepare_data(records, dataset_dir)
         chosen = self._choose(records, split)
         self.datalist = [patient_record(records, patient, root) for patient in records.patients if patient.id in chosen]
+        self.source = {"run_dir": run_dir, "manifest": records.name, "split": split, "patients": len(self.datalist)}
         self.network = self._load_network(config, len(records.channels))
         if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
             set_active(self.network, False)

@@ -50,6 +50,7 @@ def test_an_evaluation_from_its_bundle(finished_run: Path, held_out: Dataset, tm
     assert {"metrics.json", "pr_curve.png", "probabilities.png", "overlays"} <= names
     assert list((tmp_path / "out" / "overlays").glob("*.png"))
     written = metrics(tmp_path / "out")
+    assert written["source"]["patients"] == 2 and written["source"]["split"] in ("auto", "val", "test")
     scores, labels = (np.concatenate([o[key].numpy().ravel() for o in seen]) for key in ("pred", "label"))
     assert len(seen) == 2 and all(output["label"].shape == (1, 40, 48, 3) for output in seen)
     assert written["auprc"] == pytest.approx(average_precision_score(labels, scores), abs=1e-6)
