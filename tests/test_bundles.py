@@ -12,13 +12,16 @@ from pydoc import locate
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.properties import TrainProperties
 from monai.utils import BundleProperty, BundlePropertyConfig
 from tiny_runs import BUNDLES, Dataset, metrics, train, workflow
 
+from monai_fp4.bundle_template import training_config
 from monai_fp4.bundles import bundle_files, check_bundles, write_bundles
+from monai_fp4.data.transforms import augmentation
 from monai_fp4.errors import ConfigError
 from monai_fp4.options import OPTIONS, RunOptions
 from monai_fp4.recipes import RECIPES
@@ -146,3 +149,14 @@ def test_the_protocol_overlays_any_bundle() -> None:
     merged = ConfigParser.load_config_files([BUNDLES / "vit_4m_full.json", BUNDLES / "protocols" / "lgg.json"])
     options = RunOptions.from_config(**{option.name: merged[option.name] for option in OPTIONS})
     assert (options.manifest, options.image_size, options.arch) == ("lgg", (256, 256), "vit")
+
+
+def test_the_augmentation_of_the_bundles_is_the_one_that_python_users_get() -> None:
+    section = training_config("unet", "500k", "bf16")["train"]["preprocessing"]
+    written, built = ConfigParser({"section": section}).get_parsed_content("section"), augmentation()
+    generator = torch.Generator().manual_seed(0)
+    item = {"image": torch.rand(3, 24, 32, generator=generator), "label": torch.rand(1, 24, 32, generator=generator)}
+    for seed in range(8):
+        results = [dict(transform.set_random_state(seed=seed)(dict(item))) for transform in (written, built)]
+        for key in item:
+            assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))

@@ -149,11 +149,8 @@ def test_decoded_values_stay_close_and_keep_their_shape(values: object, dtype: t
         assert ((decoded - x.float()).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("two_d", [False, True])
-@pytest.mark.parametrize("rht", [False, True])
+@pytest.mark.parametrize(("two_d", "rht"), [(False, False), (True, False), (False, True)])  # both are refused
 def test_values_do_not_depend_on_strides(two_d: bool, rht: bool) -> None:
-    if two_d and rht:
-        pytest.skip("refused")
     x = torch.randn(6, 32, 40, 48, generator=torch.Generator().manual_seed(0))
     for view in (x.movedim(1, -1), x.transpose(-1, -2), x[::2, :, 1:], x[..., ::3], x[:, :1].expand(-1, 32, -1, -1)):
         expected = scaled_values(view.contiguous(), two_d=two_d, rht=rht)
