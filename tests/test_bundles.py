@@ -156,7 +156,7 @@ def test_the_augmentation_of_the_bundles_is_the_one_that_python_users_get() -> N
     written, built = ConfigParser({"section": section}).get_parsed_content("section"), augmentation()
     generator = torch.Generator().manual_seed(0)
     item = {"image": torch.rand(3, 24, 32, generator=generator), "label": torch.rand(1, 24, 32, generator=generator)}
-    for seed in range(8):
+    for seed in range(150):
         results = [dict(transform.set_random_state(seed=seed)(dict(item))) for transform in (written, built)]
         for key in item:
             assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))
