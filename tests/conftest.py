@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
+
+
+def pytest_configure() -> None:
+    """A developer may do without the oracle, and its tests are skipped; CI may not."""
+    if os.environ.get("CI") and importlib.util.find_spec("transformer_engine") is None:
+        raise pytest.UsageError("CI compares with Transformer Engine's reference, which is not installed: make install")
 
 
 @pytest.fixture(autouse=True)
