@@ -99,13 +99,13 @@ class Cohort:
         counts = None
         if self.threshold is not None:
             tp, fp = ordered.at_or_above(self.threshold)
-            fn, tn = ordered.positives.size - tp, ordered.negatives.size - fp
+            fn, tn = len(ordered.positives) - tp, len(ordered.negatives) - fp
             counts = Confusion(tp=tp, fp=fp, fn=fn, tn=tn)
         patient = PatientScores(
             name=name,
             auprc=ordered.auprc(),
             voxels=ordered.size,
-            positives=ordered.positives.size,
+            positives=len(ordered.positives),
             distinct=ordered.distinct,
             histogram=ScoreHistogram(self.patient_capacity).add_sorted(ordered).fold(),
             confusion=counts,

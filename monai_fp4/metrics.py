@@ -45,7 +45,7 @@ def compute_auprc(scores: Any, labels: Any) -> float:
         0.8333
     """
     ordered = SortedScores.of(scores, labels)
-    if not ordered.positives.size:
+    if not len(ordered.positives):
         message = f"AUPRC is undefined without positive labels, found {ordered.size} negative ones; NaN is returned"
         warnings.warn(message, NoPositivesWarning, stacklevel=2)
     return ordered.auprc()

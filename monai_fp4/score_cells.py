@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from monai_fp4.score_keys import Keys, runs
+from monai_fp4.score_keys import Keys
+from monai_fp4.score_sources import Source, cell_source, score_source
 
 __all__ = ["Cells", "average_precision", "average_precision_bounds", "combine"]
 
@@ -59,69 +61,42 @@ class Cells:
         return self.level > 0
 
 
-class _Source:
-    """Sorted lowest keys, and the counts below each: of cells, or of sorted scores of one label (a run, one score)."""
-
-    def __init__(
-        self, low: Keys, high: Keys, level: NDArray[np.uint8] | None, below: Sequence[NDArray[np.int64] | None]
-    ):
-        self.low, self.high, self.level = low, high, level
-        self.below = below  # of positives and of negatives; None: there are none
-
-    @classmethod
-    def cells(cls, cells: Cells) -> _Source:
-        below = [np.concatenate([[0], np.cumsum(counts)]) for counts in (cells.positives, cells.negatives)]
-        return cls(cells.low, cells.high, cells.level, below)
-
-    @classmethod
-    def scores(cls, keys: Keys, positive: bool) -> _Source:
-        index = np.arange(keys.size + 1)
-        return cls(keys, keys, None, (index, None) if positive else (None, index))
-
-    def mass_below(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        first, second = self.below
-        return sum(below[at] for below in (first, second) if below is not None)  # type: ignore[return-value]
-
-    @property
-    def exact(self) -> bool:
-        return self.level is None or not self.level.any()
-
-    @property
-    def distinct(self) -> int:
-        return (
-            self.low.size if self.level is not None else int(np.count_nonzero(np.diff(self.low))) + bool(self.low.size)
-        )
-
-
-def combine(parts: Sequence[Cells], negatives: Keys, positives: Keys, capacity: int | None) -> Cells:
+def combine(parts: Sequence[Cells], negatives: Keys | Tensor, positives: Keys | Tensor, capacity: int | None) -> Cells:
     """Add up cells and scores.
 
     Args:
         parts: cells, each with any partition.
-        negatives: keys of more background scores, rising.
-        positives: keys of more tumour scores, rising.
+        negatives: keys of more background scores, rising; a tensor of signed keys stays on its device.
+        positives: keys of more tumour scores, likewise.
         capacity: the most cells of the result; None is no limit.
 
     Returns:
         One cell for every distinct score where they fit and where no part has merged them, else larger ones.
     """
-    sources = [_Source.cells(part) for part in parts if part.low.size]
-    sources += [
-        _Source.scores(keys, positive) for keys, positive in ((negatives, False), (positives, True)) if keys.size
+    sources: list[Source] = [
+        cell_source(part.low, part.high, part.level, part.positives, part.negatives) for part in parts if part.low.size
     ]
+    sources += [score_source(keys, positive) for keys, positive in ((negatives, False), (positives, True)) if len(keys)]
     if not sources:
         return Cells.empty()
     limit = 2**_ROOT if capacity is None else capacity
-    if all(source.exact for source in sources) and max(source.distinct for source in sources) <= limit:
-        keys = np.unique(np.concatenate([source.low[runs(source.low)] for source in sources]))
-        if keys.size <= limit:
-            edges = [tuple(np.searchsorted(s.low, keys, side) for side in ("left", "right")) for s in sources]
+    if not any(part.merged.any() for part in parts):
+        distinct = [own for source in sources if (own := source.distinct(limit)) is not None]
+        if len(distinct) == len(sources) and (keys := np.unique(np.concatenate(distinct))).size <= limit:
+            edges = [(source.search(keys), source.search(keys, "right")) for source in sources]
             return _gather(sources, edges, keys, keys)
-    total = int(sum(source.mass_below(np.array([source.low.size]))[0] for source in sources))
+    total = sum(int(_mass_below(source, np.array([source.size]))[0]) for source in sources)
     share = 0.0 if capacity is None else _first_share(total, capacity)
     while (cells := _partition(sources, total, share, limit)) is None:
         share *= 1.5
     return cells
+
+
+def _mass_below(source: Source, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    positives, negatives = source.below(at)
+    if positives is None or negatives is None:
+        return positives if positives is not None else negatives  # type: ignore[return-value]
+    return positives + negatives
 
 
 def _first_share(total: int, capacity: int) -> float:
@@ -132,20 +107,20 @@ def _first_share(total: int, capacity: int) -> float:
     return share
 
 
-def _partition(sources: Sequence[_Source], total: int, share: float, limit: int) -> Cells | None:
+def _partition(sources: Sequence[Source], total: int, share: float, limit: int) -> Cells | None:
     """Split from the top down; None if there are more cells than the limit."""
     low = np.zeros(1, np.uint32)
-    edges = [(np.zeros(1, np.int64), np.full(1, source.low.size)) for source in sources]
+    edges = [(np.zeros(1, np.int64), np.full(1, source.size)) for source in sources]
     done: list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = [[] for _ in sources]
     count = 0
     for level in range(_ROOT, -1, -1):
-        below = sum(source.mass_below(start) for source, (start, _) in zip(sources, edges, strict=True))
-        mass = sum(source.mass_below(end) for source, (_, end) in zip(sources, edges, strict=True)) - below
+        below = sum(_mass_below(source, start) for source, (start, _) in zip(sources, edges, strict=True))
+        mass = sum(_mass_below(source, end) for source, (_, end) in zip(sources, edges, strict=True)) - below
         final = mass <= np.maximum(share * (total - below), 1)
         for source, (start, end) in zip(sources, edges, strict=True):
             if source.level is not None:  # a cell of this source is the whole interval, and cannot be split
-                at = np.minimum(start, source.low.size - 1)
-                final |= (end > start) & (source.low[at] == low) & (source.level[at] == level)
+                at = np.minimum(start, source.size - 1)
+                final |= (end > start) & (source.low(at) == low) & (source.level[at] == level)
         if level == 0:
             final[:] = True
         for kept, (start, end) in zip(done, edges, strict=True):
@@ -161,7 +136,7 @@ def _partition(sources: Sequence[_Source], total: int, share: float, limit: int)
         halves = []
         for source, (start, end) in zip(sources, edges, strict=True):
             start, end = start[rest], end[rest]
-            cut = np.searchsorted(source.low, middle)
+            cut = source.search(middle)
             halves.append((np.stack([start, cut], 1).ravel(), np.stack([cut, end], 1).ravel()))
         low = np.stack([low, middle], 1).ravel()
         filled = np.any([end > start for start, end in halves], axis=0)
@@ -169,21 +144,21 @@ def _partition(sources: Sequence[_Source], total: int, share: float, limit: int)
     joined = [tuple(np.concatenate(side) for side in zip(*kept, strict=True)) for kept in done]
     lows, highs = [], []
     for source, (start, end) in zip(sources, joined, strict=True):
-        has, last = end > start, source.low.size - 1
-        lows.append(np.where(has, source.low[np.minimum(start, last)], np.uint32(2**32 - 1)))
-        highs.append(np.where(has, source.high[np.maximum(end - 1, 0)], np.uint32(0)))
+        has, last = end > start, source.size - 1
+        lows.append(np.where(has, source.low(np.minimum(start, last)), np.uint32(2**32 - 1)))
+        highs.append(np.where(has, source.high(np.maximum(end - 1, 0)), np.uint32(0)))
     first, final_high = np.min(lows, axis=0), np.max(highs, axis=0)
     order = np.argsort(first)
     return _gather(sources, [(start[order], end[order]) for start, end in joined], first[order], final_high[order])
 
 
-def _gather(sources: Sequence[_Source], edges: Sequence[tuple], first: Keys, last: Keys) -> Cells:
+def _gather(sources: Sequence[Source], edges: Sequence[tuple], first: Keys, last: Keys) -> Cells:
     """Sum the sources between edges, into the smallest dyadic intervals from the first to the last key within."""
     counts = [np.zeros(first.size, np.int64) for _ in range(2)]
     for source, (start, end) in zip(sources, edges, strict=True):
-        for total, below in zip(counts, source.below, strict=True):
-            if below is not None:
-                total += below[end] - below[start]
+        for total, upper, lower in zip(counts, source.below(end), source.below(start), strict=True):
+            if upper is not None and lower is not None:
+                total += upper - lower
     level = np.frexp((first ^ last).astype(np.float64))[1].astype(np.uint8)  # bits in which they differ
     low = (first.astype(np.uint64) >> level << level).astype(np.uint32)
     return Cells(low, level, counts[0], counts[1])

@@ -3,6 +3,9 @@
 A float32 becomes an unsigned 32-bit key by flipping the sign bit of positive numbers and every bit of negative ones.
 Keys sort and compare as the scores do, whatever their range, and lose nothing: next to 1, where a saturated sigmoid
 crowds its values and equal-width bins would see one, every float32 keeps a key of its own.
+
+What is written here in NumPy is the definition. On the host `monai_fp4.score_native` does the same in C++ where it can
+be compiled; scores on a CUDA device stay there (`monai_fp4.score_device`).
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_fp4.errors import DataError, NumericsError
+from monai_fp4.score_device import device_auprc, device_distinct, from_host, on_device, split_on_device
+from monai_fp4.score_native import sort_natively, split_natively
 
-__all__ = ["Keys", "SortedScores", "key_scores", "runs", "score_keys", "split_keys"]
+__all__ = ["Keys", "SortedScores", "key_scores", "runs", "score_keys", "sort_keys", "split_keys"]
 
 Keys = NDArray[np.uint32]
 _SIGN = np.uint32(0x80000000)
@@ -42,23 +48,30 @@ def key_scores(keys: Keys) -> NDArray[np.float32]:
     return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).astype(np.uint32).view(np.float32)
 
 
-def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys]:
+def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys] | tuple[Tensor, Tensor]:
     """Check scores and labels, and return the keys of the negatives and of the positives, unsorted.
 
     Args:
         scores: tensor, array or list of any shape, compared as float32.
         labels: as many, 0 or 1 (or bool).
 
+    Returns:
+        Arrays of unsigned keys; of scores on a CUDA device, tensors of signed keys there.
+
     Raises:
         NumericsError: a score is NaN.
         DataError: the sizes differ, or a label is neither 0 nor 1.
     """
+    if on_device(scores):
+        return split_on_device(scores, labels)
     values, truth = _flat(scores), _flat(labels)
     if values.size != truth.size:
         raise DataError(
             f"a metric expects as many labels as scores, found {truth.size} for {values.size}; check shapes"
         )
     values = values.astype(np.float32, copy=False)
+    if truth.dtype in (np.bool_, np.uint8) and (split := split_natively(values, truth.view(np.uint8))) is not None:
+        return split
     if count := int(np.count_nonzero(np.isnan(values))):
         raise NumericsError(
             f"a metric expects numbers as scores, found NaN in {count} of {values.size}; look at the network's output"
@@ -69,6 +82,14 @@ def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys]:
         raise DataError(f"a metric expects labels that are 0 or 1, found {odd!s}; binarise the mask")
     keys = score_keys(values)
     return keys[~positive], keys[positive]
+
+
+def sort_keys(keys: Any) -> Any:
+    """Sort keys from `split_keys`, in rising order and in an array or tensor of their own."""
+    if isinstance(keys, Tensor):
+        return keys.sort().values
+    ordered = sort_natively(keys)
+    return np.sort(keys) if ordered is None else ordered
 
 
 def runs(ordered: NDArray[Any]) -> NDArray[np.int64]:
@@ -87,38 +108,43 @@ class SortedScores:
     """Every score of a scan, sorted, for what must be exact.
 
     Attributes:
-        negatives: keys of the background's scores, rising.
-        positives: keys of the tumour's scores, rising.
+        negatives: keys of the background's scores, rising; an array, or a tensor on a device.
+        positives: keys of the tumour's scores, likewise.
     """
 
-    negatives: Keys
-    positives: Keys
+    negatives: Any
+    positives: Any
 
     @classmethod
     def of(cls, scores: Any, labels: Any) -> SortedScores:
         """Check and sort; arguments and errors as `split_keys`."""
         negatives, positives = split_keys(scores, labels)
-        return cls(np.sort(negatives), np.sort(positives))
+        return cls(sort_keys(negatives), sort_keys(positives))
 
     @property
     def size(self) -> int:
         """Number of scores."""
-        return self.negatives.size + self.positives.size
+        return len(self.negatives) + len(self.positives)
 
     @property
     def distinct(self) -> int:
         """Number of distinct scores."""
+        if isinstance(self.negatives, Tensor):
+            return device_distinct(self.negatives, self.positives)
         own = self.positives[runs(self.positives)]
         at = np.searchsorted(self.negatives, own)
         inside = at < self.negatives.size
         both = np.count_nonzero(self.negatives[at[inside]] == own[inside])
-        return int(own.size + np.count_nonzero(np.diff(self.negatives)) + bool(self.negatives.size) - both)
+        others = np.count_nonzero(self.negatives[1:] != self.negatives[:-1])
+        return int(own.size + others + bool(self.negatives.size) - both)
 
     def auprc(self) -> float:
         """Step-wise average precision; NaN without positives.
 
         Only thresholds at positive scores add area, so the background is searched and never grouped.
         """
+        if isinstance(self.negatives, Tensor):
+            return device_auprc(self.negatives, self.positives)
         size = self.positives.size
         if not size:
             return math.nan
@@ -130,8 +156,12 @@ class SortedScores:
 
     def at_or_above(self, threshold: float) -> tuple[int, int]:
         """Numbers of positives and negatives whose score reaches a threshold."""
-        key = score_keys(np.array([threshold], dtype=np.float32))[0]
-        tp, fp = (int(keys.size - np.searchsorted(keys, key)) for keys in (self.positives, self.negatives))
+        key = score_keys(np.array([threshold], dtype=np.float32))
+        if isinstance(self.negatives, Tensor):
+            wanted = from_host(key, self.negatives.device)
+            tp, fp = (len(keys) - int(torch.searchsorted(keys, wanted)) for keys in (self.positives, self.negatives))
+        else:
+            tp, fp = (keys.size - int(np.searchsorted(keys, key[0])) for keys in (self.positives, self.negatives))
         return tp, fp
 
 
