@@ -119,6 +119,7 @@ def _train_section() -> dict[str, Any]:
         "inferer": {"_target_": "SimpleInferer"},
         "step": {"_target_": "monai_fp4.engines.TrainingStep", "amp": "@amp", "max_grad_norm": 12.0},
         "handlers": [
+            {"_target_": "monai_fp4.handlers.InputWait"},
             {
                 "_target_": "monai_fp4.loop.EpochSeeder",
                 "session": "@session",

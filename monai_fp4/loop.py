@@ -122,6 +122,10 @@ class Recorder:
         lr_scheduler: its schedule, stepped every iteration.
         evaluator: the evaluator whose ``key_metric`` decides what the best weights are.
         key_metric: name of that metric in the evaluator's ``state.metrics``; higher is better.
+
+    An epoch's entry in ``metrics.json`` holds its number, ``train_loss``, ``learning_rate``, ``fp4``, ``seconds``
+    (with its validation), ``input_wait`` where :class:`monai_fp4.handlers.InputWait` is attached, and what the
+    validation said.
     """
 
     def __init__(
@@ -194,6 +198,8 @@ class Recorder:
         # What the weights were validated in, and what they are to be evaluated in: a schedule may end in BF16.
         entry["fp4"] = any(layer.active for _, layer in quantized_layers(bare(self.network)))
         entry["seconds"] = round(time.perf_counter() - self._started, 3)
+        if (waited := getattr(engine.state, "input_wait", None)) is not None:
+            entry["input_wait"] = round(waited, 4)
         if self.evaluator.state.epoch == epoch and self.evaluator.state.metrics:
             entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
         self.history.append(entry)
@@ -235,7 +241,7 @@ class Recorder:
         summary = {
             name: value
             for name, value in best.items()
-            if name not in ("epoch", "train_loss", "learning_rate", "seconds")
+            if name not in ("epoch", "train_loss", "learning_rate", "seconds", "input_wait")
         }
         self.folder.write_json(
             "metrics.json",

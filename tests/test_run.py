@@ -212,5 +212,6 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _without_time(written: dict[str, Any]) -> dict[str, Any]:
-    history = [{key: value for key, value in entry.items() if key != "seconds"} for entry in written["history"]]
+    timed = ("seconds", "input_wait")
+    history = [{key: value for key, value in entry.items() if key not in timed} for entry in written["history"]]
     return written | {"history": history}

@@ -19,10 +19,14 @@ from tqdm import tqdm
 __all__ = ["Progress"]
 
 _DISPLAY = {"auprc": "AUPRC"}
+_WORTH_SAYING = 0.02
+"""Below this share of an epoch spent waiting for data, there is nothing for the user to do."""
 
 
 class Progress:
     """Shows epoch, loss, the last validation's metric, speed and time left of a trainer; or an evaluator's patients.
+
+    Where `InputWait` finds that a training waits for its data for 2 % of the time or more, an epoch's line says so.
 
     Args:
         evaluator: whose `state.metrics` to show beside the loss; None takes the engine's own.
@@ -108,6 +112,9 @@ class Progress:
                 words = [f"{self._epoch_iterations} patients"]
             if self._losses:
                 words.append(f"mean loss {math.fsum(self._losses) / len(self._losses):.4f}")
+            waited = getattr(engine.state, "input_wait", None)
+            if waited is not None and waited >= _WORTH_SAYING:
+                words.append(f"{waited:.0%} of the time waiting for data")
             self._say(", ".join([*words, *self._metric_words(engine)]), engine)
 
     def _metric_words(self, engine: Engine) -> list[str]:

@@ -3,6 +3,7 @@
 Both handlers take the same `SummaryWriter`; MONAI's would each open a file of their own without it. Tags:
 
 - `train/loss`, `train/learning_rate` by step, `train/epoch_loss` by epoch;
+- `train/input_wait` by epoch: the share of it that was spent waiting for batches, where `InputWait` is attached;
 - `val/<metric>` by epoch, for every number in the evaluator's `state.metrics`;
 - `val/pr_curve`, `val/probabilities` (a histogram), `val/overlays/<reason>` by epoch;
 - `quantization/<snr_db, underflow, clipped>/<layer>/<operand>`, for the first step of an epoch, by step.
@@ -96,6 +97,8 @@ class TensorBoard:
         assert self.writer is not None
         mean = math.fsum(self._losses) / max(len(self._losses), 1)
         self.writer.add_scalar("train/epoch_loss", mean, engine.state.epoch)
+        if (waited := getattr(engine.state, "input_wait", None)) is not None:
+            self.writer.add_scalar("train/input_wait", waited, engine.state.epoch)
         self.writer.flush()
 
 
