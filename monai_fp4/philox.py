@@ -1,9 +1,9 @@
 """Random bits that follow from a counter: Philox4x32-10.
 
 A counter-based generator has no state to hand on. A key (64 bits) and a counter (128 bits) give 128 random bits
-through ten rounds of multiplication, and the bits of one counter tell nothing of those of another. So the order in which
-numbers are drawn, the count of threads and the device do not matter: stochastic rounding gives block number ``i`` of a
-tensor the bits of counter ``i``, and plain torch, the C++ kernel and the Triton kernel round alike, bit for bit.
+through ten rounds of multiplication, and the bits of one counter tell nothing of those of another. So neither the order
+in which numbers are drawn nor the count of threads nor the device matters: stochastic rounding gives block number ``i``
+of a tensor the bits of counter ``i``, and plain torch, the C++ kernel and the Triton kernel round alike, bit for bit.
 
 The generator is that of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), which CUDA's cuRAND,
 torch (on CUDA) and NumPy (in its 64-bit form) use too.

@@ -19,17 +19,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_fp4.numerics import (
+from monai_fp4.blocks import (
     BLOCK_SIZE,
-    E2M1_GRID,
+    block_bits,
+    check_blocks,
     decode_factors,
     pad_last,
     prepare_blocks,
-    random_bits,
     round_blocks,
-    round_e2m1,
-    round_e2m1_stochastic,
 )
+from monai_fp4.kernels import cpu_quantize
+from monai_fp4.philox import draw_key
+from monai_fp4.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
 
 __all__ = ["NVFP4Tensor", "fake_quantize", "quantize"]
 
@@ -93,7 +94,8 @@ def quantize(
         two_d: 16 x 16 blocks over the last two axes (weights) rather than 1 x 16.
         rht: rotate each 16 numbers with the random Hadamard transform first, see :func:`monai_fp4.numerics.rotate`.
         stochastic: round stochastically rather than to nearest.
-        generator: source of the random bits; by default the one of the tensor's device.
+        generator: what the key of the random bits is drawn from, see :mod:`monai_fp4.philox`; by default torch's CPU
+            generator.
 
     Returns:
         The packed tensor.
@@ -103,7 +105,10 @@ def quantize(
     """
     quantized = prepare_blocks(x, two_d=two_d, rht=rht)
     scaled = quantized.blocks * quantized.encode
-    rounded = round_e2m1_stochastic(scaled, random_bits(scaled, generator)) if stochastic else round_e2m1(scaled)
+    if stochastic:
+        rounded = round_e2m1_stochastic(scaled, block_bits(scaled, draw_key(generator)))
+    else:
+        rounded = round_e2m1(scaled)
     # NaN becomes code 0 here; its block's scale is NaN.
     halves = (rounded.abs() * 2).nan_to_num_(0.0).int()
     # Not the sign bit of the number: like TE, a scaled -0.0 gives code 0, anything below zero a negative code.
@@ -135,6 +140,11 @@ def fake_quantize(
         The decoded tensor in the shape of ``x``; with ``rht`` the rotated values, the last axis padded to a multiple
         of 16.
     """
+    check_blocks(x, two_d=two_d, rht=rht)
+    key = draw_key(generator) if stochastic else None
+    if cpu_quantize.usable(x):
+        result = cpu_quantize.quantize(x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False)
+        if result is not None:
+            return result.values
     quantized = prepare_blocks(x, two_d=two_d, rht=rht)
-    factors = decode_factors(quantized.scales, quantized.amax)
-    return round_blocks(quantized, factors, stochastic=stochastic, generator=generator, dtype=x.dtype)
+    return round_blocks(quantized, decode_factors(quantized.scales, quantized.amax), key=key, dtype=x.dtype)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from monai_fp4 import numerics
+from monai_fp4 import tiles
 from monai_fp4.errors import ConfigError
 from monai_fp4.numerics import (
     BLOCK_SIZE,
     SUPPORTED_DTYPES,
     decode,
     gemm_alpha,
+    plain,
     rotate,
     round_e2m1,
     scaled_values,
@@ -162,11 +163,16 @@ def test_values_do_not_depend_on_strides(two_d: bool, rht: bool) -> None:
 
 def test_tiles_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(7, 9, 5, 64, generator=torch.Generator().manual_seed(0)).transpose(0, 1)
-    whole = scaled_values(x).values
-    drawn = scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0)).values
-    monkeypatch.setattr(numerics, "_TILE", 100)
-    assert torch.equal(whole, scaled_values(x).values)
-    assert torch.equal(drawn, scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0)).values)
+
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        drawn = scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0))
+        return scaled_values(x).values, drawn.values, rotate(x)
+
+    with plain():
+        whole = draw()
+        monkeypatch.setattr(tiles, "_TILE", 100)
+        pieces = draw()
+    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
 
 
 def test_two_d_codes_of_the_transpose_are_the_transposed_codes() -> None:

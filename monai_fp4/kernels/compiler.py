@@ -57,7 +57,7 @@ class KernelStatus:
     reason: str
 
 
-class _Unavailable(Exception):
+class _UnavailableError(Exception):
     """Why there is no library; the text is a clause that fits behind a colon."""
 
 
@@ -88,12 +88,12 @@ def load(name: str, check: Check | None = None) -> ctypes.CDLL | None:
         if name not in _libraries:
             try:
                 if os.environ.get("MONAI_FP4_NATIVE", "1") == "0":
-                    raise _Unavailable("turned off by MONAI_FP4_NATIVE=0")
+                    raise _UnavailableError("turned off by MONAI_FP4_NATIVE=0")
                 library, path = _build(name)
                 if check is not None and (fault := check(library)):
-                    raise _Unavailable(f"the library built from {name}.cpp is refused, {fault}")
+                    raise _UnavailableError(f"the library built from {name}.cpp is refused, {fault}")
                 _libraries[name], _reasons[name] = library, f"compiled, {path}"
-            except _Unavailable as reason:
+            except _UnavailableError as reason:
                 _libraries[name], _reasons[name] = None, str(reason)
                 _warn(str(reason))
         return _libraries[name]
@@ -122,7 +122,7 @@ def _build(name: str) -> tuple[ctypes.CDLL, Path]:
     try:
         text = source.read_bytes()
     except OSError as error:
-        raise _Unavailable(f"{source} cannot be read ({error.strerror})") from None
+        raise _UnavailableError(f"{source} cannot be read ({error.strerror})") from None
     compiler, version = _compiler()
     key = hashlib.sha256("\0".join([*compiler, version, *_FLAGS, _processor()]).encode() + text).hexdigest()[:32]
     folder = _cache_folder()
@@ -130,7 +130,7 @@ def _build(name: str) -> tuple[ctypes.CDLL, Path]:
     if (library := _open(target)) is None:
         _compile(compiler, source, target)
         if (library := _open(target)) is None:
-            raise _Unavailable(f"{target} was built but cannot be loaded")
+            raise _UnavailableError(f"{target} was built but cannot be loaded")
     return library, target
 
 
@@ -158,17 +158,17 @@ def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
             try:
                 result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise _Unavailable(f"{shlex.join(compiler)} did not run ({error})") from None
+                raise _UnavailableError(f"{shlex.join(compiler)} did not run ({error})") from None
             if result.returncode == 0:
                 break
             message = message or (result.stderr.strip().splitlines() or ["no message"])[0]
         else:
-            raise _Unavailable(f"{shlex.join(compiler)} cannot compile {source.name} ({message})")
+            raise _UnavailableError(f"{shlex.join(compiler)} cannot compile {source.name} ({message})")
         content = built.read_bytes()
         built.write_bytes(content + hashlib.sha256(content).digest())
         built.replace(target)
     except OSError as error:
-        raise _Unavailable(f"{target} cannot be written ({error})") from None
+        raise _UnavailableError(f"{target} cannot be written ({error})") from None
     finally:
         built.unlink(missing_ok=True)
 
@@ -182,7 +182,7 @@ def _compiler() -> tuple[tuple[str, ...], str]:
         if words and shutil.which(words[0]):
             break
     else:
-        raise _Unavailable(
+        raise _UnavailableError(
             f"the compiler that CXX names, {named!r}, is not found"
             if named
             else "no C++ compiler is installed (c++, g++ or clang++); install one or set CXX"
@@ -190,7 +190,7 @@ def _compiler() -> tuple[tuple[str, ...], str]:
     try:
         result = subprocess.run([*words, "--version"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Unavailable(f"{candidate} did not run ({error})") from None
+        raise _UnavailableError(f"{candidate} did not run ({error})") from None
     return words, result.stdout
 
 
@@ -221,7 +221,7 @@ def _cache_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="monai-fp4-"))
     except OSError as error:
-        raise _Unavailable(f"no folder can be written to keep the library in ({error.strerror})") from None
+        raise _UnavailableError(f"no folder can be written to keep the library in ({error.strerror})") from None
 
 
 def _user() -> int:
