@@ -1,7 +1,8 @@
 """The autograd function of convolutions and transposed convolutions: three GEMMs over the im2col matrix.
 
 The operands are those of `monai_fp4.layers.gemm`, with output pixels for tokens and (kernel tap, channel) for features;
-what each product does is told in `monai_fp4.layers.products`.
+what each product does is told in `monai_fp4.layers.products`. Where a CPU has BF16 instructions, the same products come
+from `monai_fp4.layers.cpu_conv`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from monai_fp4.kernels import cpu_gemm
+from monai_fp4.layers import cpu_conv, cpu_conv_gradient
+from monai_fp4.layers.cpu_operands import round_trip, swap_pairs
 from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import along_channels, as_kernel, channels_first, finish, kernel_values, without_autocast
 from monai_fp4.layers.products import correlate, gather, scatter, weight_product
@@ -49,9 +53,20 @@ class ConvFunction(Function):
         image_shape: tuple[int, ...],
     ) -> Tensor:
         """Quantize pixels along their channels and the kernel along the same axis, and multiply."""
-        a, b = quantize_operands(x, weight, geometry, recipe, transposed=transposed)
         ctx.geometry, ctx.recipe, ctx.transposed, ctx.image_shape = geometry, recipe, transposed, image_shape
-        ctx.dtype = dtype
+        ctx.dtype, ctx.kernel = dtype, None
+        if cpu_gemm.usable(x) and geometry.groups == 1:
+            kernel = cpu_conv.pair_kernel(weight, two_d=recipe.two_d_weights, along_first=transposed)
+            if recipe.backward is Backward.DEQUANTIZED:
+                ctx.save_for_backward(*_round_trip(x, weight, geometry, recipe, dtype, transposed=transposed))
+            else:
+                ctx.save_for_backward(x, weight)
+            if recipe.two_d_weights:
+                ctx.kernel = kernel  # its 16 x 16 blocks are those of dgrad too
+            if transposed:
+                return cpu_conv.scatter(x, kernel, image_shape, geometry, dtype)
+            return cpu_conv.gather(x, kernel, geometry, dtype)
+        a, b = quantize_operands(x, weight, geometry, recipe, transposed=transposed)
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(
                 channels_first(decode(a, dtype), geometry.groups),
@@ -60,8 +75,8 @@ class ConvFunction(Function):
         else:
             ctx.save_for_backward(x, weight)
         values = channels_first(a.values, geometry.groups)
-        kernel = as_kernel(b.values, along_first=transposed)
-        product = scatter(values, kernel, image_shape, geometry) if transposed else gather(values, kernel, geometry)
+        taps = as_kernel(b.values, along_first=transposed)
+        product = scatter(values, taps, image_shape, geometry) if transposed else gather(values, taps, geometry)
         return finish(product, a, b, dtype)
 
     @staticmethod
@@ -81,8 +96,17 @@ def _input_gradient(ctx: Any, dy: Tensor, weight: Tensor) -> Tensor:
     if recipe.backward is not Backward.FP4:
         weight = weight.to(ctx.dtype)
         return gather(dy, weight, geometry) if ctx.transposed else scatter(dy, weight, ctx.image_shape, geometry)
+    stochastic = recipe.stochastic_rounding
+    if cpu_gemm.usable(dy) and geometry.groups == 1:
+        if ctx.kernel is not None:
+            pairs = swap_pairs(ctx.kernel, weight.shape[0 if ctx.transposed else 1])
+        else:
+            pairs = cpu_conv.pair_kernel(weight, two_d=recipe.two_d_weights, along_first=not ctx.transposed)
+        if ctx.transposed:
+            return cpu_conv.gather(dy, pairs, geometry, ctx.dtype, stochastic=stochastic)
+        return cpu_conv.scatter(dy, pairs, ctx.image_shape, geometry, ctx.dtype, stochastic=stochastic)
     amax = geometry.amax_used(dy) if ctx.transposed else None
-    a = along_channels(dy, geometry.groups, stochastic=recipe.stochastic_rounding, amax=amax)
+    a = along_channels(dy, geometry.groups, stochastic=stochastic, amax=amax)
     b = kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=not ctx.transposed)
     values = channels_first(a.values, geometry.groups)
     kernel = as_kernel(b.values, along_first=not ctx.transposed)
@@ -98,13 +122,23 @@ def _weight_gradient(ctx: Any, dy: Tensor, x: Tensor, kernel_shape: tuple[int, .
     image, pixels = (dy, x) if ctx.transposed else (x, dy)
     if recipe.backward is not Backward.FP4:
         return correlate(image, pixels, kernel_shape, ctx.geometry)
-    gradient: Tensor = weight_product(
-        image,
-        pixels,
-        kernel_shape,
-        ctx.geometry,
-        rht=recipe.hadamard,
-        image_stochastic=recipe.stochastic_rounding and ctx.transposed,
-        pixels_stochastic=recipe.stochastic_rounding and not ctx.transposed,
-    )
-    return gradient.to(ctx.dtype)
+    options = {
+        "rht": recipe.hadamard,
+        "image_stochastic": recipe.stochastic_rounding and ctx.transposed,
+        "pixels_stochastic": recipe.stochastic_rounding and not ctx.transposed,
+    }
+    if cpu_gemm.usable(dy) and ctx.geometry.groups == 1:
+        return cpu_conv_gradient.weight_product(image, pixels, kernel_shape, ctx.geometry, ctx.dtype, **options)
+    return weight_product(image, pixels, kernel_shape, ctx.geometry, **options).to(ctx.dtype)
+
+
+def _round_trip(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, dtype: torch.dtype, *, transposed: bool
+) -> tuple[Tensor, Tensor]:
+    """Decode what fprop saw of its operands: the operands of ``chain_rule``'s backward."""
+    amax = None if transposed else geometry.amax_used(x)
+    pixels = round_trip(x.movedim(1, -1), dtype, amax=amax)
+    taps = weight.flatten(2).movedim(-1, 0)
+    decoded = round_trip(taps.mT if transposed else taps, dtype, two_d=recipe.two_d_weights)
+    kernel = (decoded.mT if transposed else decoded).movedim(0, -1).reshape(weight.shape)
+    return pixels.movedim(-1, 1), kernel

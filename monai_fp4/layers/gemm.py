@@ -25,8 +25,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from monai_fp4.kernels import cpu_gemm
+from monai_fp4.layers.cpu_operands import quantized, quantized_rows, round_trip, swap_pairs
 from monai_fp4.layers.operands import finish, without_autocast
-from monai_fp4.numerics import ScaledValues, decode, scaled_values
+from monai_fp4.numerics import ScaledValues, decode, gemm_alpha, scaled_values
 from monai_fp4.recipes import Backward, Recipe
 
 __all__ = ["LinearFunction", "multiply"]
@@ -44,9 +46,18 @@ class LinearFunction(Function):
     @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> Tensor:
         """Quantize both operands along K and multiply them."""
+        ctx.recipe, ctx.dtype, ctx.weight_pairs = recipe, dtype, None
+        if cpu_gemm.usable(x):
+            rows, pairs = quantized_rows(x), quantized(weight, two_d=recipe.two_d_weights, pairs=True)
+            if recipe.backward is Backward.DEQUANTIZED:
+                ctx.save_for_backward(round_trip(x, dtype), round_trip(weight, dtype, two_d=recipe.two_d_weights))
+            else:
+                ctx.save_for_backward(x, weight)
+            if recipe.two_d_weights:
+                ctx.weight_pairs = pairs  # its 16 x 16 blocks are those of dgrad too
+            return cpu_gemm.product_of_rows(rows.values, pairs.values, gemm_alpha(rows.amax, pairs.amax), dtype)
         a = scaled_values(x)
         b = scaled_values(weight, two_d=recipe.two_d_weights)
-        ctx.recipe, ctx.dtype = recipe, dtype
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(decode(a, dtype), decode(b, dtype))
         else:
@@ -67,6 +78,19 @@ class LinearFunction(Function):
             dw = dy.mT @ x.to(dtype) if ctx.needs_input_grad[1] else None
             return dx, dw, None, None
         stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+        if cpu_gemm.usable(dy):
+            if ctx.needs_input_grad[0]:
+                a = quantized_rows(dy, stochastic=stochastic)
+                if ctx.weight_pairs is not None:
+                    b = swap_pairs(ctx.weight_pairs, weight.shape[1])
+                else:
+                    b = quantized(weight.mT, two_d=recipe.two_d_weights, pairs=True)
+                dx = cpu_gemm.product_of_rows(a.values, b.values, gemm_alpha(a.amax, b.amax), dtype)
+            if ctx.needs_input_grad[1]:
+                a = quantized(dy.mT, rht=rht, stochastic=stochastic, pairs=True)
+                b = quantized(x.mT, rht=rht, pairs=True)
+                dw = cpu_gemm.product_of_pairs(a.values, b.values, gemm_alpha(a.amax, b.amax), dtype)
+            return dx, dw, None, None
         if ctx.needs_input_grad[0]:
             rows = scaled_values(dy, stochastic=stochastic)
             dx = multiply(rows, scaled_values(weight.mT, two_d=recipe.two_d_weights), dtype)

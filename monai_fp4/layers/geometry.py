@@ -83,6 +83,10 @@ class ConvGeometry:
                 image = image[(slice(None),) * (2 + axis) + (list(used),)]
         return image
 
+    def uses_all(self, spatial: tuple[int, ...]) -> bool:
+        """Whether every pixel of an image of this size is in the im2col matrix."""
+        return all(used is None for used in _used(self, spatial))
+
     def amax_used(self, image: Tensor) -> Tensor | None:
         """Return the maximum of the im2col matrix where it may differ from the image's own, else None."""
         used = self.pixels_used(image)

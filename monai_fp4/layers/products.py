@@ -106,10 +106,12 @@ def _by_rows(
     elif padded.stride(-1) == 1:
         copies = copies.contiguous()  # else the taps would come out interleaved
     amax = others.amax_used(copies.flatten(1, 3)) if rht else geometry.amax_used(image)
-    x = scaled_values(copies, stochastic=stochastic[0], amax=amax)
-    y = scaled_values(pixels, rht=rht, stochastic=stochastic[1])
+    # Random bits are counted in one order of the axes on every backend: [taps, N, *rows, channels, OW].
+    x = scaled_values(copies.movedim((2, 1, 3), (0, -3, -2)), stochastic=stochastic[0], amax=amax)
+    y = scaled_values(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1])
+    image_values = x.values.movedim((0, -3, -2), (2, 1, 3)).flatten(1, 3)
     outputs, inputs, *kernel = kernel_shape
-    gradient = correlate(x.values.flatten(1, 3), y.values, (outputs, taps * inputs, *kernel[:-1], 1), others)
+    gradient = correlate(image_values, y.values.movedim(-2, 1), (outputs, taps * inputs, *kernel[:-1], 1), others)
     return gradient.squeeze(-1).unflatten(1, (taps, inputs)).movedim(1, -1).contiguous(), x.amax, y.amax
 
 
