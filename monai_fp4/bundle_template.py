@@ -99,6 +99,7 @@ def _train_section() -> dict[str, Any]:
             "image_size": "@image_size",
             "transform": "@train#preprocessing",
             "seed": "@seed",
+            "device": "$@session.device if @num_workers == 0 else 'cpu'",  # a worker process cannot use CUDA
         },
         "preprocessing": {"_target_": "Compose", "transforms": _augmentation()},
         "sampler": {
@@ -109,7 +110,8 @@ def _train_section() -> dict[str, Any]:
             "seed": "@seed",
         },
         "dataloader": {
-            "_target_": "DataLoader",
+            "_target_": "monai_fp4.data.BackgroundLoader",
+            "buffer_size": 2,
             "dataset": "@train#dataset",
             "batch_size": "$@session.batch_size",
             "sampler": "@train#sampler",

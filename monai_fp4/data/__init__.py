@@ -11,6 +11,7 @@ from monai_fp4.data.build import build_manifest, check_manifest
 from monai_fp4.data.datalist import load_datalist, prepare_data
 from monai_fp4.data.datasets import PatientDataset, SliceDataset
 from monai_fp4.data.folds import assign_folds, select_patients
+from monai_fp4.data.loader import BackgroundLoader
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
 from monai_fp4.data.phantom import write_phantom
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
@@ -27,6 +28,7 @@ __all__ = [
     "prepare_data",
     "load_datalist",
     "SliceDataset",
+    "BackgroundLoader",
     "PatientDataset",
     "NormalizeForegroundd",
     "augmentation",

@@ -2,32 +2,33 @@
 
 Both read every patient once, when they are made: hashes are checked, intensities normalised over the whole volume,
 the image brought to the network's size, and the result is kept in memory, images as float16 (11 bits, where the
-scans have 8) and masks as uint8. An epoch then costs no reading at all.
+scans have 8) and masks as uint8. An epoch then costs no reading at all. For a GPU the training set is kept in the GPU's
+memory where it fits, so that not even a copy is left; its batches are augmented there either way.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from monai_fp4.data.readers import read_patient
-from monai_fp4.data.transforms import NormalizeForegroundd, check_size, resize_to
-from monai_fp4.errors import DataError
+from monai_fp4.data.batched import batch_transform
+from monai_fp4.data.preprocessing import FULL, plain, read_patients
+from monai_fp4.data.transforms import check_size
 
-__all__ = ["PatientDataset", "SliceDataset"]
+__all__ = ["CACHE_SHARE", "PatientDataset", "SliceDataset"]
 
 logger = logging.getLogger(__name__)
 
-_FULL = 255
-"""How a pixel that is all tumour is kept, in a byte."""
+CACHE_SHARE = 0.3
+"""Of a GPU's free memory, the most that the training set may take."""
 
 
 class SliceDataset(Dataset):
@@ -37,12 +38,19 @@ class SliceDataset(Dataset):
     items, nor on the number of workers. So an epoch can be repeated, and a run that was cut short goes on as if it
     had not been.
 
+    A torch ``DataLoader`` asks for a whole batch at a time, and the transforms of :mod:`monai_fp4.data.batched` are
+    applied to it at once, on its device. Any other MONAI transform is applied item by item, on the CPU; a warning says
+    so.
+
     Args:
         data: patients from :func:`monai_fp4.data.load_datalist`.
         image_size: two numbers give slices, three give volumes.
         transform: MONAI dictionary transforms over ``image`` and ``label``, applied at each access; ``None``: nothing.
         seed: what the transform's random state follows.
         progress: show a bar while reading, in a terminal.
+        device: where the items are to be. On a CUDA device the cache is there as well if it takes no more than
+            ``cache_share`` of the memory that is free; the loader must then have no worker processes.
+        cache_share: of the device's free memory; the network and its activations need the rest.
 
     Items:
         ``image`` float32 ``[C, *image_size]``, ``label`` float32 ``[1, *image_size]``: the share
@@ -62,22 +70,33 @@ class SliceDataset(Dataset):
         *,
         seed: int = 0,
         progress: bool = True,
+        device: torch.device | str = "cpu",
+        cache_share: float = CACHE_SHARE,
     ) -> None:
         self.image_size = check_size(image_size)
         self.transform = transform
         self.seed = seed
+        self.device = torch.device(device)
         # Shared, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._random = np.random.RandomState(seed)
         self._randomizable = list(_randomizable(transform))
+        self._batched = None if transform is None else batch_transform(transform)
+        if transform is not None and self._batched is None:
+            warnings.warn(
+                "the transform holds others than RandFlipd, RandAffined, RandScaleIntensityd and RandShiftIntensityd, "
+                "so it is applied item by item on the CPU; set num_workers if metrics.json shows much input_wait",
+                stacklevel=2,
+            )
         self._images: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
-        for item in _read(data, self.image_size, progress):
+        for item in read_patients(data, self.image_size, progress):
             image, label = item["image"], item["label"]
             # A volume of its own, or slices first.
             self._images.append(image[None] if len(self.image_size) == 3 else image.permute(3, 0, 1, 2).contiguous())
             self._labels.append(label[None] if len(self.image_size) == 3 else label.permute(3, 0, 1, 2).contiguous())
         self._index = [(p, s) for p, images in enumerate(self._images) for s in range(len(images))]
+        self._cache_on_device(cache_share)
 
     def __len__(self) -> int:
         """The number of slices, or of volumes."""
@@ -89,15 +108,50 @@ class SliceDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One item, changed at random by the transform."""
-        patient, number = self._index[index]
-        item = {"image": self._images[patient][number].float(), "label": self._labels[patient][number].float() / _FULL}
-        if self.transform is None:
-            return item
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """The items of a batch; torch's loader looks for this method."""
+        places = [self._index[index] for index in indices]
+        device = self.device if self._batched is not None or self.transform is None else torch.device("cpu")
+        batch = {
+            "image": torch.stack([self._images[p][s] for p, s in places]).to(device).float(),
+            "label": torch.stack([self._labels[p][s] for p, s in places]).to(device).float() / FULL,
+        }
+        if self._batched is not None:
+            self._batched(batch, [partial(self._seed, index) for index in indices])
+        items = [{key: values[row] for key, values in batch.items()} for row in range(len(indices))]
+        if self.transform is None or self._batched is not None:
+            return items
+        return [self._transformed(index, item) for index, item in zip(indices, items, strict=True)]
+
+    def _transformed(self, index: int, item: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self._seed(index)
+        return plain(self.transform, item)
+
+    def _seed(self, index: int) -> None:
         # One state for all, seeded once: Compose.set_random_state seeds each transform, and that takes a millisecond.
         self._random.seed([self.seed % 2**32, int(self._epoch), index % len(self)])
         for random in self._randomizable:
             random.set_random_state(state=self._random)
-        return _plain(self.transform, item)
+
+    def _cache_on_device(self, share: float) -> None:
+        """Move the cache to the device that items are wanted on, if it fits."""
+        if self.device.type != "cuda" or (self.transform is not None and self._batched is None):
+            return
+        size = sum(tensor.nbytes for tensor in (*self._images, *self._labels))
+        free = torch.cuda.mem_get_info(self.device)[0]
+        if size > share * free:
+            warnings.warn(
+                f"the training set of {size / 2**30:.1f} GiB stays in the host's memory, since it would take more than "
+                f"{share:.0%} of the {free / 2**30:.1f} GiB free on {self.device}; batches are copied as they are used",
+                stacklevel=3,
+            )
+            return
+        for tensors in (self._images, self._labels):
+            for number, tensor in enumerate(tensors):  # one at a time, so that each is soon let go of here
+                tensors[number] = tensor.to(self.device)
+        logger.info("the training set of %.2f GiB is cached on %s", size / 2**30, self.device)
 
 
 class PatientDataset(Dataset):
@@ -119,7 +173,7 @@ class PatientDataset(Dataset):
 
     def __init__(self, data: Sequence[Mapping[str, Any]], image_size: Sequence[int], *, progress: bool = True) -> None:
         self.image_size = check_size(image_size)
-        self._items = list(_read(data, self.image_size, progress, keep_label=True))
+        self._items = list(read_patients(data, self.image_size, progress, keep_label=True))
 
     def __len__(self) -> int:
         """The number of patients."""
@@ -129,46 +183,6 @@ class PatientDataset(Dataset):
         """One patient."""
         item = self._items[index]
         return {**item, "image": item["image"].float()}
-
-
-def _read(
-    data: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], progress: bool, keep_label: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Patients as float16 ``image`` and uint8 ``label``, both ``[C, H, W, D]``.
-
-    The label is at its own size, of 0 and 1, if it is to be kept; else at the network's size, of 0 to 255.
-    """
-    if not data:
-        raise DataError(
-            "expected at least one patient, found an empty list; choose another fold or part of the manifest"
-        )
-    normalise = NormalizeForegroundd("image")
-    for record in tqdm(data, desc="reading patients", disable=None if progress else True):
-        volume = read_patient(record)
-        native = volume.mask.shape[1:]
-        size = (*image_size, native[2])[:3]
-        keys = ["image"] if keep_label else ["image", "label"]
-        item: dict[Any, Any] = normalise({"image": volume.image, "label": torch.from_numpy(volume.mask)})
-        if size != native:
-            item = _plain(resize_to(size, keys, native), item)
-        label = item["label"] if keep_label else (item["label"].float() * _FULL).round()
-        yield {
-            "image": item["image"].half(),
-            "label": label.to(torch.uint8),
-            "patient": record["patient"],
-            "group": record.get("group", ""),
-        }
-    logger.info("read %d patients", len(data))
-
-
-def _plain(transform: Any, item: dict[str, Any]) -> dict[str, Any]:
-    """Apply a transform to plain tensors: following the history of every item costs more than the transform itself."""
-    track = get_track_meta()
-    set_track_meta(False)
-    try:
-        return transform(item)
-    finally:
-        set_track_meta(track)
 
 
 def _randomizable(transform: Any) -> Iterator[Randomizable]:
