@@ -6,21 +6,21 @@ see:
     python te_linear_oracle.py CASES.pt RESULTS.pt
 
 ``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, and if wanted
-``backward_override``, ``autocast`` (a dtype), ``round_rotated`` or ``recipe`` (a name: run `TELinear` instead));
-``RESULTS.pt`` gets a list of dicts (``y``, ``dx``, ``dw``).
+``backward_override``, ``autocast`` (a dtype), or ``recipe`` (a name: run our wrapper of te.Linear instead) with, for a
+convolution, ``layer`` (the name of a class of torch.nn and its arguments)); ``RESULTS.pt`` gets a list of dicts
+(``y``, ``dx``, ``dw``).
 
 What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
 ``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
 (``transformer_engine_torch``), Triton and onnxscript, none of which this path calls, and the few CUDA queries on the
 way to the first quantizer. A stand-in that *is* called raises, so the oracle cannot quietly answer with something of
-ours. Two exceptions, both for ``backward_override`` only: the high-precision GEMM (cuBLAS in TE) is a product in
-FP32, and ``NVFP4TensorRef.dequantize``, which the wheel leaves out, is written here; which operands meet in which
-GEMM is still TE's.
+ours. Two exceptions for ``backward_override``: the high-precision GEMM (cuBLAS in TE) is a product in FP32, and
+``NVFP4TensorRef.dequantize``, which the wheel leaves out, is written here; which operands meet in which GEMM is still
+TE's. And one more, for our layers only: see `_KernelAlpha`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import enum
 import importlib
@@ -31,7 +31,6 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,22 +174,9 @@ def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
     return build
 
 
-@contextlib.contextmanager
-def rounded_rotation(te: types.SimpleNamespace) -> Iterator[None]:
-    """Round what TE's reference rotates to BF16: it does so with a BF16 tensor, but leaves a rotated FP32 one in FP32.
-
-    TE's kernels have no say in this: they refuse to rotate FP32.
-    """
-    original = te.reference.NVFP4QuantizerRef._apply_rht
-    te.reference.NVFP4QuantizerRef._apply_rht = lambda self, x: original(self, x).bfloat16().to(x.dtype)
-    try:
-        yield
-    finally:
-        te.reference.NVFP4QuantizerRef._apply_rht = original
-
-
 def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """One forward and backward of ``te.Linear`` without bias (TE's reference GEMM refuses a bias)."""
+    te.reference.torch = torch
     out_features, in_features = case["weight"].shape
     layer = te.Linear(in_features, out_features, bias=False, device="cpu", params_dtype=case["weight"].dtype)
     with torch.no_grad():
@@ -200,43 +186,79 @@ def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch
         qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
     )
     autocast = case.get("autocast")
-    with rounded_rotation(te) if case.get("round_rotated") else contextlib.nullcontext():
-        with (
-            torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
-            te.autocast(enabled=True, recipe=recipe),
-        ):
-            y = layer(x)
-        y.backward(case["dy"])
+    with (
+        torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+        te.autocast(enabled=True, recipe=recipe),
+    ):
+        y = layer(x)
+    y.backward(case["dy"])
     return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad}
 
 
+class _KernelAlpha:
+    """``torch`` as TE's reference is to see it where our layers run it: with the alpha of TE's kernels.
+
+    Reference: ``alpha = amaxA * amaxB / (36 * 448 * 448)``. Kernels, and the contract: times the reciprocal, which
+    gives one alpha in six another last bit; it shows wherever a result is the middle of two BF16 numbers.
+    """
+
+    divisor = 36.0 * 448.0 * 448.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def div(self, a: Any, b: Any, **kwargs: Any) -> torch.Tensor:
+        return a * (1.0 / b) if isinstance(b, float) and b == self.divisor else torch.div(a, b, **kwargs)
+
+
 def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The same through our ``TELinear``, which pads, lends its weight and adds its bias around this ``te.Linear``."""
-    from monai_fp4.backends import te_linear
-    from monai_fp4.backends.te_linear import TELinear
+    """The same through a layer of our backend, which pads, lends its weight and adds its bias around this te.Linear."""
+    from monai_fp4.backends import BACKENDS, te_product
+    from monai_fp4.recipes import RECIPES
 
     # These tensors say that they are on CUDA, but their device does not: it would ask for the autocast of the CPU.
-    te_linear.working_dtype = lambda x: (
+    te_product.working_dtype = lambda x: (
         torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
     )
-    recipe = te.CustomRecipe(qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]))
-    TELinear._te_recipe = lambda self: recipe  # NVFP4BlockScaling would want its kernels
-    out_features, in_features = case["weight"].shape
-    plain = torch.nn.Linear(in_features, out_features, bias="bias" in case, dtype=case["weight"].dtype)
+    recipe = te.CustomRecipe(
+        qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
+    )
+    te_product.te_recipe = lambda recipe_of_ours: recipe  # NVFP4BlockScaling would want its kernels
+    te.reference.torch = _KernelAlpha()
+    kind, arguments = case["layer"]
+    plain = getattr(torch.nn, kind)(**arguments, bias="bias" in case, dtype=case["weight"].dtype)
     plain.load_state_dict({key: case[key] for key in ("weight", "bias") if key in case})
-    layer = TELinear.from_float(plain, case["recipe"])
+    layer = BACKENDS["transformer_engine_im2col"].build(plain, RECIPES[case["recipe"]])
     x = case["x"].clone().requires_grad_()
     autocast = case.get("autocast")
+    multiplied = count_products(te)
     with torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         y = layer(x)
         again = copy.deepcopy(layer)(x).detach()
     if layer._te is None:
-        raise RuntimeError("TELinear left this case to the emulation: nothing of te.Linear was run")
+        raise RuntimeError("the layer left this case to the emulation: nothing of te.Linear was run")
+    multiplied.clear()
     y.backward(case["dy"])
     if list(layer.state_dict()) != list(plain.state_dict()) or list(layer.children()):
-        raise RuntimeError(f"TELinear expected the state_dict of nn.Linear, found {list(layer.state_dict())}")
+        raise RuntimeError(f"expected the state_dict of {kind}, found {list(layer.state_dict())}")
     result = {"y": y.detach(), "again": again, "dx": x.grad, "dw": layer.weight.grad}
+    result["backward_products"] = torch.tensor(len(multiplied))
     return result | ({"db": layer.bias.grad} if layer.bias is not None else {})
+
+
+def count_products(te: types.SimpleNamespace) -> list[str]:
+    """A list that grows by the layout of every GEMM that te.Linear asks for from now on."""
+    found: list[str] = []
+    module = sys.modules["transformer_engine.pytorch.module.linear"]
+    original = getattr(module.general_gemm, "original", module.general_gemm)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found.append(kwargs.get("layout", "TN"))
+        return original(*args, **kwargs)
+
+    counted.original = original  # type: ignore[attr-defined]
+    module.general_gemm = counted
+    return found
 
 
 def main() -> None:

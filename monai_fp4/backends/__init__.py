@@ -1,7 +1,9 @@
 """Who computes the FP4 products: one interface, one table, one function that chooses.
 
 * ``emulated`` computes them with ordinary PyTorch, on any device, with Transformer Engine's numbers;
-* ``transformer_engine`` hands linear layers to ``te.Linear`` on a GPU with FP4 tensor cores, and is not yet run on one.
+* ``transformer_engine`` hands linear layers, and convolutions that are matrix products, to ``te.Linear`` on a GPU with
+  FP4 tensor cores, and is not yet run on one;
+* ``transformer_engine_im2col`` makes matrix products of all other convolutions too, and is never chosen by ``"auto"``.
 
 ``"auto"`` takes the first backend of :data:`BACKENDS` that works here, and the last one works everywhere:
 
@@ -20,7 +22,7 @@ import torch
 
 from monai_fp4.backends.base import Availability, Backend
 from monai_fp4.backends.emulated import EmulatedBackend
-from monai_fp4.backends.transformer_engine import TransformerEngineBackend
+from monai_fp4.backends.transformer_engine import TransformerEngineBackend, TransformerEngineIm2colBackend
 from monai_fp4.errors import ConfigError, unknown_name
 
 __all__ = ["AUTO", "BACKENDS", "Availability", "Backend", "select_backend"]
@@ -28,9 +30,12 @@ __all__ = ["AUTO", "BACKENDS", "Availability", "Backend", "select_backend"]
 AUTO = "auto"
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {backend.name: backend for backend in (TransformerEngineBackend(), EmulatedBackend())}
+    {
+        backend.name: backend
+        for backend in (TransformerEngineBackend(), TransformerEngineIm2colBackend(), EmulatedBackend())
+    }
 )
-"""Every backend by name, in the order in which ``"auto"`` tries them."""
+"""Every backend by name, in the order in which ``"auto"`` tries them (the second works only where the first does)."""
 
 
 def select_backend(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Backend:
