@@ -7,11 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
+
+from monai_fp4.kernels.cpu_quantize import plain
 
 
 def pytest_configure() -> None:
@@ -27,6 +30,13 @@ def _leave_no_trace() -> Iterator[None]:
     yield
     sys.excepthook = hook
     torch.set_rng_state(torch_state)
+
+
+@pytest.fixture(scope="module", params=["compiled", "plain"])
+def both_paths(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test with the compiled kernels, where this machine has them, and in plain torch."""
+    with plain() if request.param == "plain" else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

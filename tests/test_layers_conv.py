@@ -38,6 +38,8 @@ from monai_fp4.layers import (
 )
 from monai_fp4.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 CONV = {1: NVFP4Conv1d, 2: NVFP4Conv2d, 3: NVFP4Conv3d}
 TRANSPOSE = {1: NVFP4ConvTranspose1d, 2: NVFP4ConvTranspose2d, 3: NVFP4ConvTranspose3d}
 

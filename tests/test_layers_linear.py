@@ -19,6 +19,8 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.layers import LAYER_TYPES, NVFP4Linear
 from monai_fp4.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -37,12 +37,12 @@ extern "C" int bf16_product_available() { return HAS_BF16; }
 
 namespace {
 
-constexpr int64_t kTileRows = 6;      // 6 x 4 accumulators of 16 numbers, 4 registers of B: 28 of the 32 there are
-constexpr int64_t kTileColumns = 64;  // 4 vectors
-constexpr int64_t kBlockRows = 96;    // rows that share a block of B while it is in the second-level cache
-constexpr int64_t kBlockPairs = 512;  // pairs of the reduction axis in a block: 128 KiB of B
-constexpr int64_t kSplitPairs = 2048; // a split of the reduction axis is no shorter
-constexpr int64_t kPackRows = 256;    // with at least as many rows, copying B into panels pays
+constexpr int64_t kTileRows = 6;       // 6 x 4 accumulators of 16 numbers, 4 registers of B: 28 of the 32 there are
+constexpr int64_t kTileColumns = 64;   // 4 vectors
+constexpr int64_t kBlockRows = 96;     // rows that share a block of B while it is in the second-level cache
+constexpr int64_t kBlockPairs = 512;   // pairs of the reduction axis in a block: 128 KiB of B
+constexpr int64_t kSplitPairs = 2048;  // a split of the reduction axis is no shorter
+constexpr int64_t kPackRows = 256;     // with at least as many rows, copying B into panels pays
 
 struct Problem {
     const int64_t* rows;  // the rows of C are numbered (rows[0], rows[1], rows[2], rows[3])
@@ -184,7 +184,7 @@ extern "C" int bf16_product(const int64_t* row_shape, int64_t columns,  //
 
     // B in panels of 64 columns, where it is read often enough.
     static thread_local Scratch panel_scratch, split_scratch;
-    const bool packed = rows >= kPackRows;
+    const bool packed = rows >= kPackRows && total > 0;
     uint32_t* panel_data = nullptr;
     if (packed) {
         panel_data = (uint32_t*)panel_scratch.get(panels * total * kTileColumns * 4);
