@@ -31,15 +31,17 @@ import triton
 import triton.language as tl
 
 from monai_fp4.kernels.triton_device import (
+    as_noise,
     block_scales,
     magnitude_bits,
     maximum_of,
-    random_bytes,
+    random_noise,
     random_words,
     rotate16,
     rotate_inner,
     round_bf16,
     round_codes,
+    scaled,
 )
 
 __all__ = ["column_maxima", "quantize_columns", "quantize_rows", "row_maxima"]
@@ -134,36 +136,58 @@ def column_maxima(
 
 
 @triton.jit
-def _quantize_tile(
-    numbers,
-    first_block,
+def _quantize_row_tile(
+    x,
+    values,
+    scales,
     amax,
     key: tl.uint64,
+    item,
+    row,
+    column,
+    rows,
+    columns,
+    width,
+    item_stride,
+    row_stride,
+    ROTATE: tl.constexpr,
+    PAIRED: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     TWO_D: tl.constexpr,
     DECODED: tl.constexpr,
+    WITH_SCALES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Quantize an FP32 tile along its rows; ``first_block``: the number of each row's first block, int64 ``[ROWS, 1]``.
-
-    Returns the values ``[ROWS, COLUMNS]`` and the scales ``[ROWS, COLUMNS / 16]``.
-    """
+    """Read one tile, quantize it along its rows and write ``values [N, R, width]`` and ``scales [N, R, ceil(C / 16)]``."""
     WIDTH: tl.constexpr = COLUMNS // 16
+    row_places = row + tl.arange(0, ROWS)[:, None]
+    places = column + tl.arange(0, COLUMNS)[None, :]
+    inside = row_places < rows
+    pointers = x + item * item_stride + row_places.to(tl.int64) * row_stride + places
+    numbers = tl.load(pointers, mask=inside & (places < columns), other=0.0).to(tl.float32)
+    if ROTATE:
+        numbers = rotate_inner(numbers, ROWS, COLUMNS, PAIRED)
     blocks = tl.reshape(numbers, (ROWS, WIDTH, 16))
     maxima = tl.max(magnitude_bits(blocks), 2)
     if TWO_D:
         shared = tl.max(tl.reshape(maxima, (ROWS // 16, 16, WIDTH)), 1)
         maxima = tl.reshape(tl.broadcast_to(shared[:, None, :], (ROWS // 16, 16, WIDTH)), (ROWS, WIDTH))
-    encode, factors, scales = block_scales(maxima, amax, DECODED)
-    noise = 0
+    encode, factors, block_scale = block_scales(maxima, amax, DECODED)
+    line = item * rows + row_places  # int64
+    count = tl.cdiv(columns, 16)
+    block_places = column // 16 + tl.arange(0, WIDTH)[None, :]
+    if WITH_SCALES:
+        tl.store(scales + line * count + block_places, block_scale, mask=inside & (block_places < count))
+    noise = 0.0
     if STOCHASTIC:
-        r0, r1, r2, r3 = random_words(key, first_block + tl.arange(0, WIDTH)[None, :])
+        r0, r1, r2, r3 = random_words(key, line * count + block_places)
         words = tl.reshape(tl.join(tl.join(r0, r2), tl.join(r1, r3)), (ROWS, WIDTH, 4, 1))
         shifts = (8 * tl.arange(0, 4)).to(tl.uint32)[None, None, None, :]
-        noise = tl.reshape(((words >> shifts) & 0xFF).to(tl.int32), (ROWS, WIDTH, 16))
+        noise = tl.reshape(as_noise((words >> shifts) & 0xFF), (ROWS, WIDTH, 16))
     codes = round_codes(blocks * encode[:, :, None], noise, STOCHASTIC)
-    return tl.reshape(codes * factors[:, :, None], (ROWS, COLUMNS)), scales
+    result = tl.reshape(scaled(codes, factors[:, :, None]), (ROWS, COLUMNS))
+    _store(values + line * width + places, result, inside & (places < width), DECODED)
 
 
 @triton.jit(do_not_specialize=["count", "key"])
@@ -195,22 +219,29 @@ def quantize_rows(
     if tl.program_id(0) == 0:
         tl.store(amax_out, amax)
     item, row, column = _corner(tl.program_id(0), rows, columns, ROWS, COLUMNS)
-    row_places = row + tl.arange(0, ROWS)[:, None]
-    places = column + tl.arange(0, COLUMNS)[None, :]
-    line = item * rows + row_places  # int64
-    inside = row_places < rows
-    pointers = x + item * item_stride + row_places.to(tl.int64) * row_stride + places
-    numbers = tl.load(pointers, mask=inside & (places < columns), other=0.0).to(tl.float32)
-    if ROTATE:
-        numbers = rotate_inner(numbers, ROWS, COLUMNS, PAIRED)
-    blocks = tl.cdiv(columns, 16)
-    result, block_scale = _quantize_tile(
-        numbers, line * blocks + column // 16, amax, key, STOCHASTIC, TWO_D, DECODED, ROWS, COLUMNS
+    _quantize_row_tile(
+        x,
+        values,
+        scales,
+        amax,
+        key,
+        item,
+        row,
+        column,
+        rows,
+        columns,
+        width,
+        item_stride,
+        row_stride,
+        ROTATE,
+        PAIRED,
+        STOCHASTIC,
+        TWO_D,
+        DECODED,
+        WITH_SCALES,
+        ROWS,
+        COLUMNS,
     )
-    _store(values + line * width + places, result, inside & (places < width), DECODED)
-    block_places = column // 16 + tl.arange(0, COLUMNS // 16)[None, :]
-    if WITH_SCALES:
-        tl.store(scales + line * blocks + block_places, block_scale, mask=inside & (block_places < blocks))
 
 
 @triton.jit(do_not_specialize=["count", "step", "row_key", "column_key"])
@@ -255,31 +286,35 @@ def quantize_columns(
         tl.store(amax_out, row_amax)
         tl.store(amax_out + 1, amax)
     item, row, column = _corner(tl.program_id(0), rows, columns, 16 * GROUPS, COLUMNS)
+    if BOTH:  # its reads find the tile in the caches afterwards, or fill them for the other
+        _quantize_row_tile(
+            x,
+            row_values,
+            row_scales,
+            row_amax,
+            row_key,
+            item,
+            row,
+            column,
+            rows,
+            columns,
+            columns,
+            item_stride,
+            row_stride,
+            False,
+            PAIRED,
+            ROW_STOCHASTIC,
+            False,
+            DECODED,
+            WITH_SCALES,
+            16 * GROUPS,
+            COLUMNS,
+        )
     numbers = _column_tile(x, item, row, column, rows, columns, item_stride, row_stride, GROUPS, COLUMNS)
     groups = tl.arange(0, GROUPS)[:, None]
     places = column + tl.arange(0, COLUMNS)[None, :]
     within = places < columns
     first_rows = row + 16 * groups
-    if BOTH:
-        blocks = tl.cdiv(columns, 16)
-        block_places = column // 16 + tl.arange(0, COLUMNS // 16)[None, :]
-        for k in tl.static_range(16):
-            line = item * rows + first_rows + k
-            result, block_scale = _quantize_tile(
-                numbers[k].to(tl.float32),
-                line * blocks + column // 16,
-                row_amax,
-                row_key,
-                ROW_STOCHASTIC,
-                False,
-                DECODED,
-                GROUPS,
-                COLUMNS,
-            )
-            inside = first_rows + k < rows
-            _store(row_values + line * columns + places, result, inside & within, DECODED)
-            if WITH_SCALES:
-                tl.store(row_scales + line * blocks + block_places, block_scale, mask=inside & (block_places < blocks))
     floats = ()
     for k in tl.static_range(16):
         floats = floats + (numbers[k].to(tl.float32),)
@@ -298,9 +333,9 @@ def quantize_columns(
     if COLUMN_STOCHASTIC:
         words = random_words(column_key, (item * columns + places) * stacked + block_rows)
     for k in tl.static_range(16):
-        noise = 0
+        noise = 0.0
         if COLUMN_STOCHASTIC:
-            noise = random_bytes(words, k)
+            noise = random_noise(words, k)
         codes = round_codes(floats[k] * encode, noise, COLUMN_STOCHASTIC)
         pointers = column_values + (item * height + first_rows + k) * columns + places
-        _store(pointers, codes * factors, within & (first_rows + k < height), DECODED)
+        _store(pointers, scaled(codes, factors), within & (first_rows + k < height), DECODED)
