@@ -20,15 +20,19 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command and its arguments."""
     from monai_fp4 import __version__
     from monai_fp4.data.cli import add_parser as add_manifest_parser
+    from monai_fp4.study.cli import add_parser as add_sweep_parser
 
     parser = argparse.ArgumentParser(
         prog="monai-fp4",
-        description="Manifests, bundles and this machine. A training is started by 'python -m monai.bundle run'.",
+        description="Manifests, bundles, studies and this machine. One training is 'python -m monai.bundle run'.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_manifest_parser(commands)
     _add_bundles(commands)
+    add_sweep_parser(commands)
+    # Its own parser reads what follows, in `main`.
+    commands.add_parser("report", help="the figures and tables of a study, as a folder for the browser", add_help=False)
     doctor = commands.add_parser("doctor", help="what this machine is, which backend would run, and why not the others")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     doctor.set_defaults(func=_doctor)
@@ -77,8 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None takes ``sys.argv``.
     """
-    args = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if arguments[:1] == ["report"]:
+            from monai_fp4.report.cli import main as report
+
+            return int(report(arguments[1:]) or 0)
+        args = build_parser().parse_args(arguments)
         return int(args.func(args) or 0)
     except MonaiFP4Error as error:
         if os.environ.get("MONAI_FP4_DEBUG"):

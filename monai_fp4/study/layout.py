@@ -11,8 +11,8 @@
       cells/unet_500k/sr/optimizer-muon/fold0_seed3/     the same with a further axis
       .lock                           held by the one sweep that works here
 
-A cell is one run: architecture, scale, recipe, fold, seed and, for each further axis of the grid, an option of the bundles
-(`monai_fp4.options`) for each. Everything that identifies a cell is in its path, so the folder can be read with ``ls``.
+A cell is one run: architecture, scale, recipe, fold, seed and, for each further axis of the grid, an option of the
+bundles (`monai_fp4.options`). Everything that identifies a cell is in its path, so the folder can be read with ``ls``.
 
 >>> definition = StudyDefinition(
 ...     archs=("unet",), scales=("500k",), recipes={"bf16": "bf16", "sr": "sr"}, folds=(0,), seeds=(0, 1),
@@ -128,7 +128,7 @@ class StudyDefinition:
         folds: folds to validate on.
         seeds: seeds.
         further: option of the bundles -> its values, one axis each.
-        manifest: name or path of the manifest.
+        manifest: shipped name of the manifest, or ``manifest.json``: a copy of it in the study folder.
         dataset_dir: folder of its scans.
         options: options of the bundles that all cells have in common, such as ``{"epochs": 3}``.
         version: version of the package that began the study, with the commit where it ran from a checkout.
@@ -236,6 +236,11 @@ class StudyFolder:
     def write_definition(self, definition: StudyDefinition) -> None:
         """Write ``study.json``, whole or not at all."""
         write_json(self.definition_path, definition.to_json())
+
+    def manifest(self, definition: StudyDefinition) -> str:
+        """The study's manifest as `monai_fp4.data.load_manifest` takes it: a path, or a shipped name."""
+        copy = self.path / definition.manifest
+        return str(copy) if copy.is_file() else definition.manifest
 
     def run_dir(self, cell: Cell) -> Path:
         """The cell's run folder."""

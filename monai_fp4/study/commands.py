@@ -1,0 +1,106 @@
+"""What a cell is: files in the study folder, and the command that a user would type there.
+
+Paths in the command are relative to the study folder, so that a study can be moved and go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monai_fp4.bundles import bundle_files
+from monai_fp4.errors import ConfigError
+from monai_fp4.run_folder import write_atomically
+from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder, read_json
+from monai_fp4.study.variants import recipe_of
+
+__all__ = ["arguments_of", "epochs_of", "write_study"]
+
+_BESIDE = ("metadata.json", "logging.conf")
+"""Files that MONAI looks for beside a bundle."""
+
+
+def arguments_of(definition: StudyDefinition, cell: Cell, device: str | None = None) -> list[str]:
+    """What follows ``python`` on the command line of a cell, run in the study folder.
+
+    Args:
+        definition: the study.
+        cell: one of its cells.
+        device: the bundle's option ``device``, unless the study sets it; None leaves it to the bundle.
+    """
+    options: dict[str, Any] = {
+        "manifest": definition.manifest,
+        "dataset_dir": definition.dataset_dir,
+        "output_dir": f"cells/{cell.id}",
+        "fold": cell.fold,
+        "seed": cell.seed,
+    }
+    recipe = recipe_of(definition.recipes[cell.recipe], cell.arch, cell.scale)
+    if not isinstance(recipe, str):  # a named one stands in the bundle
+        options["recipe"] = recipe
+    if device is not None:
+        options["device"] = device
+    options |= definition.options
+    options |= {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
+    words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{definition.bundle(cell)}.json"]
+    for name, value in options.items():
+        words += [f"--{name}", value if isinstance(value, str) else repr(value)]
+    return words
+
+
+def epochs_of(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> int:
+    """How many epochs a cell takes."""
+    given = {**definition.options, **dict(cell.further)}.get("epochs")
+    return int(given or read_json(folder.bundles_path / f"{definition.bundle(cell)}.json")["epochs"])
+
+
+def write_study(
+    folder: StudyFolder, definition: StudyDefinition, manifest: str, bundles_dir: Path | None = None
+) -> list[str]:
+    """Write everything that the cells need: the definition, its manifest and the bundles.
+
+    A bundle that is there already is kept, as its cells began with it.
+
+    Args:
+        folder: the study folder.
+        definition: the study, with the manifest as it is to be called there.
+        manifest: path or shipped name of the manifest.
+        bundles_dir: take the bundles from here; None writes them from the package's template.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        ConfigError: when a bundle is missing from ``bundles_dir``, or the folder cannot be written to.
+    """
+    wanted = dict.fromkeys(f"{definition.bundle(cell)}.json" for cell in definition.cells())
+    contents = _bundles(wanted, bundles_dir)
+    differing = []
+    for name, content in contents.items():
+        path = folder.bundles_path / name
+        if not path.exists():
+            write_atomically(path, content)
+        elif path.read_text(encoding="utf-8") != content:
+            differing.append(name)
+    copy = folder.path / definition.manifest
+    if copy.suffix == ".json" and not copy.exists():
+        write_atomically(copy, Path(manifest).read_bytes())
+    folder.write_definition(definition)
+    if not differing:
+        return []
+    source = bundles_dir or "this version of the package"
+    return [f"{len(differing)} bundles are kept as the study began with them; {source} has others ({differing[0]})"]
+
+
+def _bundles(names: Iterable[str], bundles_dir: Path | None) -> dict[str, str]:
+    if bundles_dir is None:
+        files = bundle_files()
+        return {name: files[name] for name in (*names, *_BESIDE)}
+    contents = {}
+    for name in names:
+        path = bundles_dir / name
+        if not path.is_file():
+            raise ConfigError(f"{bundles_dir} must hold the bundle of every cell, but it has no {name}; add it")
+        contents[name] = path.read_text(encoding="utf-8")
+    return contents | {name: (bundles_dir / name).read_text() for name in _BESIDE if (bundles_dir / name).is_file()}

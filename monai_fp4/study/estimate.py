@@ -1,0 +1,70 @@
+"""How long the rest of a study will take, from the cells that have been timed.
+
+A cell of a network and recipe that was timed takes as long as those did. For the others the time is taken to be a
+product of what the network costs and what the recipe does to it, fitted to the timed cells as a sum of logarithms. A
+network of which nothing was timed is not guessed at.
+
+>>> times = {("unet_500k", "bf16"): [10.0], ("unet_500k", "sr"): [30.0], ("swin_500k", "bf16"): [20.0]}
+>>> guess = Estimate(times)
+>>> guess.seconds("unet_500k", "sr"), round(guess.seconds("swin_500k", "sr")), guess.seconds("vit_500k", "sr")
+(30.0, 60, None)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+__all__ = ["Estimate", "time_left"]
+
+
+class Estimate:
+    """Seconds of a whole cell by network and recipe.
+
+    Args:
+        times: (network, recipe) -> seconds of the cells that were timed.
+    """
+
+    def __init__(self, times: Mapping[tuple[str, str], Sequence[float]]) -> None:
+        self._known = {key: float(np.mean(values)) for key, values in times.items() if values}
+        self._networks = list(dict.fromkeys(network for network, _ in self._known))
+        self._recipes = list(dict.fromkeys(recipe for _, recipe in self._known))
+        self._weights = self._fit()
+
+    def _row(self, network: str, recipe: str) -> list[float]:
+        return [float(network == name) for name in self._networks] + [float(recipe == name) for name in self._recipes]
+
+    def _fit(self) -> np.ndarray:
+        if not self._known:
+            return np.zeros(0)
+        rows = np.array([self._row(*key) for key in self._known])
+        logs = np.log(np.maximum(list(self._known.values()), 1e-3))
+        # The shortest of all solutions: what the data leaves open between networks and recipes is shared out evenly.
+        return np.linalg.lstsq(rows, logs, rcond=None)[0]
+
+    def seconds(self, network: str, recipe: str) -> float | None:
+        """Expected wall time of a cell, or None where nothing is known of its network."""
+        if (network, recipe) in self._known:
+            return self._known[network, recipe]
+        if network not in self._networks:
+            return None
+        weights = self._weights
+        effects = weights[len(self._networks) :]
+        # A recipe that was never timed is taken to cost what an average one does.
+        recipe_effect = effects[self._recipes.index(recipe)] if recipe in self._recipes else float(effects.mean())
+        return math.exp(weights[self._networks.index(network)] + recipe_effect)
+
+
+def time_left(remaining: Iterable[float | None], slots: int) -> float | None:
+    """Seconds until all of these are done when so many run at once; None where one of them is unknown.
+
+    >>> time_left([60, 60, 30], 2), time_left([100, 10], 4), time_left([60, None], 1)
+    (75.0, 100.0, None)
+    """
+    known = list(remaining)
+    if any(value is None for value in known):
+        return None
+    seconds = [value for value in known if value is not None]
+    return float(max(sum(seconds) / max(slots, 1), max(seconds, default=0.0)))

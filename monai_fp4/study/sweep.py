@@ -1,0 +1,273 @@
+"""Run the cells of a study until each is done or has failed too often.
+
+What is done is never done again, since a finished run says so in its own folder; what was cut off goes on after its
+last checkpoint, since its bundle does that; so this module only has to start the right commands, and can be killed at
+any time. Nothing that matters is in its memory: a new sweep learns everything from the folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any
+
+from monai_fp4.errors import MonaiFP4Error
+from monai_fp4.study.commands import arguments_of, epochs_of
+from monai_fp4.study.estimate import Estimate, time_left
+from monai_fp4.study.executor import Executor, needs_of
+from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolder
+from monai_fp4.study.progress import State, SweepProgress
+from monai_fp4.study.worker import Outcome, Task
+
+__all__ = ["Sweep", "SweepResult", "kind", "timings"]
+
+POLL_SECONDS = 1.0
+STOP_SECONDS = 10.0
+"""How long the running cells have to end when a sweep is stopped."""
+
+
+@dataclass
+class SweepResult:
+    """What a sweep has come to.
+
+    Attributes:
+        done: cells that are complete, those from before included.
+        failed: cell -> its last error.
+        waiting: cells that were not run, or were cut off.
+        interrupted: whether the user stopped it.
+        disk_full: whether a full disk stopped it.
+    """
+
+    done: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    waiting: list[Cell] = field(default_factory=list)
+    interrupted: bool = False
+    disk_full: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is done, 130 when interrupted, else 1."""
+        return 130 if self.interrupted else int(bool(self.failed or self.waiting))
+
+
+class Sweep:
+    """The cells of one study on one executor.
+
+    Args:
+        folder: the study folder, with its definition and bundles written.
+        definition: the study.
+        cells: which of its cells to run.
+        executor: where they run.
+        progress: what to tell the user.
+        retries: how often a failed cell is started again. A cell whose worker was lost does not use one up if it got
+            an epoch further than the time before.
+        cpus: cores a cell; None chooses.
+        gpus: GPUs a cell; None chooses.
+        version: version of the package, for the records.
+
+    Raises:
+        ConfigError: when a cell asks for more than any machine has.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        definition: StudyDefinition,
+        cells: Sequence[Cell],
+        executor: Executor,
+        progress: SweepProgress,
+        *,
+        retries: int = 2,
+        cpus: float | None = None,
+        gpus: float | None = None,
+        version: str = "",
+    ) -> None:
+        self.folder, self.definition, self.executor, self.progress = folder, definition, executor, progress
+        self.retries, self.version = retries, version
+        most = executor.most()
+        self._needs = {scale: needs_of(scale, most, cpus, gpus) for scale in definition.scales}
+        self._cells = list(cells)
+        self._stop_file = folder.path / f".stop-{time.time_ns()}"
+        self._flying: dict[Any, Cell] = {}
+        self._failures: defaultdict[Cell, int] = defaultdict(int)
+        self._epochs: dict[Cell, int] = {}
+        self.result = SweepResult()
+        self._todo: deque[Cell] = deque()
+        self._times: dict[tuple[str, str], list[float]] = {}
+        self._polled = 0.0
+
+    def run(self) -> SweepResult:
+        """Run until nothing is left to do, the disk is full, or SIGINT or SIGTERM arrives."""
+        self._begin()
+        try:
+            with _interruptible():
+                while self._flying or (self._todo and not self.result.disk_full):
+                    self._submit()
+                    for handle, outcome in self.executor.wait(self._flying, POLL_SECONDS):
+                        self._end(self._flying.pop(handle), outcome)
+                    self._poll()
+        except KeyboardInterrupt:
+            self.result.interrupted = True
+            self._stop()
+        finally:
+            self._clean()
+        self.result.waiting = [c for c in self._cells if c not in self.result.failed and c not in set(self.result.done)]
+        return self.result
+
+    def _begin(self) -> None:
+        self._times = timings(self.folder, self.definition)
+        for cell in self._cells:
+            if self.folder.finished(cell):
+                self.result.done.append(cell)
+                self._correct(cell, CellStatus.DONE)
+            else:
+                self._todo.append(cell)
+                self._correct(cell, CellStatus.WAITING)
+
+    def _correct(self, cell: Cell, status: CellStatus, error: str = "") -> None:
+        """Put right what a worker that was killed could not write any more."""
+        record = self.folder.record(cell)
+        stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
+        if stale and (record.status, record.error) != (status, error):
+            with contextlib.suppress(MonaiFP4Error):  # such as a full disk; the next sweep puts it right
+                self.folder.write_record(cell, replace(record, status=status, error=error))
+
+    def _submit(self) -> None:
+        while self._todo and not self.result.disk_full:
+            # One more than fits, so that a worker that is free has something to begin with.
+            smallest = min((self._needs[cell.scale] for cell in self._todo), key=lambda needs: (needs.gpus, needs.cpus))
+            if len(self._flying) > self.executor.slots(smallest):
+                return
+            cell = self._todo.popleft()
+            self._epochs[cell] = self._epochs_done(cell)
+            self._flying[self.executor.submit(self._task(cell), self._needs[cell.scale])] = cell
+
+    def _task(self, cell: Cell) -> Task:
+        needs = self._needs[cell.scale]
+        return {
+            "study": str(self.folder.path.resolve()),
+            "cell": cell.id,
+            "arguments": arguments_of(self.definition, cell, None if needs.gpus else "cpu"),
+            "threads": needs.threads,
+            "version": self.version,
+            "stop_file": str(self._stop_file.resolve()),
+        }
+
+    def _end(self, cell: Cell, outcome: Outcome) -> None:
+        """Decide what follows from an attempt."""
+        status, error = outcome["status"], outcome.get("error", "")
+        if status == "done":
+            self.result.done.append(cell)
+            self._times.setdefault(kind(cell), []).append(self.folder.record(cell).seconds)
+        elif status == "waiting":
+            self._todo.append(cell)
+        else:
+            further = self._epochs_done(cell) > self._epochs[cell]
+            self._failures[cell] += not (status == "lost" and further)
+            if outcome.get("disk_full"):
+                self.result.disk_full = True
+                self._raise_stop_file()
+            if self._failures[cell] > self.retries or self.result.disk_full:
+                self.result.failed[cell] = error
+            else:
+                self._todo.append(cell)
+            self._correct(cell, CellStatus.FAILED, error)
+        metrics = self.folder.metrics(cell) if status == "done" else None
+        self.progress.ended(cell, dict(outcome), metrics.get("auprc") if metrics else None, self._state())
+
+    def _epochs_done(self, cell: Cell) -> int:
+        with contextlib.suppress(MonaiFP4Error):
+            return len((self.folder.metrics(cell) or {}).get("history", ()))
+        return 0
+
+    def _poll(self) -> None:
+        if time.monotonic() - self._polled >= 2 * POLL_SECONDS:
+            self._polled = time.monotonic()
+            self.progress.show(self._state())
+
+    def _state(self) -> State:
+        running: dict[Cell, float] = {}
+        times = {key: list(values) for key, values in self._times.items()}
+        for cell in self._flying.values():
+            record = self.folder.record(cell)
+            if record.status is CellStatus.RUNNING:
+                running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
+        estimate = Estimate(times)
+        left = [estimate.seconds(*kind(cell)) for cell in self._todo]
+        for cell in self._flying.values():
+            whole = estimate.seconds(*kind(cell))
+            left.append(None if whole is None else whole * (1 - running.get(cell, 0.0)))
+        slots = self.executor.slots(max(self._needs.values(), key=lambda needs: (needs.gpus, needs.cpus)))
+        return State(
+            total=len(self._cells),
+            done=len(self.result.done),
+            failed=len(self.result.failed),
+            running=running,
+            left=time_left(left, slots),
+        )
+
+    def _raise_stop_file(self) -> None:
+        with contextlib.suppress(OSError):  # on a full disk; then the few that are queued fail by themselves
+            self._stop_file.touch()
+
+    def _stop(self) -> None:
+        """End what runs, and wait for it to say so."""
+        self.progress.say(f"stopping {len(self._flying)} cells; the same command goes on")
+        self._raise_stop_file()
+        for handle in self._flying:
+            self.executor.cancel(handle)
+        until = time.monotonic() + STOP_SECONDS
+        while self._flying and time.monotonic() < until:
+            for handle, outcome in self.executor.wait(self._flying, POLL_SECONDS):
+                cell = self._flying.pop(handle)
+                if outcome["status"] == "done":
+                    self.result.done.append(cell)
+
+    def _clean(self) -> None:
+        self.progress.close()
+        self.executor.close()
+        for cell in self._flying.values():
+            self._correct(cell, CellStatus.WAITING)
+        with contextlib.suppress(OSError):
+            self._stop_file.unlink(missing_ok=True)
+
+
+def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str, str], list[float]]:
+    """Seconds of the cells that are done, by network and recipe (further axes count as the recipe's)."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for cell in definition.cells():
+        if (folder.run_dir(cell) / "cell.json").exists() and folder.finished(cell):
+            seconds = folder.record(cell).seconds
+            if seconds > 0:
+                times.setdefault(kind(cell), []).append(seconds)
+    return times
+
+
+def kind(cell: Cell) -> tuple[str, str]:
+    """What the time of a cell depends on: its network, and its recipe with any further axes."""
+    network, _, rest = cell.group.partition("/")
+    return network, rest
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM, which a batch system sends, ends a sweep as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
