@@ -21,6 +21,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
 
 from monai_fp4.convert import convert
 from monai_fp4.errors import NumericsError
@@ -34,6 +35,7 @@ __all__ = [
     "autocast",
     "channels_last",
     "first_nonfinite_layer",
+    "fuse_adam",
     "lay_out",
     "prepare_network",
     "seed_everything",
@@ -117,11 +119,23 @@ def autocast(device: torch.device, amp: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
+def fuse_adam(optimizer: Optimizer) -> None:
+    """Let Adam or AdamW update all its parameters in one kernel, unless its options say otherwise.
+
+    Without it the CPU steps through a dozen small operations for every parameter, up to a tenth of a training step.
+    Once an optimizer has state nothing is changed: a resumed run goes on as it began, as its checkpoint says.
+    """
+    if type(optimizer) in (Adam, AdamW) and not optimizer.state:
+        for group in optimizer.param_groups:
+            if group["fused"] is None and not (group["foreach"] or group["differentiable"]):
+                group["fused"] = True
+
+
 class TrainingStep:
     """One optimizer step: ``iteration_update`` of MONAI's SupervisedTrainer.
 
     The trainer's ``state.output`` becomes a dict of ``image`` [B, C, *size], ``label`` [B, 1, *size], ``pred`` (logits
-    [B, 1, *size], FP32), ``loss`` (float) and ``grad_norm`` (float).
+    [B, 1, *size], FP32), ``loss`` (float) and ``grad_norm`` (float). Adam and AdamW are fused, see `fuse_adam`.
 
     Args:
         amp: BF16 autocast.
@@ -141,6 +155,7 @@ class TrainingStep:
         device = engine.state.device
         images, labels = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
         images = channels_last(images)
+        fuse_adam(engine.optimizer)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         output: dict[str, Any] = {Keys.IMAGE: images, Keys.LABEL: labels}

@@ -21,6 +21,7 @@ from monai_fp4.engines import (
     autocast,
     build_and_seed,
     first_nonfinite_layer,
+    fuse_adam,
     prepare_network,
     seed_everything,
 )
@@ -68,6 +69,34 @@ def test_a_step_is_that_of_plain_torch() -> None:
     assert output["loss"] == pytest.approx(loss.item()) and output["grad_norm"] == pytest.approx(norm.item())
     assert output["pred"].shape == given["label"].shape and not output["pred"].requires_grad
     assert torch.equal(output["image"], given["image"]) and torch.equal(output["label"], given["label"])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_is_fused_and_steps_as_plain_adam(kind: type[torch.optim.Adam]) -> None:
+    network, reference = (net.to(memory_format=torch.channels_last) for net in (convolutions(), convolutions()))
+    engine = trainer(network, [batch(), batch(1.0)], amp=False)
+    engine.optimizer = kind(network.parameters(), lr=0.1, weight_decay=0.5)
+    plain = kind(reference.parameters(), lr=0.1, weight_decay=0.5, fused=False)
+    engine.run()
+    for given in (batch(), batch(1.0)):
+        plain.zero_grad()
+        nn.BCEWithLogitsLoss()(reference(given["image"]), given["label"]).backward()
+        plain.step()
+    assert [group["fused"] for group in engine.optimizer.param_groups] == [True]
+    for one, other in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_optimizer_that_says_how_it_steps_or_has_begun_is_left_alone() -> None:
+    weights = [nn.Parameter(torch.ones(3))]
+    weights[0].grad = torch.ones(3)
+    chosen = [torch.optim.AdamW(weights, **how) for how in ({"fused": False}, {"foreach": True}, {"fused": True})]
+    begun = torch.optim.AdamW(weights)
+    begun.step()
+    for optimizer in (*chosen, begun, torch.optim.SGD(weights, lr=0.1)):
+        before = [{**group, "params": None} for group in optimizer.param_groups]
+        fuse_adam(optimizer)
+        assert [{**group, "params": None} for group in optimizer.param_groups] == before
 
 
 def test_large_gradients_are_scaled_down() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.networks.nets import ViT
+from monai.networks.blocks import SABlock
+from monai.networks.nets import UNet, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention, compute_mask
 from torch import Tensor, nn
 
@@ -25,7 +27,9 @@ from monai_fp4.networks import (
     find_cell,
     network_table,
     size_rule,
+    token_attention,
 )
+from monai_fp4.networks.activations import quicken_prelu
 from monai_fp4.networks.decoder import LightDecoder
 from monai_fp4.networks.swin import SwinEncoder, _shift_mask
 from monai_fp4.networks.table import SwinConfig
@@ -241,6 +245,126 @@ def test_vit_encoder_equals_monai() -> None:
     torch.testing.assert_close(outputs[0].flatten(1, 2), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_prelu_with_one_slope_equals_torch(amp: bool, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    ours, theirs = quicken_prelu(nn.Sequential(nn.PReLU(init=0.3))), nn.Sequential(nn.PReLU(init=0.3))
+    x = torch.randn(2, 5, 8, 9)
+    x[0, 0, 0] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40, 1e30, -1e30, 1])
+    upstream = torch.randn(2, 5, 8, 9)
+    outputs, gradients, slopes = [], [], []
+    for module in (ours, theirs):
+        leaf = x.clone(memory_format=layout).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            outputs.append(module(leaf))
+        outputs[-1].backward(upstream.to(outputs[-1].dtype))
+        gradients.append(leaf.grad)
+        slopes.append(module[0].weight.grad)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            torch.testing.assert_close(module(x), outputs[-1].detach(), rtol=0, atol=0)
+    assert type(ours[0]) is not nn.PReLU
+    assert outputs[0].dtype == outputs[1].dtype == (torch.bfloat16 if amp else torch.float32)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    assert slopes[0].shape == slopes[1].shape and slopes[0].dtype == slopes[1].dtype
+    finite = x.isfinite() & (x.abs() < 1e20)  # the sums above hold infinities; this one has an answer to compare with
+    small = torch.where(finite, x, 0.0)
+    for module in (ours, theirs):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            (module(small).float() * upstream).sum().backward()
+    expected = (upstream.double() * small.double().clamp(max=0)).sum().view(1).float()
+    torch.testing.assert_close(ours[0].weight.grad, expected, rtol=1e-2 if amp else 1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs[0].weight.grad, expected, rtol=1e-2 if amp else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(32, 48), (32, 32, 32)], ids=["2d", "3d"])
+def test_unet_is_monais(size: tuple[int, ...], amp: bool) -> None:
+    torch.manual_seed(1)
+    ours = build_network("unet", "4m", image_size=size, spatial_dims=len(size))
+    torch.manual_seed(1)
+    theirs = UNet(len(size), 3, 1, (48, 96, 144, 192, 288), (2,) * 4, num_res_units=2, norm="batch")
+    assert {name: value.shape for name, value in ours.state_dict().items()} == {
+        name: value.shape for name, value in theirs.state_dict().items()
+    }
+    x = torch.randn(2, 3, *size)
+    outputs = []
+    for network in (ours, theirs):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            outputs.append(network(x))
+        outputs[-1].float().square().mean().backward()
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    for (name, ours_p), theirs_p in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(ours_p, theirs_p, rtol=0, atol=0)
+        largest = theirs_p.grad.abs().max().item()
+        torch.testing.assert_close(ours_p.grad, theirs_p.grad, rtol=0, atol=largest * (1e-2 if amp else 1e-5), msg=name)
+
+
+def attention_by_the_book(projected: Tensor, heads: int, scale: float) -> Tensor:
+    q, k, v = projected.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return ((q @ k.mT * scale).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shape=st.tuples(*[st.integers(1, most) for most in (3, 5, 40, 9)]),
+    scores=st.sampled_from([1, 500, 2**20]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 2**31),
+)
+def test_cached_attention_is_softmax_attention(
+    shape: tuple[int, ...], scores: int, dtype: torch.dtype, seed: int
+) -> None:
+    batch, heads, tokens, width = shape
+    torch.manual_seed(seed)
+    given = torch.randn(batch, tokens, 3 * heads * width).to(dtype)
+    upstream = torch.randn(batch, tokens, heads * width).to(dtype)
+    ours, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+    with mock.patch.object(token_attention, "_SCORES", scores):
+        attended = token_attention.cached_attention(ours, heads, 0.3)
+        attended.backward(upstream)
+    expected = attention_by_the_book(exact, heads, 0.3)
+    expected.backward(upstream.double())
+    assert attended.dtype == ours.grad.dtype == dtype
+    for one, other in ((attended, expected), (ours.grad, exact.grad)):
+        tolerance = (3e-2 if dtype is torch.bfloat16 else 1e-5) * max(1.0, other.abs().max().item())
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("tokens", "quick"), [(64, True), (2049, False)])
+@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
+def test_token_attention_equals_monais_block(tokens: int, quick: bool, amp: bool) -> None:
+    torch.manual_seed(0)
+    theirs = SABlock(32, 2, qkv_bias=True)
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = token_attention.TokenAttention
+    x = torch.randn(1, tokens, 32)
+    outputs, gradients = [], []
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    with mock.patch.object(token_attention, "cached_attention", wraps=token_attention.cached_attention) as spy:
+        for block in (theirs, ours):
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                outputs.append(block(x))
+            outputs[-1].float().square().sum().backward()
+            gradients.append([parameter.grad for parameter in block.parameters()])
+    assert spy.called == (quick and amp and supported)
+    assert outputs[0].dtype == outputs[1].dtype
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-2 if amp else 1e-5, atol=1e-2 if amp else 1e-5)
+    for one, other in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=other.abs().max().item() * (2e-2 if amp else 1e-4))
+
+
+def test_vit_draws_the_weights_of_monais() -> None:
+    torch.manual_seed(4)
+    ours = build_network("vit", "500k", image_size=(32, 32)).encoder
+    torch.manual_seed(4)
+    theirs = ViT(3, (32, 32), 8, 96, 384, 3, 3, pos_embed_type="sincos", spatial_dims=2, qkv_bias=True).state_dict()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0)
+
+
 def test_vit_weights_do_not_depend_on_the_image_size() -> None:
     network = build_network("vit", "500k", image_size=(64, 64))
     build_network("vit", "500k", image_size=(128, 96)).load_state_dict(network.state_dict())
@@ -345,7 +469,7 @@ def test_convert_leaves_stems_and_head_and_finds_the_attention(arch: str) -> Non
         stem = "encoder.patch_embed.proj" if arch == "swin" else "encoder.patch_embedding.patch_embeddings"
         actions = {layer.name: str(layer.action) for layer in report.layers}
         assert actions[stem] == actions["decoder.detail.conv"] == actions["decoder.head"] == "left"
-        products = [layer for layer in report.layers if layer.kind in ("BiasedWindowAttention", "SABlock")]
+        products = [layer for layer in report.layers if layer.kind in ("BiasedWindowAttention", "TokenAttention")]
         assert products
         assert all(layer.action == "swapped" for layer in products)
         assert not torch.equal(network(x), expected)

@@ -8,6 +8,7 @@ from monai.networks.nets import SwinUNETR, UNet
 from torch import nn
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.networks.activations import quicken_prelu
 from monai_fp4.networks.sizes import check_image_size
 from monai_fp4.networks.swin import SwinSegmenter
 from monai_fp4.networks.table import SwinConfig, UNetConfig, ViTConfig, find_cell
@@ -67,7 +68,7 @@ def build_network(
     if isinstance(config, ViTConfig):
         return ViTSegmenter(config, in_channels=in_channels, out_channels=out_channels, image_size=size)
     if isinstance(config, UNetConfig):
-        return UNet(
+        unet = UNet(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             out_channels=out_channels,
@@ -76,6 +77,7 @@ def build_network(
             num_res_units=config.num_res_units,
             norm="batch",
         )
+        return quicken_prelu(unet)
     return SwinUNETR(
         in_channels=in_channels,
         out_channels=out_channels,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from monai_fp4.networks.decoder import LightDecoder
 from monai_fp4.networks.table import ViTConfig
+from monai_fp4.networks.token_attention import TokenAttention
 
 __all__ = ["ViTEncoder", "ViTSegmenter"]
 
@@ -45,7 +46,9 @@ class ViTEncoder(ViT):
         self.patch_embedding.register_buffer("position_embeddings", positions, persistent=False)
         for block in self.blocks:
             del block.norm_cross_attn
-            block.attn.use_flash_attention = True  # the same product, without the N x N matrix in memory
+            # Not built anew, which would draw other weights from the seed: the class adds a forward pass, no state.
+            block.attn.__class__ = TokenAttention
+            block.attn.use_flash_attention = True
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Encode ``[B, C, *size]`` into a ``[B, *size / patch_size, width]`` for each tap, layer-normalised."""
