@@ -1,10 +1,10 @@
 """What the CUDA kernels are made of: the arithmetic of :mod:`monai_fp4.numerics` as Triton device functions.
 
 Bits are what counts here, and three habits of GPU compilers would cost some. A product and a sum are fused into one
-rounding: the kernels are compiled with ``enable_fp_fusion=False`` and call ``tl.fma`` only where the product is exact, so
-that fusing it changes nothing. ``a / b`` is approximated: ``tl.div_rn`` is not. Minima drop a NaN: ``propagate_nan``
-keeps it. E4M3 and E2M1 are rounded with magic numbers, as on every other device; the cast instructions for them exist
-on few GPUs only.
+rounding: the kernels are compiled with ``enable_fp_fusion=False`` and call ``tl.fma`` where the product is exact, so
+that fusing it changes nothing, or where the definition fuses. ``a / b`` is approximated: ``tl.div_rn`` is not. Minima
+drop a NaN: ``propagate_nan`` keeps it. E4M3 and E2M1 are rounded with magic numbers, as on every other device; the cast
+instructions for them exist on few GPUs only.
 
 **Maxima are integers.** Without its sign bit a float is ordered as the integer of the same bits, NaN above infinity.
 An integer maximum therefore keeps NaN for nothing and does not depend on the order that threads come in.
@@ -12,22 +12,17 @@ An integer maximum therefore keeps NaN for nothing and does not depend on the or
 **The rotation sums in a defined order**, that of :mod:`monai_fp4.rotation`. A tensor-core product (``tl.dot``) would
 cost less, but sums 16 products at once with a truncation that is the hardware's own affair, another one in each
 generation. The flush of subnormal numbers that is part of the definition for BF16 is a property of one PTX instruction.
-
-Importing this module needs Triton; `monai_fp4.kernels.triton_quantize` looks whether it is there.
 """
 
 # Constants of compile time are in capitals, as in Triton's own code, and its compiler knows no starred expressions.
-# ruff: noqa: N803, N806, RUF005
-# mypy: disallow-untyped-defs=False
+# ruff: noqa: N803, RUF005
+# mypy: ignore-errors
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-from triton import knobs
+from monai_fp4.kernels.triton_language import INTERPRETED, tl, triton
 
 __all__ = [
-    "INTERPRETED",
     "as_noise",
     "block_scales",
     "magnitude_bits",
@@ -41,9 +36,6 @@ __all__ = [
     "scaled",
     "tensor_scale",
 ]
-
-INTERPRETED = bool(knobs.runtime.interpret)
-"""Whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1``): on the CPU, in numpy, slowly, for tests."""
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 _FLOAT_MAX = tl.constexpr(3.4028234663852886e38)

@@ -12,8 +12,8 @@ device. Two ways lead there, and which one is quicker follows from the depth K o
 
 The two meet near K = 3000 to 4000: below 4096 the kernel is taken (fprop and dgrad of these networks, K = 96 to 3072
 features), from there cuBLAS (wgrad, where K counts tokens, the result is small and sums are best split, which cuBLAS
-does). **That constant is arithmetic, not a measurement**: `benchmarks/cuda_kernels.py` times both ways. They sum in different
-orders, so results agree to within ``K * 2^-23 * sum |a * b|``, and bit for bit where the sums are exact in FP32.
+does). **That constant is arithmetic, not a measurement**: `benchmarks/cuda_kernels.py` times both ways. They sum in
+different orders, so results agree to within ``K * 2^-23 * sum |a * b|``, and bit for bit where the sums are exact in FP32.
 
 Convolutions stay with cuDNN, which has no such output for BF16 operands. It has for FP32 operands in TF32, whose ten
 mantissa bits hold ``q * s`` (six bits) exactly; :func:`finish` then scales its sums.
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from monai_fp4.blocks import ScaledValues
+from monai_fp4.kernels.triton_gemm_kernels import multiply_kernel, scale_kernel
 
 __all__ = ["finish", "multiply", "multiply_fused", "multiply_library"]
 
@@ -56,18 +57,14 @@ def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
 def multiply_library(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """:func:`multiply` by cuBLAS and :func:`finish`."""
     left, right = _operands(a, b)
-    if left.is_cuda:
-        sums = torch.mm(left, right.mT, out_dtype=torch.float32)
-    else:
-        sums = left.float() @ right.float().mT
-    return finish(sums, a, b, dtype)
+    if not left.is_cuda:  # Triton's interpreter, for tests
+        return finish(left.float() @ right.float().mT, a, b, dtype)
+    return finish(torch.mm(left, right.mT, out_dtype=torch.float32), a, b, dtype)
 
 
 @torch.no_grad()
 def multiply_fused(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """:func:`multiply` by our kernel."""
-    from monai_fp4.kernels.triton_gemm_kernels import multiply_kernel
-
     left, right = _operands(a, b)
     rows, depth = left.shape
     columns = right.shape[0]
@@ -96,8 +93,6 @@ def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.d
     Returns:
         The product, in the shape and memory layout of the sums.
     """
-    from monai_fp4.kernels.triton_gemm_kernels import scale_kernel
-
     out = torch.empty_like(accumulated, dtype=dtype)
     if out.stride() != accumulated.stride():  # gaps in memory
         accumulated = accumulated.contiguous()
@@ -119,11 +114,17 @@ def _operands(a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
 
 
 def _tile(rows: int, columns: int, depth: int, device: torch.device) -> dict[str, int]:
-    """The tile of a program and how it is run: 16 to 128 x 16 to 256, within 96 KiB of shared memory before Hopper."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
-    wide = 256 if hopper and columns % 256 == 0 else 128
-    tile = {"ROWS": _power_of_two(rows, 128), "COLUMNS": _power_of_two(columns, wide), "DEPTH": _power_of_two(depth, 64)}
-    return {**tile, "BAND": 8, "num_warps": 8 if tile["COLUMNS"] > 128 else 4, "num_stages": 4 if hopper else 3}
+    """The tile of a program and how it is run, within 99 KiB of shared memory where there are no 227."""
+    roomy = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    wide = 256 if roomy and columns % 256 == 0 else 128
+    return {
+        "ROWS": _power_of_two(rows, 128),
+        "COLUMNS": _power_of_two(columns, wide),
+        "DEPTH": _power_of_two(depth, 64),
+        "BAND": 8,
+        "num_warps": 8 if wide > 128 else 4,
+        "num_stages": 4 if roomy else 3,
+    }
 
 
 def _power_of_two(number: int, largest: int) -> int:

@@ -1,18 +1,16 @@
 """The CUDA kernels of the products: one that multiplies and scales, and one that only scales.
 
-Importing this module needs Triton; `monai_fp4.kernels.triton_gemm` explains which is used when.
+`monai_fp4.kernels.triton_gemm` explains which is used when.
 """
 
 # Constants of compile time are in capitals, as in Triton's own code.
 # ruff: noqa: N803
-# mypy: disallow-untyped-defs=False
+# mypy: ignore-errors
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-
-from monai_fp4.kernels.triton_device import INTERPRETED, round_bf16
+from monai_fp4.kernels.triton_device import round_bf16
+from monai_fp4.kernels.triton_language import INTERPRETED, tl, triton
 
 __all__ = ["multiply_kernel", "scale_kernel"]
 

@@ -1,7 +1,7 @@
 """The CUDA kernels of the quantizer: maxima first, then the operands.
 
-All work on a matrix ``[N, R, C]`` of N items with C neighbouring in memory, read in tiles. **Row-wise** blocks lie along C,
-**column-wise** ones along R.
+All work on a matrix ``[N, R, C]`` of N items with C neighbouring in memory, read in tiles. **Row-wise** blocks lie
+along C, **column-wise** ones along R.
 
 ==================  ==============================================  ==================================================
 kernel              reads the tensor once and gives                 holds a tile as
@@ -23,12 +23,9 @@ the order of anything.
 
 # Constants of compile time are in capitals, as in Triton's own code, and its compiler knows no starred expressions.
 # ruff: noqa: N803, N806, RUF005
-# mypy: disallow-untyped-defs=False
+# mypy: ignore-errors
 
 from __future__ import annotations
-
-import triton
-import triton.language as tl
 
 from monai_fp4.kernels.triton_device import (
     as_noise,
@@ -43,6 +40,7 @@ from monai_fp4.kernels.triton_device import (
     round_codes,
     scaled,
 )
+from monai_fp4.kernels.triton_language import tl, triton
 
 __all__ = ["column_maxima", "quantize_columns", "quantize_rows", "row_maxima"]
 
@@ -118,7 +116,7 @@ def column_maxima(
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write max |x| of this program's tiles to ``partials[0, program]`` and the rotated columns' to ``[1, program]``."""
+    """Write max |x| of this program's tiles to ``partials[0, program]``, the rotated columns' to ``[1, program]``."""
     largest = tl.zeros((GROUPS, COLUMNS), tl.int32)
     largest_rotated = tl.zeros((GROUPS, COLUMNS), tl.int32)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
@@ -159,7 +157,7 @@ def _quantize_row_tile(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Read one tile, quantize it along its rows and write ``values [N, R, width]`` and ``scales [N, R, ceil(C / 16)]``."""
+    """Quantize a tile along its rows: write ``values [N, R, width]`` and ``scales [N, R, ceil(C / 16)]``."""
     WIDTH: tl.constexpr = COLUMNS // 16
     row_places = row + tl.arange(0, ROWS)[:, None]
     places = column + tl.arange(0, COLUMNS)[None, :]
@@ -214,7 +212,7 @@ def quantize_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write ``values [N, R, width]``, ``scales [N, R, ceil(C / 16)]`` and the maximum; ``width`` is C, padded if rotated."""
+    """Write ``values [N, R, width]``, ``scales [N, R, ceil(C / 16)]``, the maximum; ``width``: C, padded if rotated."""
     amax = maximum_of(partials, count, PARTIALS)
     if tl.program_id(0) == 0:
         tl.store(amax_out, amax)
@@ -273,7 +271,7 @@ def quantize_columns(
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Write ``column_values [N, height, C]`` and ``column_scales [N, ceil(R / 16), C]``; with ``BOTH`` the row-wise operand.
+    """Write ``column_values [N, height, C]``, ``column_scales [N, ceil(R / 16), C]``; ``BOTH``: the row-wise ones too.
 
     ``height`` is R, padded to whole blocks if the columns are rotated. ``partials`` holds the maxima for the rows, and
     ``step`` places later those for the columns; the two maxima go to ``amax_out[0]`` and ``[1]``.

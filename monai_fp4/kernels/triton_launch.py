@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
+from monai_fp4.kernels import triton_kernels as kernels
 
 __all__ = ["Options", "as_matrix", "as_partials", "both_operands", "column_operand", "merge_axes", "row_operand"]
 
@@ -39,7 +40,7 @@ def merge_axes(sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, 
     """Merge axes that follow each other in memory: the (size, stride) of those that remain.
 
     >>> merge_axes((2, 3, 4), (24, 4, 1)), merge_axes((2, 4, 3), (12, 1, 4))
-    ([(24, 1)], [(2, 12), (4, 1), (3, 4)])
+    ([(2, 24), (12, 1)], [(2, 12), (4, 1), (3, 4)])
     """
     merged: list[tuple[int, int]] = []
     for size, stride in zip(sizes, strides, strict=True):
@@ -60,8 +61,8 @@ def as_matrix(x: Tensor, two_d: bool) -> tuple[Tensor, bool]:
         two_d: keep the axis before the last apart from those before it.
 
     Returns:
-        The matrix, and whether K is C (and the other axes N and R, in their order); otherwise K is R, and the other axes
-        are N and C.
+        The matrix, and whether K is C (and the other axes N and R, in their order); otherwise K is R, and the other
+        axes are N and C.
     """
     sizes, strides = x.shape[:-1], x.stride()[:-1]
     if x.stride(-1) == 1 or x.shape[-1] == 1:
@@ -89,8 +90,6 @@ def as_partials(amax: Tensor, device: torch.device) -> Tensor:
 
 def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax: Tensor | None) -> ScaledValues:
     """Quantize ``[N, R, C]`` along C: values ``[N, R, C]`` and scales ``[N, R, B]``."""
-    from monai_fp4.kernels import triton_kernels as kernels
-
     shape = x.shape
     if not two_d:
         x = _long_rows(x)
@@ -157,8 +156,6 @@ def both_operands(
 def _columns(
     x: Tensor, options: Options, both: bool, row_key: int | None, column_key: int | None, partials: Tensor | None
 ) -> tuple[ScaledValues, ScaledValues]:
-    from monai_fp4.kernels import triton_kernels as kernels
-
     items, rows, columns = x.shape
     stacked = -(-rows // BLOCK_SIZE)
     height = stacked * BLOCK_SIZE if options.rht else rows

@@ -1,9 +1,9 @@
-"""Quantize tensors on CUDA GPUs, from Ampere on, with the Triton kernels of :mod:`monai_fp4.kernels.triton_kernels`.
+"""Quantize tensors on CUDA GPUs, from Ampere on, with the kernels of :mod:`monai_fp4.kernels.triton_kernels`.
 
-:func:`quantize` gives what ``numerics.scaled_values`` gives, bit for bit, and :func:`quantize_both` the row-wise and the
-column-wise operand of one matrix from the same reads. A tensor is read twice: once for its maximum, which scales
-everything, and once to be quantized. Where the maximum is known already, one read is left. In bytes per number, with BF16
-in and out and the scales not counted (1/4 of a byte for each operand):
+:func:`quantize` gives what ``numerics.scaled_values`` gives, bit for bit, and :func:`quantize_both` the row-wise and
+the column-wise operand of one matrix from the same reads. A tensor is read twice: once for its maximum, which scales
+everything, and once to be quantized. Where the maximum is known already, one read is left. In bytes per number, with
+BF16 in and out and the scales not counted (1/4 of a byte for each operand):
 
 =========================  ===============  ==========  =======  =====
 operands                   read for maxima  to quantize  written  total
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.errors import ConfigError
+from monai_fp4.kernels.triton_language import INTERPRETED
 from monai_fp4.kernels.triton_launch import (
     Options,
     as_matrix,
@@ -62,8 +63,6 @@ def available(device: torch.device | str) -> tuple[bool, str]:
     if importlib.util.find_spec("triton") is None:
         return False, "Triton is not installed"
     if device.type == "cpu":
-        from monai_fp4.kernels.triton_device import INTERPRETED
-
         if INTERPRETED:
             return True, "in Triton's interpreter, which is for tests"
         return False, "the Triton kernels run on CUDA devices, not on a CPU"
@@ -185,10 +184,8 @@ def quantize(
     data, along_rows = as_matrix(x, two_d)
     options = Options(rht, dtype, decoded, with_scales)
     if along_rows:
-        result = row_operand(data, options, two_d, key, amax)
-    else:
-        result = column_operand(data, options, key, amax)
-    return _shaped(result, x.shape[:-1])
+        return _shaped(row_operand(data, options, two_d, key, amax), x.shape[:-1])
+    return _shaped(column_operand(data, options, key, amax), x.shape[:-1])
 
 
 @torch.no_grad()
@@ -216,8 +213,8 @@ def quantize_both(
         with_scales: as in :func:`quantize`.
 
     Returns:
-        What :func:`quantize` returns for ``x``, and for ``x.mT`` with ``rht``. The values of the second are a transposed
-        view, ``[..., C, T]``, of memory in which C is contiguous.
+        What :func:`quantize` returns for ``x``, and for ``x.mT`` with ``rht``. The values of the second are a
+        transposed view, ``[..., C, T]``, of memory in which C is contiguous.
     """
     data = x.detach()
     if data.stride(-1) != 1 and data.shape[-1] > 1:
