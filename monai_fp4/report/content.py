@@ -1,0 +1,266 @@
+"""The pages of the report in their order, and those around the results: overview, advice, cells, data and methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from monai_fp4.report import quality_figures, result_pages
+from monai_fp4.report import verdicts as rules
+from monai_fp4.report.analysis import Analysis
+from monai_fp4.report.blocks import (
+    Block,
+    Column,
+    Page,
+    cards,
+    files,
+    heading,
+    items,
+    note,
+    pictures,
+    table,
+    text,
+)
+from monai_fp4.report.collect import KEYS, STATUSES, StudyTables, metric_name
+from monai_fp4.report.comparisons import TESTED, baseline
+from monai_fp4.report.style import describe_cells
+
+__all__ = ["build_pages"]
+
+
+def build_pages(found: Analysis) -> list[Page]:
+    """Every page, in the order of the navigation."""
+    return [
+        _overview(found),
+        _advice(found),
+        result_pages.quality_page(found),
+        result_pages.statistics_page(found),
+        result_pages.outputs_page(found),
+        result_pages.health_page(found),
+        result_pages.cost_page(found),
+        _cells(found),
+        _data(found),
+    ]
+
+
+def _overview(found: Analysis) -> Page:
+    tables, definition = found.tables, found.tables.definition
+    done = tables.cells["status"].eq("done").sum()
+    counts = tables.cells["status"].value_counts()
+    states = ", ".join(f"{counts[s]} {s}" for s in STATUSES if counts.get(s))
+    blocks: list[Block] = []
+    if not len(tables.done):
+        blocks.append(note("No cell is finished yet. This report lists the cells and holds no results.", "warning"))
+    elif done < len(tables.cells):
+        blocks.append(
+            note(
+                f"This is a partial report: {states}, of {len(tables.cells)} cells. The others are listed below.",
+                "warning",
+            )
+        )
+    versions = sorted({str(v) for v in tables.done["version"] if v})
+    if len(versions) > 1:
+        blocks.append(
+            note(
+                f"The finished cells were run by {len(versions)} versions of the code: {', '.join(versions)}."
+                " Differences between recipes may be differences between versions.",
+                "warning",
+            )
+        )
+    blocks += [note(words, "warning") for words in tables.notes]
+    if found.advice and len(tables.done):
+        blocks += [
+            heading("What the evidence says"),
+            _advice_table(found),
+            text(
+                "Supported: neither recall nor AUPRC loses the margin. Advised against: one of them does. Open: neither"
+                " was shown. The reasons are on the page 'Which recipe'."
+            ),
+        ]
+        blocks += pictures(quality_figures.percent_of_baseline(tables))
+    blocks += [heading("The study"), _protocol(tables)]
+    grid = _completeness(tables)
+    columns = [Column("model", "Model"), *(Column(name, name, "text") for name in tables.recipes)]
+    caption = "Finished cells of those planned, by model and recipe"
+    blocks += [heading("How complete it is"), table(grid, columns, caption), *_unfinished(tables)]
+    lead = (
+        f"{len(definition.archs)} architectures, {len(definition.scales)} scales, {len(definition.recipes)} recipes;"
+        f" {states}."
+    )
+    return Page("index", "Overview", lead, blocks)
+
+
+def _protocol(tables: StudyTables) -> Block:
+    definition = tables.definition
+    rows: list[tuple[str, Any]] = [
+        ("Architectures", ", ".join(definition.archs)),
+        ("Scales", ", ".join(definition.scales)),
+        ("Recipes", ", ".join(tables.recipes)),
+        ("Seeds", ", ".join(map(str, definition.seeds))),
+        ("Folds", ", ".join(map(str, definition.folds))),
+        *((f"Axis {name}", ", ".join(map(str, values))) for name, values in definition.further.items()),
+        ("Data set (manifest)", definition.manifest),
+        ("Options of all cells", ", ".join(f"{k} = {v}" for k, v in definition.options.items()) or "the bundles' own"),
+        ("Fold in which seeds are compared", str(tables.main_fold)),
+        ("Begun with version", definition.version or "not recorded"),
+        ("Finished cells", describe_cells(tables.done)),
+    ]
+    frame = pd.DataFrame(rows, columns=["what", "value"])
+    return table(
+        frame,
+        [Column("what", "What"), Column("value", "Value")],
+        "Protocol, from study.json and the cells' own files",
+        fixed=True,
+    )
+
+
+def _completeness(tables: StudyTables) -> pd.DataFrame:
+    rows = []
+    for model in tables.models:
+        own = tables.cells[tables.cells["model"] == model]
+        row: dict[str, Any] = {"model": model}
+        for recipe in tables.recipes:
+            cells = own[own["recipe"] == recipe]
+            row[recipe] = f"{cells['status'].eq('done').sum()} of {len(cells)}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _unfinished(tables: StudyTables) -> list[Block]:
+    rest = tables.cells[(tables.cells["status"] != "done") | tables.cells["problem"].ne("")]
+    if rest.empty:
+        return [text("Every cell is finished, and every file could be read.")]
+    order = {name: place for place, name in enumerate(reversed(STATUSES))}
+    rest = rest.sort_values("status", key=lambda s: s.map(order), kind="stable")
+    columns = [
+        Column("id", "Cell"),
+        Column("status", "Status", "status"),
+        Column("epochs_done", "Epochs done", "whole"),
+        Column("attempts", "Attempts", "whole"),
+        Column("problem", "What is known"),
+    ]
+    return [
+        table(
+            rest,
+            columns,
+            f"{len(rest)} cells that are not finished, or of which a file could not be read",
+            filtered=len(rest) > 15,
+        )
+    ]
+
+
+def _advice_table(found: Analysis) -> Block:
+    recipes = [name for name in found.tables.recipes if name != baseline(found.tables)]
+    rows = [
+        {"model": entry.model} | {name: str(given) for name, given in entry.recipes.items()} for entry in found.advice
+    ]
+    columns = [Column("model", "Model"), *(Column(name, name, "status") for name in recipes)]
+    return table(pd.DataFrame(rows), columns, f"Each recipe beside BF16, margin {found.margin:g}", data="advice")
+
+
+def _advice(found: Analysis) -> Page:
+    tables, entries = found.tables, []
+    for entry in found.advice:
+        groups = []
+        for advice in rules.Advice:
+            members = [(name, entry.reasons[name]) for name, given in entry.recipes.items() if given is advice]
+            if members:
+                groups.append({"advice": str(advice), "members": members})
+        entries.append({"title": entry.model, "summary": entry.summary, "groups": groups, "last": entry.ranking})
+    blocks = [
+        text(
+            "A missed tumour costs more than a false alarm, so recall is judged first and AUPRC second. Each recipe is"
+            f" compared with BF16 seed by seed. A recipe is supported if losing {found.margin:g} or more is excluded"
+            " for both; it is advised against if one of them is shown to lose and that is not excluded. Every p is"
+            " corrected for all comparisons of the study (Holm). Fewer than three seeds say nothing, and recipes are"
+            " put in an order only where a test between them shows one.",
+            "Open does not mean equal. It means that this study cannot tell.",
+        ),
+        heading("What the evidence does not cover"),
+        items(rules.limits(tables)),
+        heading("By model"),
+        cards(entries) if len(tables.done) else note("No cell is finished yet.", "warning"),
+    ]
+    lead = "What the evidence supports, what it speaks against, and what it leaves open."
+    return Page("recipes", "Which recipe for my model", lead, blocks)
+
+
+def _cells(found: Analysis) -> Page:
+    columns = [
+        Column("arch", "Arch"),
+        Column("scale", "Scale"),
+        *([Column("variant", "Axes")] if found.tables.cells["variant"].ne("").any() else []),
+        Column("recipe", "Recipe"),
+        Column("fold", "Fold"),
+        Column("seed", "Seed", "whole"),
+        Column("status", "Status", "status"),
+        Column("auprc", "AUPRC", "fixed"),
+        Column("auprc_per_patient", "AUPRC a patient", "fixed"),
+        Column("recall", "Recall", "fixed"),
+        Column("precision", "Precision", "fixed"),
+        Column("dice", "Dice", "fixed"),
+        Column("best_epoch", "Best epoch", "whole"),
+        Column("epochs_done", "Epochs", "whole"),
+        Column("distinct_scores", "Distinct", "whole"),
+        Column("train_seconds", "Seconds", "seconds"),
+        Column("version", "Version"),
+        Column("problem", "Problem"),
+    ]
+    caption = (
+        "Every cell of the study. Recall, precision and Dice are at the threshold with the best F2 on the same patients"
+    )
+    count = len(found.tables.cells)
+    block = table(found.tables.cells, columns, caption, data="cells", filtered=True)
+    return Page("cells", "All cells", f"{count} cells, finished or not; click on a heading to sort.", [block])
+
+
+_FILES = {
+    "cells": "every cell: status, metrics, options, versions",
+    "epochs": "losses and metrics of every epoch of every cell",
+    "paired": "AUPRC of every cell beside the BF16 cell of its seed",
+    "comparisons": "paired tests of every recipe against BF16",
+    "recipe_pairs": "paired tests of recipes among each other",
+    "patient_comparisons": "differences to BF16 by patient, with bootstrap intervals",
+    "patients": "results of every patient in every evaluated cell",
+    "variance": "analysis of variance of AUPRC",
+    "scores": "counts of predicted probabilities in 126 bins, at the best epoch",
+    "calibration": "expected calibration error of every cell",
+    "health": "signal to noise, underflow and clipping by layer and epoch, mean over seeds and folds",
+    "attention": "what the runs recorded of their attention",
+    "cost": "seconds and memory",
+    "advice": "the advice of the page 'Which recipe', with its reasons",
+}
+
+
+def _data(found: Analysis) -> Page:
+    blocks = [
+        heading("Files"),
+        files([(name, _FILES[name]) for name in found.frames]),
+        heading("How the numbers came about"),
+        items(
+            [
+                (
+                    "A cell is compared with the BF16 cell of the same model, fold and seed. Models are"
+                    f" {', '.join(KEYS[1:4])}."
+                ),
+                (
+                    "Intervals of means are 95 % t intervals over seeds; over folds, the variance is raised for the"
+                    " patients that their trainings share (Nadeau and Bengio 2003)."
+                ),
+                (
+                    "p is of a two-sided paired t-test. The sign-flip test beside it supposes no distribution; with n"
+                    " pairs it cannot be below 2 / 2^n, so with fewer than six pairs it cannot reach 0.05."
+                ),
+                f"'Loss < margin' is the one-sided test that excludes a loss of {found.margin:g} or more.",
+                (
+                    "Holm's correction is over all models and recipes of a metric. The choice of the metrics and of"
+                    f" the margin came before the data: {', '.join(metric_name(metric) for metric in TESTED)}."
+                ),
+                "Metrics are those of the run's best epoch, on its validation patients.",
+            ]
+        ),
+    ]
+    return Page(
+        "data", "Data and methods", "Everything on these pages as CSV and Parquet, and how it was computed.", blocks
+    )

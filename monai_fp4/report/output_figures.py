@@ -1,0 +1,140 @@
+"""Figures of what the networks predict: precision-recall curves, probabilities, distinct levels, calibration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monai_fp4.report.calibration import reliability
+from monai_fp4.report.collect import StudyTables
+from monai_fp4.report.style import Picture, describe_cells, grid, legend, look, mark_empty, spread
+
+__all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]
+
+_WHERE = "at the best epoch, all voxels of the validation patients, the seeds of a recipe pooled"
+
+
+def pr_curves(tables: StudyTables) -> Picture | None:
+    """Precision against recall, a line a recipe."""
+    scores = _pooled(tables)
+    if scores.empty:
+        return None
+    figure, panels = grid(tables, (3.1, 2.8), sharex=True, sharey=True)
+    for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
+        tp, fp = (group[name].to_numpy()[::-1].cumsum() for name in ("positives", "negatives"))
+        if tp[-1] > 0:
+            called = tp + fp
+            precision = np.divide(tp, called, out=np.ones_like(tp), where=called > 0)
+            panels[model].plot(tp / tp[-1], precision, linewidth=1.3, **look(recipe, tables.recipes).line)
+    for axes in panels.values():
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    mark_empty(panels, scores["model"])
+    legend(figure, _drawn(tables, scores), markers=False)
+    caption = f"Precision against recall {_WHERE}, at 126 equally spaced thresholds. {_cells(tables, scores)}"
+    alt = f"Precision-recall curves of {scores['recipe'].nunique()} recipes in {len(panels)} models."
+    return Picture("pr_curves", "Precision-recall curves", caption, alt, figure, "scores")
+
+
+def probabilities(tables: StudyTables) -> Picture | None:
+    """Histograms of the predicted probabilities, tumour voxels as lines above the axis and background below."""
+    scores = _pooled(tables)
+    if scores.empty:
+        return None
+    figure, panels = grid(tables, (3.3, 2.9), sharex=True)
+    for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
+        total = group[["positives", "negatives"]].to_numpy().sum()
+        coarse = group.assign(at=np.floor(np.arange(len(group)) / 3)).groupby("at")[["positives", "negatives"]].sum()
+        edges = np.linspace(0, 1, len(coarse) + 1)
+        style = look(recipe, tables.recipes)
+        everything = (coarse["positives"] + coarse["negatives"]).to_numpy() / total
+        panels[model].stairs(
+            np.where(everything > 0, everything, np.nan), edges, linewidth=1.2, baseline=None, **style.line
+        )
+    for axes in panels.values():
+        axes.set(xlabel="predicted probability", ylabel="share of the voxels", xlim=(0, 1), yscale="log")
+    mark_empty(panels, scores["model"])
+    legend(figure, _drawn(tables, scores), markers=False)
+    caption = (
+        f"How often each probability is predicted, {_WHERE}; logarithmic, 42 bins. A comb of few bins says that four"
+        f" bits made the output discrete. {_cells(tables, scores)}"
+    )
+    alt = f"Histograms of predicted probabilities of {scores['recipe'].nunique()} recipes in {len(panels)} models."
+    return Picture("probabilities", "Predicted probabilities", caption, alt, figure, "scores")
+
+
+def distinct_levels(tables: StudyTables) -> Picture | None:
+    """How many distinct probabilities a network gives out, on a logarithmic scale."""
+    done = tables.in_main_fold(tables.done).dropna(subset=["distinct_scores"])
+    if done.empty:
+        return None
+    figure, panels = grid(tables, (max(3.3, 0.34 * len(tables.recipes) + 0.9), 2.4), sharey=True)
+    for model, axes in panels.items():
+        for place, recipe in enumerate(tables.recipes):
+            values = done.loc[(done["model"] == model) & (done["recipe"] == recipe), "distinct_scores"]
+            style = look(recipe, tables.recipes)
+            if len(values):
+                axes.plot(
+                    place + spread(len(values)), values, style.marker, color=style.colour, markersize=4.5, alpha=0.7
+                )
+        axes.set_xticks(range(len(tables.recipes)), tables.recipes, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set(xlim=(-0.6, len(tables.recipes) - 0.4), ylabel="distinct probabilities", yscale="log")
+        axes.grid(axis="x", visible=False)
+    mark_empty(panels, done["model"])
+    caption = (
+        "Distinct predicted probabilities over all validation voxels at the best epoch, every seed a marker; a lower"
+        f" bound where the counts had to be merged. {describe_cells(done)}"
+    )
+    alt = "Numbers of distinct probabilities by recipe; they stand in the table of cells."
+    return Picture("distinct_levels", "Distinct probability levels", caption, alt, figure, "cells")
+
+
+def reliability_curves(tables: StudyTables) -> Picture | None:
+    """Share of tumour against predicted probability."""
+    scores = _pooled(tables)
+    if scores.empty:
+        return None
+    figure, panels = grid(tables, (3.0, 2.8), sharex=True, sharey=True)
+    for axes in panels.values():
+        axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle=":")
+        axes.set(xlabel="predicted probability", ylabel="share of tumour", xlim=(0, 1), ylim=(0, 1))
+    for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
+        style = look(recipe, tables.recipes)
+        result = reliability(group["positives"], group["negatives"], float(group["width"].iloc[0]))
+        marks: dict[str, Any] = {"marker": style.marker, "markersize": 3}
+        panels[model].plot(result.predicted, result.observed, linewidth=1.2, **marks, **style.line)
+    mark_empty(panels, scores["model"])
+    legend(figure, _drawn(tables, scores))
+    caption = (
+        f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of tumour. The Tversky loss, which"
+        f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, scores)}"
+    )
+    alt = (
+        f"Reliability curves of {scores['recipe'].nunique()} recipes in {len(panels)} models; errors in the table of"
+        " calibration."
+    )
+    return Picture("reliability", "Calibration", caption, alt, figure, "calibration")
+
+
+def _pooled(tables: StudyTables) -> pd.DataFrame:
+    """Counts by bin of every model and recipe, summed over the finished cells of the main fold."""
+    scores = _finished(tables)
+    pooled = scores.groupby(["model", "recipe", "bin"], sort=False)[["positives", "negatives"]].sum().reset_index()
+    pooled["width"] = scores["width"].iloc[0] if len(scores) else np.nan
+    return pooled
+
+
+def _finished(tables: StudyTables) -> pd.DataFrame:
+    keys = ["model", "recipe", "fold", "seed"]
+    return tables.in_main_fold(tables.scores).merge(tables.done[keys], on=keys)
+
+
+def _cells(tables: StudyTables, scores: pd.DataFrame) -> str:
+    keys = ["model", "recipe", "fold", "seed"]
+    drawn = tables.done.merge(_finished(tables)[keys].drop_duplicates(), on=keys)
+    return describe_cells(drawn)
+
+
+def _drawn(tables: StudyTables, scores: pd.DataFrame) -> list[str]:
+    return [name for name in tables.recipes if name in set(scores["recipe"])]
