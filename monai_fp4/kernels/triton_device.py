@@ -23,6 +23,7 @@ from __future__ import annotations
 from monai_fp4.kernels.triton_language import INTERPRETED, tl, triton
 
 __all__ = [
+    "as_fp32",
     "as_noise",
     "block_scales",
     "magnitude_bits",
@@ -52,9 +53,19 @@ _ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
 
 
 @triton.jit
+def as_fp32(x):
+    """FP32 numbers of FP32, BF16 or FP16 ones, which is exact."""
+    if _INTERPRETED and x.dtype == tl.bfloat16:  # where the cast gets subnormal numbers wrong
+        result = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        result = x.to(tl.float32)
+    return result
+
+
+@triton.jit
 def magnitude_bits(x):
-    """The bits of |x| as FP32, int32: ordered as the magnitudes are, NaN on top."""
-    return x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    """The bits of |x| for FP32 numbers, int32: ordered as the magnitudes are, NaN on top."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit

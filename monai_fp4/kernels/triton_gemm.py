@@ -13,7 +13,7 @@ device. Two ways lead there, and which one is quicker follows from the depth K o
 The two meet near K = 3000 to 4000: below 4096 the kernel is taken (fprop and dgrad of these networks, K = 96 to 3072
 features), from there cuBLAS (wgrad, where K counts tokens, the result is small and sums are best split, which cuBLAS
 does). **That constant is arithmetic, not a measurement**: `benchmarks/cuda_kernels.py` times both ways. They sum in
-different orders, so results agree to within ``K * 2^-23 * sum |a * b|``, and bit for bit where the sums are exact in FP32.
+different orders, so results agree to within ``K * 2^-23 * sum |a * b|``, and bit for bit where sums are exact in FP32.
 
 Convolutions stay with cuDNN, which has no such output for BF16 operands. It has for FP32 operands in TF32, whose ten
 mantissa bits hold ``q * s`` (six bits) exactly; :func:`finish` then scales its sums.

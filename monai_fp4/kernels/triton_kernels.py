@@ -28,6 +28,7 @@ the order of anything.
 from __future__ import annotations
 
 from monai_fp4.kernels.triton_device import (
+    as_fp32,
     as_noise,
     block_scales,
     magnitude_bits,
@@ -96,7 +97,8 @@ def row_maxima(
         row_places = row + tl.arange(0, ROWS)[:, None]
         places = column + tl.arange(0, COLUMNS)[None, :]
         pointers = x + item * item_stride + row_places.to(tl.int64) * row_stride + places
-        numbers = tl.load(pointers, mask=(row_places < rows) & (places < columns), other=0.0).to(tl.float32)
+        numbers = tl.load(pointers, mask=(row_places < rows) & (places < columns), other=0.0)
+        numbers = as_fp32(numbers)
         if ROTATE:
             numbers = rotate_inner(numbers, ROWS, COLUMNS, PAIRED)
         largest = tl.maximum(largest, magnitude_bits(numbers))
@@ -124,7 +126,7 @@ def column_maxima(
         numbers = _column_tile(x, item, row, column, rows, columns, item_stride, row_stride, GROUPS, COLUMNS)
         floats = ()
         for k in tl.static_range(16):
-            floats = floats + (numbers[k].to(tl.float32),)
+            floats = floats + (as_fp32(numbers[k]),)
         rotated = rotate16(floats, PAIRED)
         for k in tl.static_range(16):
             largest = tl.maximum(largest, magnitude_bits(floats[k]))
@@ -163,7 +165,8 @@ def _quantize_row_tile(
     places = column + tl.arange(0, COLUMNS)[None, :]
     inside = row_places < rows
     pointers = x + item * item_stride + row_places.to(tl.int64) * row_stride + places
-    numbers = tl.load(pointers, mask=inside & (places < columns), other=0.0).to(tl.float32)
+    numbers = tl.load(pointers, mask=inside & (places < columns), other=0.0)
+    numbers = as_fp32(numbers)
     if ROTATE:
         numbers = rotate_inner(numbers, ROWS, COLUMNS, PAIRED)
     blocks = tl.reshape(numbers, (ROWS, WIDTH, 16))
@@ -315,7 +318,7 @@ def quantize_columns(
     first_rows = row + 16 * groups
     floats = ()
     for k in tl.static_range(16):
-        floats = floats + (numbers[k].to(tl.float32),)
+        floats = floats + (as_fp32(numbers[k]),)
     if ROTATE:
         floats = rotate16(floats, PAIRED)
     maxima = magnitude_bits(floats[0])

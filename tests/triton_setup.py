@@ -1,0 +1,31 @@
+"""Where the Triton kernels are tested: on a GPU if there is one, else in Triton's interpreter on the CPU.
+
+Import this before anything that imports Triton, which decides at its import whether it interprets.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import pytest
+import torch
+
+INSTALLED = importlib.util.find_spec("triton") is not None
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+if INSTALLED and DEVICE.type == "cpu" and "triton" not in sys.modules:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from monai_fp4.kernels.triton_language import INTERPRETED  # noqa: E402
+
+_reason = (
+    "Triton is not installed" if not INSTALLED else "Triton was imported before these tests could make it interpret"
+)
+needs_kernels = pytest.mark.skipif(not INSTALLED or (DEVICE.type == "cpu" and not INTERPRETED), reason=_reason)
+"""Skips a test that runs kernels."""
+
+needs_compiler = pytest.mark.skipif(not INSTALLED, reason="Triton is not installed")
+quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+"""The interpreter divides by zero and overflows as a GPU does, but NumPy remarks on it."""
