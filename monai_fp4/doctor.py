@@ -1,19 +1,18 @@
-"""``monai-fp4 doctor``: what this machine is, which backend would run on it, and why not the others.
+"""``monai-fp4 doctor``: what this machine is, which backend and fast paths would run on it, and why not the others.
 
 >>> diagnosis = diagnose()
 >>> diagnosis.backends[-1].name, diagnosis.backends[-1].available
 ('emulated', True)
 >>> sum(backend.selected for backend in diagnosis.backends)
 1
+>>> [path.name for path in diagnosis.fast_paths]
+['quantize', 'gemm', 'histogram', 'triton']
 """
 
 from __future__ import annotations
 
-import os
-import platform
+import warnings
 from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,62 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 from monai_fp4.backends import AUTO, BACKENDS, select_backend
+from monai_fp4.kernels import compiler
+from monai_fp4.kernels.compiler import KernelStatus
+from monai_fp4.machine import GPU, Machine, describe_machine
 
-__all__ = ["GPU", "BackendStatus", "Diagnosis", "Machine", "diagnose", "render"]
+__all__ = ["GPU", "BackendStatus", "Diagnosis", "KernelStatus", "Machine", "diagnose", "render"]
 
-_PACKAGES = (
-    "monai-fp4",
-    "torch",
-    "monai",
-    "pytorch-ignite",
-    "numpy",
-    "transformer-engine",
-    "transformer-engine-torch",
-    "triton",
-)
-_GIB = 2**30
-
-
-@dataclass(frozen=True)
-class GPU:
-    """A GPU that PyTorch sees.
-
-    Attributes:
-        name: as the driver calls it.
-        capability: CUDA compute capability, such as ``"10.0"``; empty for other GPUs than NVIDIA's.
-        memory_gib: total memory in GiB; 0 where the driver does not tell.
-    """
-
-    name: str
-    capability: str = ""
-    memory_gib: float = 0.0
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What there is to compute with.
-
-    Attributes:
-        system: operating system and architecture.
-        python: version of Python.
-        cpu: model of the processor.
-        cores: logical cores that this process may use.
-        threads: threads that PyTorch computes with.
-        memory_gib: total main memory in GiB, or the limit of the container if that is less; 0 if unknown.
-        gpus: every GPU that PyTorch sees.
-        cuda: the CUDA version that PyTorch was built for; empty in a CPU build.
-        versions: packages that matter here, with ``"not installed"`` where they are missing.
-    """
-
-    system: str
-    python: str
-    cpu: str
-    cores: int
-    threads: int
-    memory_gib: float
-    gpus: tuple[GPU, ...]
-    cuda: str
-    versions: dict[str, str]
+_PURPOSES = {
+    "quantize": "C++: FP4 values on the CPU",
+    "gemm": "C++: FP4 products on the CPU",
+    "histogram": "C++: scores of an evaluation",
+    "triton": "Triton: FP4 values on the GPU",
+}
 
 
 @dataclass(frozen=True)
@@ -101,11 +56,21 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Machine and backends, for a model on ``device``."""
+    """Machine, backends and fast paths, for a model on ``device``.
+
+    Attributes:
+        machine: what there is to compute with.
+        device: where the model is.
+        backends: each backend, and whether it works here.
+        fast_paths: each kernel of the emulation; plain torch computes the same numbers where one is not available.
+        runs: sentences that say what would compute a layer here.
+    """
 
     machine: Machine
     device: str
     backends: tuple[BackendStatus, ...]
+    fast_paths: tuple[KernelStatus, ...]
+    runs: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; the run folder's ``environment.json`` can hold it."""
@@ -113,7 +78,10 @@ class Diagnosis:
 
 
 def diagnose(device: str | torch.device | None = None) -> Diagnosis:
-    """Look at this machine; nothing is computed and nothing is written.
+    """Look at this machine.
+
+    The C++ kernels are compiled into the cache, if they are not there yet, and compared with plain torch: whether they
+    work here cannot be known otherwise.
 
     Args:
         device: where models would be; by default the GPU if PyTorch sees one, else the CPU.
@@ -128,11 +96,12 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
                 backend.name, backend.summary, availability.available, backend.name == selected, availability.reasons
             )
         )
-    return Diagnosis(machine=_machine(), device=str(chosen), backends=tuple(statuses))
+    paths = _fast_paths(chosen)
+    return Diagnosis(describe_machine(), str(chosen), tuple(statuses), paths, _what_runs(selected, chosen, paths))
 
 
 def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print a diagnosis as two tables.
+    """Print a diagnosis as tables.
 
     Args:
         diagnosis: what to print.
@@ -148,6 +117,8 @@ def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
     facts.add_row("Memory", f"{machine.memory_gib:.1f} GiB" if machine.memory_gib else "unknown")
     facts.add_row("GPU", "\n".join(_describe(gpu) for gpu in machine.gpus) or "none that PyTorch sees")
     facts.add_row("CUDA", machine.cuda or "none (PyTorch built for CPU)")
+    facts.add_row("C++ compiler", Text(machine.compiler))
+    facts.add_row("Cache of kernels", Text(machine.cache))
     for package, version in machine.versions.items():
         facts.add_row(package, version)
     console.print(facts)
@@ -159,6 +130,15 @@ def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
         explanation = "\n".join([status.summary, *(f"- {reason}" for reason in status.reasons)])
         backends.add_row(status.name, verdict, Text(explanation))  # as it stands: rich would read "[te]" as its markup
     console.print(backends)
+    paths = Table(title="Fast paths (without one, plain torch computes the same numbers more slowly)")
+    paths.title_justify = "left"
+    for header in ("fast path", "runs here", "where, or why not"):
+        paths.add_column(header, overflow="fold")
+    for path in diagnosis.fast_paths:
+        paths.add_row(_PURPOSES.get(path.name, path.name), "yes" if path.available else "no", Text(path.reason))
+    console.print(paths)
+    for sentence in diagnosis.runs:
+        console.print(Text(sentence))
 
 
 def _default_device() -> str:
@@ -167,56 +147,45 @@ def _default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _machine() -> Machine:
-    return Machine(
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        python=platform.python_version(),
-        cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        memory_gib=_memory() / _GIB,
-        gpus=_gpus(),
-        cuda=torch.version.cuda or "",
-        versions={package: _version(package) for package in _PACKAGES},
+def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
+    from monai_fp4 import score_native
+    from monai_fp4.kernels import cpu_gemm, cpu_quantize, triton_quantize
+
+    with warnings.catch_warnings():  # the table says it
+        warnings.simplefilter("ignore")
+        cpu_quantize.available()
+        cpu_gemm.available()
+        compiler.load("histogram", score_native._check)
+    compiled = {status.name: status for status in compiler.status()}
+    triton = KernelStatus("triton", *triton_quantize.available(device))
+    return (*(compiled[name] for name in _PURPOSES if name in compiled), triton)
+
+
+def _what_runs(backend: str, device: torch.device, paths: tuple[KernelStatus, ...]) -> tuple[str, ...]:
+    """Tell the user what a layer is computed by."""
+    works = {path.name: path.available for path in paths}
+    if device.type == "cuda":
+        tensor_cores = torch.cuda.get_device_capability(device) >= (8, 0)
+        values = "Triton kernels" if works["triton"] else "plain torch (slower)"
+        products = "BF16 tensor cores" if tensor_cores else "units without BF16 tensor cores (slow)"
+    elif device.type == "cpu":
+        values, products = (
+            "a compiled kernel" if works[name] else "plain torch (slower)" for name in ("quantize", "gemm")
+        )
+    else:
+        values = products = "plain torch (slower)"
+    emulation = (
+        f"FP4 values are made by {values}, and multiplied, as BF16 numbers that hold them exactly, by {products}."
     )
-
-
-def _gpus() -> tuple[GPU, ...]:
-    if not torch.cuda.is_available():
-        return (GPU("Apple GPU (Metal)"),) if torch.backends.mps.is_available() else ()
-    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return tuple(GPU(p.name, f"{p.major}.{p.minor}", p.total_memory / _GIB) for p in properties)
+    if backend == "emulated":
+        return (f"FP4 is emulated on {device.type}: {emulation}",)
+    return (
+        "Linear layers, 1x1 and patch convolutions run on FP4 tensor cores, by Transformer Engine.",
+        f"All other convolutions, and attention, are emulated: {emulation}",
+    )
 
 
 def _describe(gpu: GPU) -> str:
     capability = f", compute capability {gpu.capability}" if gpu.capability else ""
     memory = f", {gpu.memory_gib:.0f} GiB" if gpu.memory_gib else ""
     return gpu.name + capability + memory
-
-
-def _cpu() -> str:
-    """The model's name; `platform.processor` is empty or just the architecture on Linux."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware")) and ":" in line:
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def _memory() -> int:
-    """Bytes of main memory, or of the container's limit where that is lower; 0 where the system does not tell."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(text)) if text.isdigit() else total
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

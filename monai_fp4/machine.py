@@ -1,0 +1,138 @@
+"""What this machine is, as ``monai-fp4 doctor`` and its JSON tell it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from monai_fp4.kernels import compiler
+
+__all__ = ["GPU", "Machine", "describe_machine"]
+
+_PACKAGES = (
+    "monai-fp4",
+    "torch",
+    "monai",
+    "pytorch-ignite",
+    "numpy",
+    "transformer-engine",
+    "transformer-engine-torch",
+    "triton",
+)
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU that PyTorch sees.
+
+    Attributes:
+        name: as the driver calls it.
+        capability: CUDA compute capability, such as ``"10.0"``; empty for other GPUs than NVIDIA's.
+        memory_gib: total memory in GiB; 0 where the driver does not tell.
+    """
+
+    name: str
+    capability: str = ""
+    memory_gib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    Attributes:
+        system: operating system and architecture.
+        python: version of Python.
+        cpu: model of the processor.
+        cores: logical cores that this process may use.
+        threads: threads that PyTorch computes with.
+        memory_gib: total main memory in GiB, or the limit of the container if that is less; 0 if unknown.
+        gpus: every GPU that PyTorch sees.
+        cuda: the CUDA version that PyTorch was built for; empty in a CPU build.
+        versions: packages that matter here, with ``"not installed"`` where they are missing.
+        compiler: the C++ compiler that kernels are built with, or why there is none.
+        cache: the folder that built kernels are kept in.
+    """
+
+    system: str
+    python: str
+    cpu: str
+    cores: int
+    threads: int
+    memory_gib: float
+    gpus: tuple[GPU, ...]
+    cuda: str
+    versions: dict[str, str]
+    compiler: str = ""
+    cache: str = ""
+
+
+def describe_machine() -> Machine:
+    """Look at this machine; nothing is computed and nothing is written."""
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        memory_gib=_memory() / _GIB,
+        gpus=_gpus(),
+        cuda=torch.version.cuda or "",
+        versions={package: _version(package) for package in _PACKAGES},
+        compiler=_told(lambda: _first_line(*compiler._compiler())),
+        cache=_told(lambda: str(compiler._cache_folder())),
+    )
+
+
+def _told(question: Callable[[], str]) -> str:
+    """The answer, or why there is none."""
+    try:
+        return question()
+    except compiler._UnavailableError as reason:
+        return str(reason)
+
+
+def _first_line(command: tuple[str, ...], version: str) -> str:
+    return f"{' '.join(command)}: {version.strip().partition(chr(10))[0]}"
+
+
+def _gpus() -> tuple[GPU, ...]:
+    if not torch.cuda.is_available():
+        return (GPU("Apple GPU (Metal)"),) if torch.backends.mps.is_available() else ()
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return tuple(GPU(p.name, f"{p.major}.{p.minor}", p.total_memory / _GIB) for p in properties)
+
+
+def _cpu() -> str:
+    """The model's name; `platform.processor` is empty or just the architecture on Linux."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")) and ":" in line:
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _memory() -> int:
+    """Bytes of main memory, or of the container's limit where that is lower; 0 where the system does not tell."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
