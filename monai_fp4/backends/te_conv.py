@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +36,11 @@ from monai_fp4.layers import (
     NVFP4ConvTranspose1d,
     NVFP4ConvTranspose2d,
     NVFP4ConvTranspose3d,
+    conv_gemm,
 )
 from monai_fp4.layers.conv import _ConvNd
 from monai_fp4.layers.geometry import ConvGeometry
-from monai_fp4.layers.operands import along_channels, as_kernel, channels_first, finish, kernel_values
-from monai_fp4.layers.products import scatter
+from monai_fp4.layers.operands import as_kernel, kernel_values
 from monai_fp4.layers.transpose import _ConvTransposeNd
 from monai_fp4.numerics import BLOCK_SIZE, decode
 from monai_fp4.recipes import Backward, Recipe
@@ -182,12 +183,10 @@ def _input_gradient(
     dy: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, image_shape: tuple[int, ...]
 ) -> Tensor:
     """The dgrad of the emulated convolution: the taps of a pixel are added up in FP32, and rounded to BF16 once."""
-    if recipe.backward is Backward.HIGH_PRECISION:
-        return scatter(dy, weight.to(dy.dtype), image_shape, geometry)
     if recipe.backward is Backward.DEQUANTIZED:
         b = kernel_values(weight, 1, two_d=recipe.two_d_weights, along_first=False)
-        return scatter(dy, as_kernel(decode(b, dy.dtype), along_first=False), image_shape, geometry)
-    a = along_channels(dy, stochastic=recipe.stochastic_rounding)
-    b = kernel_values(weight, 1, two_d=recipe.two_d_weights, along_first=True)
-    product = scatter(channels_first(a.values, 1), as_kernel(b.values, along_first=True), image_shape, geometry)
-    return finish(product, a, b, dy.dtype)
+        weight = as_kernel(decode(b, dy.dtype), along_first=False)
+    ctx = SimpleNamespace(
+        geometry=geometry, recipe=recipe, transposed=False, image_shape=image_shape, dtype=dy.dtype, kernel=None
+    )
+    return conv_gemm._input_gradient(ctx, dy, weight)
