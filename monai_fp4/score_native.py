@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from monai_fp4.kernels.compiler import load
 
-__all__ = ["sort_natively", "split_natively"]
+__all__ = ["library", "sort_natively", "split_natively"]
 
 _Keys = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 _WORTH = 2**14
 """Fewer keys than this are sorted as quickly by NumPy, whose sort has no tables to fill."""
+
+
+def library() -> CDLL | None:
+    """The compiled functions, with their arguments declared; None where they cannot be had."""
+    built = load("histogram", _check)
+    return None if built is None else _declare(built)
 
 
 def split_natively(scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> _Keys | None:
@@ -31,14 +37,14 @@ def split_natively(scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> _K
     Returns:
         None where there is no library, or where a score is NaN or a label neither 0 nor 1; NumPy then says which.
     """
-    library = load("histogram", _check) if scores.size else None
-    return None if library is None else _split(library, scores, labels)
+    built = library() if scores.size else None
+    return None if built is None else _split(built, scores, labels)
 
 
 def sort_natively(keys: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
     """The keys in rising order, in an array of their own; None where there is no library, or too few to be worth it."""
-    library = load("histogram", _check) if keys.size >= _WORTH else None
-    return None if library is None else _sort(library, keys)
+    built = library() if keys.size >= _WORTH else None
+    return None if built is None else _sort(built, keys)
 
 
 def _split(library: CDLL, scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> _Keys | None:
@@ -60,12 +66,17 @@ def _sort(library: CDLL, keys: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return ordered
 
 
-def _check(library: CDLL) -> str | None:
-    """Declare the functions, and compare them with NumPy on scores of every exponent and both signs."""
+def _declare(library: CDLL) -> CDLL:
     library.histogram_split.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p]
     library.histogram_split.restype = c_int64
     library.histogram_sort.argtypes = [c_void_p, c_void_p, c_int64]
     library.histogram_sort.restype = None
+    return library
+
+
+def _check(library: CDLL) -> str | None:
+    """Compare the functions with NumPy on scores of every exponent and both signs."""
+    _declare(library)
     bits = np.arange(1 << 12, dtype=np.uint32) * np.uint32(0x9E3779B1)  # odd, so that multiples are spread evenly
     scores = bits.view(np.float32)
     scores = np.append(scores[np.isfinite(scores)], np.float32(-0.0))

@@ -1,0 +1,180 @@
+"""The time of AUPRC on ten million pixels, beside scikit-learn's, MONAI's and torchmetrics', and a billion pixels.
+
+    python benchmarks/auprc.py
+
+All peers score the same pixels in the same process, in turns, each in one thread; the figure is the best of its
+repeats. Pixels are those of a network at work: probabilities in float32, one in a hundred tumour. The billion is
+streamed through a `ScoreHistogram` in pieces, and what the process's memory grew by meanwhile is written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from training_step import cpu_name
+
+from monai_fp4.metrics import AUPRCMetric, ScoreHistogram, compute_auprc
+from monai_fp4.score_native import library
+
+RESULTS = Path(__file__).parent / "results" / "auprc.json"
+
+
+def pixels(count: int, seed: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities, float32, and labels, uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.rand(count, generator=generator) < 0.01
+    scores = torch.sigmoid(torch.randn(count, generator=generator) * 2 - 4 + 4 * labels)
+    return scores.to(device), labels.to(device, torch.uint8)
+
+
+def peers(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], float]]:
+    """Everybody who can be asked here, ours first; each answers with the AUPRC."""
+
+    def metric() -> float:
+        counter = AUPRCMetric()
+        counter(scores[None, None], labels[None, None])
+        return float(counter.aggregate())
+
+    asked: dict[str, Callable[[], float]] = {
+        "monai_fp4.compute_auprc": lambda: compute_auprc(scores, labels),
+        "monai_fp4.ScoreHistogram": lambda: ScoreHistogram().add(scores, labels).auprc(),
+        "monai_fp4.AUPRCMetric (pooled and per item)": metric,
+        "sklearn.metrics.average_precision_score": lambda: _sklearn(scores, labels),
+        "monai.handlers.AveragePrecision": lambda: _monai(scores, labels),
+    }
+    try:
+        from torchmetrics.functional.classification import binary_average_precision
+    except ImportError:
+        print("torchmetrics is not installed, and left out")
+    else:
+        asked["torchmetrics"] = lambda: float(binary_average_precision(scores, labels, validate_args=False))
+    return asked
+
+
+def _sklearn(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(labels.cpu().numpy(), scores.cpu().numpy()))
+
+
+def _monai(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    from ignite.engine import Engine
+    from monai.handlers import AveragePrecision
+
+    handler = AveragePrecision(output_transform=lambda output: output)
+    engine = Engine(lambda _engine, _batch: (scores[:, None], labels[:, None]))
+    handler.attach(engine, "ap")
+    return float(engine.run([0]).metrics["ap"])
+
+
+def compare(options: argparse.Namespace) -> dict[str, object]:
+    """Best seconds of each peer, and how much longer than ours it takes."""
+    scores, labels = pixels(options.pixels, 0, options.device)
+    asked = peers(scores, labels)
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
+    answers: dict[str, float] = {}
+    for repeat in range(options.repeats):
+        for name, ask in asked.items():
+            if repeat and name.startswith("monai.") and repeat >= options.slow_repeats:
+                continue
+            begin = time.perf_counter()
+            answers[name] = ask()
+            seconds[name].append(time.perf_counter() - begin)
+    best = {name: min(times) for name, times in seconds.items()}
+    ours = best["monai_fp4.compute_auprc"]
+    exact = answers["sklearn.metrics.average_precision_score"]
+    rows = {
+        name: {
+            "seconds": best[name],
+            "ratio_to_compute_auprc": best[name] / ours,
+            "ratio_to_histogram": best[name] / best["monai_fp4.ScoreHistogram"],
+            "auprc": answers[name],
+            "error": abs(answers[name] - exact),
+        }
+        for name in asked
+    }
+    for name, row in rows.items():
+        print(f"{name:46} {best[name]:7.3f} s, {row['ratio_to_compute_auprc']:5.1f} x ours, error {row['error']:.1e}")
+    return {"pixels": options.pixels, "peers": rows}
+
+
+def stream(options: argparse.Namespace) -> dict[str, object]:
+    """Count very many pixels in pieces; a few pieces are made beforehand and shifted a little for each turn."""
+    parts = [pixels(options.piece, seed, options.device) for seed in range(4)]
+    histogram = ScoreHistogram()
+    histogram.add(*parts[0]).fold()  # what any use needs is no growth
+    histogram = ScoreHistogram()
+    before, counting, done = peak(options.device), 0.0, 0
+    growth = []
+    while done < options.stream:
+        scores, labels = parts[(done // options.piece) % len(parts)]
+        scores = scores * (1 - 1e-7 * (done % 997))  # other numbers each time
+        begin = time.perf_counter()
+        histogram.add(scores, labels)
+        counting += time.perf_counter() - begin
+        done += options.piece
+        growth.append(peak(options.device) - before)
+    begin = time.perf_counter()
+    value, bounds = histogram.auprc(), histogram.auprc_bounds()
+    counting += time.perf_counter() - begin
+    print(
+        f"{done:.1e} pixels: {counting:.1f} s, {done / counting / 1e6:.0f} million a second; memory grew by "
+        f"{growth[len(growth) // 10] / 2**20:.0f} MiB in the first tenth, {growth[-1] / 2**20:.0f} MiB in all"
+    )
+    return {
+        "pixels": done,
+        "piece": options.piece,
+        "seconds": counting,
+        "peak_growth_bytes_after_a_tenth": growth[len(growth) // 10],
+        "peak_growth_bytes": growth[-1],
+        "auprc": value,
+        "auprc_bounds": bounds,
+    }
+
+
+def peak(device: str) -> int:
+    """The most memory that this process ever held, in bytes: of the host, or of the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pixels", type=int, default=10**7)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--slow_repeats", type=int, default=2, help="of MONAI, which takes as long as all others")
+    parser.add_argument("--stream", type=int, default=10**9, help="pixels to stream; 0 leaves that out")
+    parser.add_argument("--piece", type=int, default=2 * 10**6)
+    parser.add_argument("--device", default="cpu", help="cuda counts on the GPU; the peers then copy to the host")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {
+        "machine": {
+            "name": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
+            "threads": 1,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "compiled": library() is not None,
+        },
+        "comparison": compare(options),
+    }
+    if options.stream:
+        figures["stream"] = stream(options)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
