@@ -1,0 +1,136 @@
+"""How fast batches are made, and how long a training waits for them.
+
+    python benchmarks/input.py --manifest lgg --dataset_dir /data/kaggle_3m
+
+First the pipeline alone, in slices a second of processor time: the batch-wise augmentation of `SliceDataset`, and
+MONAI's transforms applied to the same slices one by one. Then each architecture trains a few steps with MONAI's
+trainer, `BackgroundLoader` and `InputWait`, and beside it with a plain `DataLoader`; the share of waiting is that of an
+epoch after the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
+from training_step import cpu_name
+
+from monai_fp4 import build_network
+from monai_fp4.data import BackgroundLoader, SliceDataset, augmentation, load_datalist, prepare_data
+from monai_fp4.engines import TrainingStep, lay_out
+from monai_fp4.handlers import InputWait
+from monai_fp4.losses import TverskyBCELoss
+
+RESULTS = Path(__file__).parent / "results" / "input.json"
+
+
+def pipeline(options: argparse.Namespace, data: list[dict[str, Any]]) -> tuple[SliceDataset, dict[str, Any]]:
+    """Slices a second, both ways, and the time to read the patients; the data set is what the trainings use."""
+    wall, begin = time.perf_counter(), time.process_time()
+    dataset = SliceDataset(data, options.image_size, augmentation(), progress=False, device=options.device)
+    reading = {
+        "patients": len(data),
+        "slices": len(dataset),
+        "wall_seconds": time.perf_counter() - wall,
+        "processor_seconds": time.process_time() - begin,
+    }
+    batches = [list(range(start, start + options.batch_size)) for start in range(0, 8 * options.batch_size, 16)]
+    batches = [[index % len(dataset) for index in batch] for batch in batches]
+    dataset.__getitems__(batches[0])
+    rates = {"whole batches": best_rate(dataset, batches, options.repeats)}
+    # What the data set does with transforms that it does not know: MONAI's own calls.
+    batched, dataset._batched = dataset._batched, None
+    rates["one by one, MONAI's calls"] = best_rate(dataset, batches, options.repeats)
+    dataset._batched = batched
+    for name, rate in rates.items():
+        print(f"{name:28} {rate:7.0f} slices a second")
+    print(f"reading {reading['patients']} patients: {reading['wall_seconds']:.1f} s")
+    return dataset, {"slices_per_second": rates, "reading": reading}
+
+
+def best_rate(dataset: SliceDataset, batches: list[list[int]], repeats: int) -> float:
+    """Slices a second of processor time, in the best of the repeats."""
+    best = 0.0
+    for _ in range(repeats):
+        begin = time.process_time()
+        for batch in batches:
+            dataset.__getitems__(batch)
+        best = max(best, sum(map(len, batches)) / (time.process_time() - begin))
+    return best
+
+
+def waiting(
+    arch: str, options: argparse.Namespace, dataset: SliceDataset, loader: type[DataLoader]
+) -> dict[str, float]:
+    """Train; the share of waiting, and seconds a step, in the last epoch."""
+    torch.manual_seed(0)
+    network = build_network(arch, options.scale, in_channels=3, image_size=tuple(options.image_size))
+    network = lay_out(network.to(options.device), options.image_size)
+    wait = InputWait()
+    trainer = SupervisedTrainer(
+        device=torch.device(options.device),
+        max_epochs=options.epochs,
+        epoch_length=options.steps,
+        train_data_loader=loader(dataset, batch_size=options.batch_size),
+        network=network,
+        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-4),
+        loss_function=TverskyBCELoss(),
+        iteration_update=TrainingStep(),
+        train_handlers=[wait],
+        decollate=False,
+    )
+    trainer.run()
+    seconds = trainer.state.times["EPOCH_COMPLETED"] / options.steps
+    return {"input_wait": trainer.state.input_wait, "seconds_a_step": seconds}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", default="phantom")
+    parser.add_argument("--dataset_dir", type=Path, default=Path("data/phantom"))
+    parser.add_argument("--patients", type=int, default=20, help="the first of fold 0's training patients")
+    parser.add_argument("--arch", nargs="+", default=["unet", "swin", "vit"])
+    parser.add_argument("--scale", default="500k")
+    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 128))
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8, help="of an epoch")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    prepare_data(options.manifest, options.dataset_dir)
+    data = load_datalist(options.manifest, options.dataset_dir, 0, "train")[: options.patients]
+    dataset, figures = pipeline(options, data)
+    rows = []
+    for arch in options.arch:
+        row: dict[str, Any] = {"arch": arch}
+        for name, loader in (("BackgroundLoader", BackgroundLoader), ("DataLoader", DataLoader)):
+            row[name] = waiting(arch, options, dataset, loader)
+            print(f"{arch}_{options.scale} {name:16} waits {row[name]['input_wait']:.2%} of the time", flush=True)
+        rows.append(row)
+    figures |= {
+        "protocol": {
+            name: getattr(options, name)
+            for name in ("manifest", "scale", "image_size", "batch_size", "epochs", "steps")
+        },
+        "machine": {
+            "name": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "training": rows,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
