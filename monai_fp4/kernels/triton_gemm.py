@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from monai_fp4.blocks import ScaledValues
-from monai_fp4.kernels.triton_gemm_kernels import multiply_kernel, scale_kernel
 
 __all__ = ["finish", "multiply", "multiply_fused", "multiply_library"]
 
@@ -65,6 +64,8 @@ def multiply_library(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Te
 @torch.no_grad()
 def multiply_fused(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """:func:`multiply` by our kernel."""
+    from monai_fp4.kernels.triton_gemm_kernels import multiply_kernel
+
     left, right = _operands(a, b)
     rows, depth = left.shape
     columns = right.shape[0]
@@ -93,6 +94,8 @@ def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.d
     Returns:
         The product, in the shape and memory layout of the sums.
     """
+    from monai_fp4.kernels.triton_gemm_kernels import scale_kernel
+
     out = torch.empty_like(accumulated, dtype=dtype)
     if out.stride() != accumulated.stride():  # gaps in memory
         accumulated = accumulated.contiguous()

@@ -3,6 +3,8 @@
 The kernels read matrices ``[N, R, C]`` with neighbouring C. Most tensors that layers quantize are such matrices without
 a copy: tokens ``[T, C]`` and their transpose, images in channels-first memory (``[N, C, H * W]``, blocks along the
 middle axis) and in channels-last memory (``[N * H * W, C]``, blocks along the last).
+
+Triton is imported by the first launch: importing it takes a second, and many processes never launch.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import torch
 from torch import Tensor
 
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
-from monai_fp4.kernels import triton_kernels as kernels
 
 __all__ = ["Options", "as_matrix", "as_partials", "both_operands", "column_operand", "merge_axes", "row_operand"]
 
@@ -90,6 +91,8 @@ def as_partials(amax: Tensor, device: torch.device) -> Tensor:
 
 def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax: Tensor | None) -> ScaledValues:
     """Quantize ``[N, R, C]`` along C: values ``[N, R, C]`` and scales ``[N, R, B]``."""
+    from monai_fp4.kernels import triton_kernels as kernels
+
     shape = x.shape
     if not two_d:
         x = _long_rows(x)
@@ -156,6 +159,8 @@ def both_operands(
 def _columns(
     x: Tensor, options: Options, both: bool, row_key: int | None, column_key: int | None, partials: Tensor | None
 ) -> tuple[ScaledValues, ScaledValues]:
+    from monai_fp4.kernels import triton_kernels as kernels
+
     items, rows, columns = x.shape
     stacked = -(-rows // BLOCK_SIZE)
     height = stacked * BLOCK_SIZE if options.rht else rows

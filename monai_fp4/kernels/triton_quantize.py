@@ -28,7 +28,6 @@ from torch import Tensor
 
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.errors import ConfigError
-from monai_fp4.kernels.triton_language import INTERPRETED
 from monai_fp4.kernels.triton_launch import (
     Options,
     as_matrix,
@@ -38,7 +37,7 @@ from monai_fp4.kernels.triton_launch import (
     row_operand,
 )
 
-__all__ = ["available", "quantize", "quantize_both", "try_quantize", "try_quantize_both"]
+__all__ = ["attempt", "available", "quantize", "quantize_both", "try_quantize", "try_quantize_both"]
 
 _OLDEST = (8, 0)  # Ampere: BF16 tensor cores, and minima that keep a NaN
 
@@ -63,6 +62,8 @@ def available(device: torch.device | str) -> tuple[bool, str]:
     if importlib.util.find_spec("triton") is None:
         return False, "Triton is not installed"
     if device.type == "cpu":
+        from monai_fp4.kernels.triton_language import INTERPRETED
+
         if INTERPRETED:
             return True, "in Triton's interpreter, which is for tests"
         return False, "the Triton kernels run on CUDA devices, not on a CPU"
@@ -99,7 +100,7 @@ def try_quantize(
     """
     if not _wanted(x):
         return None
-    return _guarded(
+    return attempt(
         lambda: quantize(
             x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype, decoded=decoded, with_scales=with_scales
         )
@@ -118,7 +119,7 @@ def try_quantize_both(
     """:func:`quantize_both` where it can be had, else ``None``, as :func:`try_quantize`."""
     if not _wanted(x):
         return None
-    return _guarded(
+    return attempt(
         lambda: quantize_both(x, rht=rht, row_key=row_key, column_key=column_key, dtype=dtype, with_scales=with_scales)
     )
 
@@ -127,7 +128,11 @@ def _wanted(x: Tensor) -> bool:
     return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling() and available(x.device)[0]
 
 
-def _guarded(call: Callable[[], _Result]) -> _Result | None:
+def attempt(call: Callable[[], _Result]) -> _Result | None:
+    """What a call of the kernels returns; ``None`` if Triton fails, which is warned about once and ends their use.
+
+    Memory that runs out and arguments that are refused are no failures of Triton and are raised.
+    """
     global _failure
     try:
         return call()
