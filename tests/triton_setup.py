@@ -18,12 +18,32 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if INSTALLED and DEVICE.type == "cpu" and "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
 
-from monai_fp4.kernels.triton_language import INTERPRETED  # noqa: E402
+from monai_fp4.kernels.triton_language import INTERPRETED, triton  # noqa: E402
 
-_reason = (
-    "Triton is not installed" if not INSTALLED else "Triton was imported before these tests could make it interpret"
-)
-needs_kernels = pytest.mark.skipif(not INSTALLED or (DEVICE.type == "cpu" and not INTERPRETED), reason=_reason)
+
+def _missing() -> str | None:
+    """Why kernels cannot run here."""
+    if not INSTALLED:
+        return "Triton is not installed"
+    if DEVICE.type == "cuda":
+        return None
+    if not INTERPRETED:
+        return "Triton was imported before these tests could make it interpret"
+
+    @triton.jit
+    def count(steps):
+        for _ in range(steps):
+            pass
+
+    try:
+        count[(1,)](2)
+    except Exception as error:  # interpreters of older versions fail on newer versions of NumPy
+        return f"the interpreter of Triton {triton.__version__} does not work here: {error}"
+    return None
+
+
+_reason = _missing()
+needs_kernels = pytest.mark.skipif(_reason is not None, reason=str(_reason))
 """Skips a test that runs kernels."""
 
 needs_compiler = pytest.mark.skipif(not INSTALLED, reason="Triton is not installed")
