@@ -25,6 +25,7 @@ __all__ = [
     "files",
     "heading",
     "items",
+    "link",
     "note",
     "pictures",
     "table",
@@ -48,8 +49,8 @@ class Column:
     Attributes:
         source: column of the frame.
         title: heading.
-        form: ``text``, ``whole``, ``fixed`` (three digits), ``signed`` (four), ``p``, ``percent``, ``seconds``,
-            ``bytes`` or ``status``.
+        form: ``text``, ``words`` (long, wraps), ``whole``, ``fixed`` (three digits), ``signed`` (four), ``p``,
+            ``percent``, ``seconds``, ``bytes`` or ``status``.
     """
 
     source: str
@@ -96,6 +97,11 @@ def note(words: str, kind: str = "info") -> Block:
     return Block("note", {"words": words, "kind": kind})
 
 
+def link(page: str, words: str) -> Block:
+    """A paragraph that leads to another page."""
+    return Block("link", {"page": page, "words": words})
+
+
 def items(entries: Sequence[str]) -> Block:
     """A list of sentences."""
     return Block("items", {"entries": list(entries)})
@@ -137,7 +143,7 @@ def table(
         fixed: its order is its meaning, so it cannot be sorted.
     """
     rows = [[_cell(row[column.source], column.form) for column in columns] for _, row in frame.iterrows()]
-    numeric = [column.form not in ("text", "status") for column in columns]
+    numeric = [column.form not in ("text", "words", "status") for column in columns]
     content = {"columns": list(columns), "rows": rows, "numeric": numeric, "caption": caption, "data": data}
     return Block(
         "table",
@@ -155,8 +161,8 @@ def _cell(value: Any, form: str) -> Cell:
         return Cell("", "", "unknown")
     if form == "status":
         return Cell(str(value), str(value), "status " + str(value).replace(" ", "-"))
-    if form == "text":
-        return Cell(str(value), str(value))
+    if form in ("text", "words"):
+        return Cell(str(value), str(value), "words" if form == "words" else "")
     number = float(value)
     return Cell(_said(number, form), repr(number), "shown" if form == "p" and number < 0.05 else "")
 

@@ -17,6 +17,7 @@ from monai_fp4.report.blocks import (
     files,
     heading,
     items,
+    link,
     note,
     pictures,
     table,
@@ -74,9 +75,11 @@ def _overview(found: Analysis) -> Page:
             heading("What the evidence says"),
             _advice_table(found),
             text(
-                "Supported: neither recall nor AUPRC loses the margin. Advised against: one of them does. Open: neither"
-                " was shown. The reasons are on the page 'Which recipe'."
+                "Supported: recall and AUPRC are both shown to lose less than the margin. Advised against: one of them"
+                " is shown to lose. Hint of loss: lower, but not certain once the number of comparisons is counted."
+                " Open: this study cannot tell."
             ),
+            link("recipes", "Which recipe for my model: the reasons, and what the evidence does not cover"),
         ]
         blocks += pictures(quality_figures.percent_of_baseline(tables))
     blocks += [heading("The study"), _protocol(tables)]
@@ -109,7 +112,7 @@ def _protocol(tables: StudyTables) -> Block:
     frame = pd.DataFrame(rows, columns=["what", "value"])
     return table(
         frame,
-        [Column("what", "What"), Column("value", "Value")],
+        [Column("what", "What"), Column("value", "Value", "words")],
         "Protocol, from study.json and the cells' own files",
         fixed=True,
     )
@@ -138,7 +141,7 @@ def _unfinished(tables: StudyTables) -> list[Block]:
         Column("status", "Status", "status"),
         Column("epochs_done", "Epochs done", "whole"),
         Column("attempts", "Attempts", "whole"),
-        Column("problem", "What is known"),
+        Column("problem", "What is known", "words"),
     ]
     return [
         table(
@@ -205,7 +208,7 @@ def _cells(found: Analysis) -> Page:
         Column("distinct_scores", "Distinct", "whole"),
         Column("train_seconds", "Seconds", "seconds"),
         Column("version", "Version"),
-        Column("problem", "Problem"),
+        Column("problem", "Problem", "words"),
     ]
     caption = (
         "Every cell of the study. Recall, precision and Dice are at the threshold with the best F2 on the same patients"

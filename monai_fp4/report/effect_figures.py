@@ -18,7 +18,7 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
     if own.empty:
         return None
     recipes = [recipe for recipe in tables.recipes if recipe != baseline(tables)]
-    name = metric_name(metric)
+    name = metric_name(metric, inside=True)
     figure, panels = grid(tables, (3.5, 0.19 * len(recipes) + 1.0), sharex=True)
     for model, axes in panels.items():
         axes.axvline(0, color="black", linewidth=0.9)

@@ -74,6 +74,16 @@ class Picture:
     figure: Figure
     data: str = ""
 
+    @property
+    def width(self) -> int:
+        """Width on a page, in CSS pixels."""
+        return round(self.figure.get_figwidth() * 96)
+
+    @property
+    def height(self) -> int:
+        """Height on a page, in CSS pixels."""
+        return round(self.figure.get_figheight() * 96)
+
 
 _SOLID = "-"
 _DASHED, _DOTTED, _MIXED = (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5))
@@ -201,6 +211,8 @@ def save_picture(picture: Picture, folder: Path) -> None:
             buffer = BytesIO()
             canvas(picture.figure)
             picture.figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+            # Laid out once: the second format shall look like the first, and layout takes most of the time.
+            picture.figure.set_layout_engine("none")
             write_atomically(folder / f"{picture.name}.{kind}", buffer.getvalue())
 
 

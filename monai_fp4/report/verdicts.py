@@ -37,6 +37,7 @@ __all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "limits", "s
 _LEVEL = 0.05
 _LEAST = 3
 _DECISIVE = ("recall", "auprc")
+_PROTOCOL = (("epochs", "number of epochs,"), ("image_size", "image size,"))
 
 
 class Judgement(StrEnum):
@@ -163,10 +164,9 @@ def limits(tables: StudyTables) -> list[str]:
     if len(counts) and counts.min() < _LEAST:
         few = int((counts < _LEAST).sum())
         found.append(f"{few} of {len(counts)} combinations of model, recipe and fold have fewer than {_LEAST} seeds.")
-    for column, word in (("epochs", "epochs"), ("image_size", "image size")):
-        values = sorted({_whole(value) for value in done[column].dropna()})
-        if len(values) == 1:
-            found.append(f"All trainings have the same {word}, {values[0]}: a longer or finer one was not tried.")
+    same = [f"{word} {_whole(done[column].iloc[0])}" for column, word in _PROTOCOL if done[column].nunique() == 1]
+    if same:
+        found.append(f"All trainings have the same {' and '.join(same)}; longer or finer ones were not tried.")
     if len(done) and set(done["backend"]) <= {"emulated", ""}:
         found.append(
             "FP4 was emulated. The numbers are those of the format; the speed and memory of FP4 hardware cannot be seen"
@@ -208,7 +208,7 @@ def _sentences(rows: Mapping[str, Any], judged: Mapping[str, Judgement], margin:
         groups.setdefault(judgement, []).append(metric)
     said = []
     for judgement, metrics in groups.items():
-        names = " and ".join(metric_name(metric) if not n else _inside(metric) for n, metric in enumerate(metrics))
+        names = " and ".join(metric_name(metric, inside=n > 0) for n, metric in enumerate(metrics))
         numbers = "; ".join(_numbers(metric, rows[metric], judgement) for metric in metrics)
         said.append(f"{names}: {_WORDS[judgement].format(margin=margin)} ({numbers}).")
     return " ".join(said)
@@ -226,7 +226,7 @@ _WORDS = {
 
 
 def _numbers(metric: str, row: Any, judgement: Judgement) -> str:
-    said = f"{_inside(metric)} {row['mean']:+.4f}"
+    said = f"{metric_name(metric, inside=True)} {row['mean']:+.4f}"
     if not math.isnan(row["low"]):
         said += f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
     said += f", n = {int(row['n'])} {row['unit'].split(' of ')[0]}"
@@ -235,11 +235,6 @@ def _numbers(metric: str, row: Any, judgement: Judgement) -> str:
     elif judgement in (Judgement.HOLDS, Judgement.SMALL_LOSS):
         said += f", corrected p {_p(row['p_margin_holm'])}"
     return said
-
-
-def _inside(metric: str) -> str:
-    name = metric_name(metric)
-    return name if name.isupper() else name.lower()
 
 
 def _p(value: float) -> str:
