@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, OneOf, RandAffined, RandFlipd, RandGaussianNoised
 from PIL import Image
 from small_data import lgg_ids, slice_path, write_lgg, write_nifti
@@ -164,3 +165,45 @@ def test_a_resized_mask_keeps_its_area(data):
     for size in ((32, 32), (16, 8)):
         label = SliceDataset(data, size)[1]["label"]
         assert abs(label.mean() - native.float().mean()) < 2e-3
+
+
+def test_a_batch_holds_the_items(data):
+    dataset = SliceDataset(data, (16, 16), augmentation(), seed=3)
+    batch = dataset.__getitems__([4, 1, 7])
+    for index, item in zip([4, 1, 7], batch, strict=True):
+        assert item["image"].shape == (3, 16, 16) and item["label"].shape == (1, 16, 16)
+        assert all(torch.equal(item[key], dataset[index][key]) for key in item)
+
+
+def test_what_cannot_be_done_in_batches_is_done_one_by_one_and_said(data, recwarn):
+    SliceDataset(data, (16, 16), augmentation())
+    SliceDataset(data, (16, 16))
+    assert not [warning for warning in recwarn if "item by item" in str(warning.message)]
+    with pytest.warns(UserWarning, match="item by item on the CPU; set num_workers"):
+        SliceDataset(data, (16, 16), transform())
+
+
+def test_a_cache_that_a_gpu_cannot_hold_stays_here(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10_000, 20_000))
+    with pytest.warns(UserWarning, match=r"stays in the host's memory.*30% of the .* free on cuda:0"):
+        dataset = SliceDataset(data, (16, 16), augmentation(), device="cuda:0")
+    assert all(tensor.device.type == "cpu" for tensor in dataset._images)
+
+
+def test_a_cache_that_a_gpu_can_hold_moves_there(monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10**9, 10**9))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: (moved.append((tensor.dtype, device)), tensor)[1])
+    dataset = SliceDataset.__new__(SliceDataset)
+    dataset.device, dataset.transform, dataset._batched = torch.device("cuda:0"), None, None
+    dataset._images, dataset._labels = [torch.zeros(2, 3, 4, 4).half()], [torch.zeros(2, 1, 4, 4, dtype=torch.uint8)]
+    dataset._cache_on_device(0.3)
+    assert moved == [(torch.float16, torch.device("cuda:0")), (torch.uint8, torch.device("cuda:0"))]
+
+
+def test_reading_by_threads_keeps_the_order_and_the_switch(data):
+    set_track_meta(True)
+    one, four = (SliceDataset(data * 3, (8, 8))._images for _ in range(2))
+    assert get_track_meta()
+    assert len(one) == 12 and all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+    assert torch.equal(one[1], one[5]) and not torch.equal(one[0], one[1])

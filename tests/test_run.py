@@ -29,6 +29,7 @@ def test_a_run_writes_its_folder(finished_run: Path, tiny: Dataset) -> None:
     assert written["finished"] is True and [entry["epoch"] for entry in written["history"]] == [1, 2]
     best = max(written["history"], key=lambda entry: entry["auprc"])
     assert (written["best_epoch"], written["auprc"]) == (best["epoch"], best["auprc"])
+    assert all(0 <= entry["input_wait"] <= 1 for entry in written["history"])
     assert 0 < written["auprc"] <= 1 and 0 <= written["threshold"] <= 1
     patients = json.loads((finished_run / "patients.json").read_text())
     manifest = load_manifest(tiny.manifest)
