@@ -15,8 +15,10 @@ Four contestants take turns, one step each, so that whatever else the machine do
 ``monai_bf16``  at 15m, a whole network of MONAI's with about as many parameters: SwinUNETR beside Swin, UNETR beside
                 ViT.
 
-Median and minimum of the wall-clock seconds of a step; images a second are those of the minimum, which other
-processes disturb least. Writes benchmarks/results/networks.json.
+On a CPU the time of a step is the processor time of this process, which with one thread is what the clock would show
+on a quiet machine; on a GPU it is the clock's. Images a second are those of the median step, and the speed of ours is
+the median over the rounds of the ratio within a round, since the two steps of a round saw the same machine. Writes
+benchmarks/results/networks.json.
 """
 
 from __future__ import annotations
@@ -150,25 +152,27 @@ def measure(arch: str, scale: str, options: argparse.Namespace) -> list[dict[str
         else bare_step(network, images, labels, name.endswith("bf16"))
         for name, network in networks.items()
     }
+    clock = time.perf_counter if images.is_cuda else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(-1, options.steps):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = clock()
             step()
             if images.is_cuda:
                 torch.cuda.synchronize()
             if number >= 0:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return [
         {
             "arch": arch,
             "scale": scale,
             "contestant": name,
             "parameters": sum(p.numel() for p in networks[name].parameters()),
+            "steps": options.steps,
             "median_seconds": round(statistics.median(times), 4),
             "fastest_seconds": round(min(times), 4),
-            "images_per_second": round(options.batch_size / min(times), 2),
-            "speed_of_ours": round(min(times) / min(seconds["ours"]), 2),
+            "images_per_second": round(options.batch_size / statistics.median(times), 2),
+            "speed_of_ours": round(statistics.median(a / b for a, b in zip(times, seconds["ours"], strict=True)), 2),
         }
         for name, times in seconds.items()
     ]
@@ -182,12 +186,12 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, nargs=2, default=(256, 256))
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each, after one that is not counted")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON; cells not measured now are kept")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    protocol = {name: getattr(options, name) for name in ("image_size", "batch_size", "steps", "device")}
+    protocol = {name: getattr(options, name) for name in ("image_size", "batch_size", "device")}
     machine = {"name": cpu_name(), "threads": options.threads, "torch": torch.__version__}
     if options.device.startswith("cuda"):
         machine["name"] = torch.cuda.get_device_name()
