@@ -308,7 +308,7 @@ AUTOCAST_CASES = [CONV_CASES[0], CONV_CASES[2], TRANSPOSE_CASES[0], TRANSPOSE_CA
 @pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("recipe", DETERMINISTIC)
 @pytest.mark.parametrize("case", AUTOCAST_CASES, ids=lambda case: case.name)
-def test_autocast_casts_results_and_no_operand(case: Case, recipe: str, input_dtype: torch.dtype) -> None:
+def test_autocast_casts_results_and_input_but_no_weight(case: Case, recipe: str, input_dtype: torch.dtype) -> None:
     transposed = case in TRANSPOSE_CASES
     layer = build(case, recipe, transposed=transposed)
     x, dy = (tensor.bfloat16() for tensor in inputs(case, transposed=transposed))
@@ -316,17 +316,18 @@ def test_autocast_casts_results_and_no_operand(case: Case, recipe: str, input_dt
         x = inputs(case, transposed=transposed)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = run(layer, x, dy)
-    want = expected(case, x, dy, layer, recipe)
+    want = expected(case, x.bfloat16(), dy, layer, recipe)
     assert found[0].dtype == torch.bfloat16
     assert_same(found, (want[0], want[1].to(input_dtype), want[2].float(), want[3].float()))
     rounded = run(copy.deepcopy(layer).bfloat16(), x.bfloat16(), dy)
-    assert not torch.equal(found[0], rounded[0])  # what a cast before quantization would have given
+    assert not torch.equal(found[0], rounded[0])  # what a cast of the weight would have given
 
 
 @pytest.mark.parametrize("case", AUTOCAST_CASES, ids=lambda case: case.name)
 def test_high_precision_and_dequantized_backward_under_autocast_multiply_in_bfloat16(case: Case) -> None:
     transposed = case in TRANSPOSE_CASES
     x, dy = inputs(case, transposed=transposed)
+    x = x.bfloat16().float()  # the cast under autocast
     layer = build(case, "chain_rule", transposed=transposed)
     x_hat, w_hat = decoded_operands(case, x, layer.weight, transposed=transposed)
     for recipe, image, weight in (("forward_only", x, layer.weight.detach()), ("chain_rule", x_hat, w_hat)):

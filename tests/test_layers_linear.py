@@ -192,17 +192,17 @@ def test_stochastic_rounding_follows_the_seed() -> None:
 
 @pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("recipe", ["full", "rht", "2d", "rht_2d"])
-def test_autocast_casts_results_and_no_operand(recipe: str, input_dtype: torch.dtype) -> None:
+def test_autocast_casts_results_and_input_but_no_weight(recipe: str, input_dtype: torch.dtype) -> None:
     layer = build(48, 20, recipe)
     x, dy = numbers(40, 48, seed=3, dtype=input_dtype), numbers(40, 20, seed=4, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = run(layer, x, dy)
-    want = expected(x, layer.weight.detach(), layer.bias.detach(), dy, recipe)
+    want = expected(x.bfloat16(), layer.weight.detach(), layer.bias.detach(), dy, recipe)
     for a, b, dtype in zip(found, want, (torch.bfloat16, input_dtype, torch.float32), strict=False):
         assert a.dtype == dtype
         assert torch.equal(a, b.to(dtype))
     rounded = run(copy.deepcopy(layer).bfloat16(), x.bfloat16(), dy)
-    assert not torch.equal(found[0], rounded[0])  # what a cast before quantization would have given
+    assert not torch.equal(found[0], rounded[0])  # what a cast of the weight would have given
 
 
 @pytest.mark.parametrize("recipe", ["forward_only", "chain_rule"])
@@ -213,7 +213,7 @@ def test_high_precision_and_dequantized_backward_under_autocast_multiply_in_bflo
         _, dx, dw, _ = run(layer, x, dy)
     weight = layer.weight.detach()
     if recipe == "chain_rule":
-        x, weight = (quantize_reference(operand).decoded(torch.float32) for operand in (x, weight))
+        x, weight = (quantize_reference(operand).decoded(torch.float32) for operand in (x.bfloat16(), weight))
     for a, b in ((dx, dy @ weight.bfloat16()), (dw, dy.T @ x.bfloat16())):
         assert a.dtype == torch.float32
         assert torch.equal(a, b.float())
@@ -286,8 +286,10 @@ def test_quantized_operands_are_the_decoded_forward_operands() -> None:
     assert torch.equal(operands["weight"][0], layer.weight)
     assert torch.equal(operands["weight"][1], quantize_reference(layer.weight, two_d=True).decoded(x.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for name, pair in layer.quantized_operands(x).items():  # autocast has no part in what is quantized
-            assert all(torch.equal(a, b) for a, b in zip(pair, operands[name], strict=True))
+        under_autocast = layer.quantized_operands(x)
+    assert all(torch.equal(a, b) for a, b in zip(under_autocast["weight"], operands["weight"], strict=True))
+    cast = layer.quantized_operands(x.bfloat16())["input"]
+    assert all(torch.equal(a, b) for a, b in zip(under_autocast["input"], cast, strict=True))
 
 
 def test_only_a_linear_layer_becomes_one() -> None:

@@ -126,7 +126,7 @@ def emulated(name: str) -> dict[str, Tensor]:
     layer = LAYER_TYPES[type(plain)].from_float(plain, case["recipe"])
     x = case["x"].clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled="autocast" in case):
-        y = layer(x.bfloat16())
+        y = layer(x)
     y.backward(case["dy"])
     return {"y": y.detach(), "dx": x.grad, "dw": layer.weight.grad, "db": layer.bias.grad}
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +35,9 @@ from monai_fp4.layers import (
     NVFP4ConvTranspose1d,
     NVFP4ConvTranspose2d,
     NVFP4ConvTranspose3d,
-    conv_gemm,
 )
 from monai_fp4.layers.conv import _ConvNd
+from monai_fp4.layers.conv_gemm import Convolution, input_gradient
 from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import as_kernel, kernel_values
 from monai_fp4.layers.transpose import _ConvTransposeNd
@@ -186,7 +185,4 @@ def _input_gradient(
     if recipe.backward is Backward.DEQUANTIZED:
         b = kernel_values(weight, 1, two_d=recipe.two_d_weights, along_first=False)
         weight = as_kernel(decode(b, dy.dtype), along_first=False)
-    ctx = SimpleNamespace(
-        geometry=geometry, recipe=recipe, transposed=False, image_shape=image_shape, dtype=dy.dtype, kernel=None
-    )
-    return conv_gemm._input_gradient(ctx, dy, weight)
+    return input_gradient(dy, weight, Convolution(geometry, recipe, dy.dtype, False, image_shape))

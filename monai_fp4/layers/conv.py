@@ -2,7 +2,7 @@
 
 Refused, by `ConfigError`: groups of fewer than 16 input or output channels (in a depthwise convolution, with one
 channel a group, a block of 16 would be one number and 15 zeros). Channels that are no multiple of 16 are padded with
-zeros inside each group and tap. Input and weight are quantized in the dtype that they come in, under autocast too (see
+zeros inside each group and tap. Under autocast the input is cast before it is quantized, and the weight is not (see
 `monai_fp4.layers.operands`).
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers.base import NVFP4Layer, working_dtype
-from monai_fp4.layers.conv_gemm import ConvFunction, quantize_operands
+from monai_fp4.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
 from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import as_kernel, channels_first
 from monai_fp4.numerics import BLOCK_SIZE, decode
@@ -44,8 +44,8 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
         dtype = working_dtype(input)
         batched = input.dim() == 2 + len(self.kernel_size)
-        x, geometry = self._padded(input if batched else input.unsqueeze(0))
-        y = ConvFunction.apply(x, weight, geometry, self.recipe, dtype, False, tuple(x.shape))
+        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
+        y = ConvFunction.apply(x, weight, Convolution(geometry, self.recipe, dtype, False, tuple(x.shape)))
         if bias is not None:
             y = y.add_(bias.to(dtype).view(-1, *(1,) * len(self.kernel_size)))
         return y if batched else y.squeeze(0)
@@ -63,7 +63,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` (padded, where not with zeros) and weight."""
-        x, geometry = self._padded(x)
+        x, geometry = self._padded(x.to(working_dtype(x)))
         weight = self.weight.detach()
         a, b = quantize_operands(x, weight, geometry, self.recipe, transposed=False)
         return {

@@ -7,6 +7,7 @@ from `monai_fp4.layers.cpu_conv`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from monai_fp4.layers.products import correlate, gather, scatter, weight_product
 from monai_fp4.numerics import ScaledValues, decode
 from monai_fp4.recipes import Backward, Recipe
 
-__all__ = ["ConvFunction", "quantize_operands"]
+__all__ = ["ConvFunction", "Convolution", "input_gradient", "quantize_operands"]
 
 
 def quantize_operands(
@@ -37,34 +38,48 @@ def quantize_operands(
     return a, kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=transposed)
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """What the products of a convolution depend on beside their operands.
+
+    Attributes:
+        geometry: of the convolution, or of the one that a transposed convolution is the adjoint of.
+        recipe: what is quantized, and how.
+        dtype: of the results.
+        transposed: whether the layer is the adjoint.
+        image_shape: ``[N, B, *spatial]`` of the larger side: the input, or the output of a transposed convolution.
+    """
+
+    geometry: ConvGeometry
+    recipe: Recipe
+    dtype: torch.dtype
+    transposed: bool
+    image_shape: tuple[int, ...]
+
+    def on_cpu(self, x: Tensor) -> bool:
+        """Whether the compiled CPU products take it."""
+        return self.geometry.groups == 1 and cpu_gemm.usable(x)
+
+
 class ConvFunction(Function):
-    """Convolve ``x``, or apply the adjoint of a convolution to it (``transposed``); results have ``dtype``."""
+    """Convolve ``x``, or apply the adjoint of a convolution to it; results have the dtype of the convolution."""
 
     @staticmethod
     @without_autocast
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        geometry: ConvGeometry,
-        recipe: Recipe,
-        dtype: torch.dtype,
-        transposed: bool,
-        image_shape: tuple[int, ...],
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Convolution) -> Tensor:
         """Quantize pixels along their channels and the kernel along the same axis, and multiply."""
-        ctx.geometry, ctx.recipe, ctx.transposed, ctx.image_shape = geometry, recipe, transposed, image_shape
-        ctx.dtype, ctx.kernel = dtype, None
-        if cpu_gemm.usable(x) and geometry.groups == 1:
+        geometry, recipe, dtype, transposed = conv.geometry, conv.recipe, conv.dtype, conv.transposed
+        ctx.conv, ctx.kept = conv, None
+        if conv.on_cpu(x):
             kernel = cpu_conv.pair_kernel(weight, two_d=recipe.two_d_weights, along_first=transposed)
             if recipe.backward is Backward.DEQUANTIZED:
-                ctx.save_for_backward(*_round_trip(x, weight, geometry, recipe, dtype, transposed=transposed))
+                ctx.save_for_backward(*_round_trip(x, weight, conv))
             else:
                 ctx.save_for_backward(x, weight)
             if recipe.two_d_weights:
-                ctx.kernel = kernel  # its 16 x 16 blocks are those of dgrad too
+                ctx.kept = kernel  # its 16 x 16 blocks are those of dgrad too
             if transposed:
-                return cpu_conv.scatter(x, kernel, image_shape, geometry, dtype)
+                return cpu_conv.scatter(x, kernel, conv.image_shape, geometry, dtype)
             return cpu_conv.gather(x, kernel, geometry, dtype)
         a, b = quantize_operands(x, weight, geometry, recipe, transposed=transposed)
         if recipe.backward is Backward.DEQUANTIZED:
@@ -76,7 +91,7 @@ class ConvFunction(Function):
             ctx.save_for_backward(x, weight)
         values = channels_first(a.values, geometry.groups)
         taps = as_kernel(b.values, along_first=transposed)
-        product = scatter(values, taps, image_shape, geometry) if transposed else gather(values, taps, geometry)
+        product = scatter(values, taps, conv.image_shape, geometry) if transposed else gather(values, taps, geometry)
         return finish(product, a, b, dtype)
 
     @staticmethod
@@ -85,60 +100,64 @@ class ConvFunction(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of the weight."""
         x, weight = ctx.saved_tensors
-        dx = _input_gradient(ctx, dy, weight) if ctx.needs_input_grad[0] else None
-        dw = _weight_gradient(ctx, dy, x, tuple(weight.shape)) if ctx.needs_input_grad[1] else None
-        return dx, dw, None, None, None, None, None
+        dx = input_gradient(dy, weight, ctx.conv, ctx.kept) if ctx.needs_input_grad[0] else None
+        dw = _weight_gradient(dy, x, tuple(weight.shape), ctx.conv) if ctx.needs_input_grad[1] else None
+        return dx, dw, None
 
 
-def _input_gradient(ctx: Any, dy: Tensor, weight: Tensor) -> Tensor:
-    geometry: ConvGeometry = ctx.geometry
-    recipe: Recipe = ctx.recipe
+def input_gradient(dy: Tensor, weight: Tensor, conv: Convolution, kept: ScaledValues | None = None) -> Tensor:
+    """Multiply the gradient of the output with the kernel, to the gradient of the input.
+
+    Args:
+        dy: gradient of the output.
+        weight: the kernel; where the recipe's backward is `Backward.DEQUANTIZED`, the decoded one.
+        conv: of the layer.
+        kept: the pairs of the quantized kernel along the forward axis, where its blocks are 16 x 16.
+    """
+    geometry, recipe, transposed = conv.geometry, conv.recipe, conv.transposed
     if recipe.backward is not Backward.FP4:
-        weight = weight.to(ctx.dtype)
-        return gather(dy, weight, geometry) if ctx.transposed else scatter(dy, weight, ctx.image_shape, geometry)
+        weight = weight.to(conv.dtype)
+        return gather(dy, weight, geometry) if transposed else scatter(dy, weight, conv.image_shape, geometry)
     stochastic = recipe.stochastic_rounding
-    if cpu_gemm.usable(dy) and geometry.groups == 1:
-        if ctx.kernel is not None:
-            pairs = swap_pairs(ctx.kernel, weight.shape[0 if ctx.transposed else 1])
+    if conv.on_cpu(dy):
+        if kept is not None:
+            pairs = swap_pairs(kept, weight.shape[0 if transposed else 1])
         else:
-            pairs = cpu_conv.pair_kernel(weight, two_d=recipe.two_d_weights, along_first=not ctx.transposed)
-        if ctx.transposed:
-            return cpu_conv.gather(dy, pairs, geometry, ctx.dtype, stochastic=stochastic)
-        return cpu_conv.scatter(dy, pairs, ctx.image_shape, geometry, ctx.dtype, stochastic=stochastic)
-    amax = geometry.amax_used(dy) if ctx.transposed else None
+            pairs = cpu_conv.pair_kernel(weight, two_d=recipe.two_d_weights, along_first=not transposed)
+        if transposed:
+            return cpu_conv.gather(dy, pairs, geometry, conv.dtype, stochastic=stochastic)
+        return cpu_conv.scatter(dy, pairs, conv.image_shape, geometry, conv.dtype, stochastic=stochastic)
+    amax = geometry.amax_used(dy) if transposed else None
     a = along_channels(dy, geometry.groups, stochastic=stochastic, amax=amax)
-    b = kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=not ctx.transposed)
+    b = kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=not transposed)
     values = channels_first(a.values, geometry.groups)
-    kernel = as_kernel(b.values, along_first=not ctx.transposed)
-    if ctx.transposed:
-        return finish(gather(values, kernel, geometry), a, b, ctx.dtype)
-    return finish(scatter(values, kernel, ctx.image_shape, geometry), a, b, ctx.dtype)
+    kernel = as_kernel(b.values, along_first=not transposed)
+    product = gather(values, kernel, geometry) if transposed else scatter(values, kernel, conv.image_shape, geometry)
+    return finish(product, a, b, conv.dtype)
 
 
-def _weight_gradient(ctx: Any, dy: Tensor, x: Tensor, kernel_shape: tuple[int, ...]) -> Tensor:
-    recipe: Recipe = ctx.recipe
+def _weight_gradient(dy: Tensor, x: Tensor, kernel_shape: tuple[int, ...], conv: Convolution) -> Tensor:
+    recipe, transposed = conv.recipe, conv.transposed
     if recipe.backward is not Backward.FP4:
-        x = x.to(ctx.dtype)
-    image, pixels = (dy, x) if ctx.transposed else (x, dy)
+        x = x.to(conv.dtype)
+    image, pixels = (dy, x) if transposed else (x, dy)
     if recipe.backward is not Backward.FP4:
-        return correlate(image, pixels, kernel_shape, ctx.geometry)
+        return correlate(image, pixels, kernel_shape, conv.geometry)
     options = {
         "rht": recipe.hadamard,
-        "image_stochastic": recipe.stochastic_rounding and ctx.transposed,
-        "pixels_stochastic": recipe.stochastic_rounding and not ctx.transposed,
+        "image_stochastic": recipe.stochastic_rounding and transposed,
+        "pixels_stochastic": recipe.stochastic_rounding and not transposed,
     }
-    if cpu_gemm.usable(dy) and ctx.geometry.groups == 1:
-        return cpu_conv_gradient.weight_product(image, pixels, kernel_shape, ctx.geometry, ctx.dtype, **options)
-    return weight_product(image, pixels, kernel_shape, ctx.geometry, **options).to(ctx.dtype)
+    if conv.on_cpu(dy):
+        return cpu_conv_gradient.weight_product(image, pixels, kernel_shape, conv.geometry, conv.dtype, **options)
+    return weight_product(image, pixels, kernel_shape, conv.geometry, **options).to(conv.dtype)
 
 
-def _round_trip(
-    x: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, dtype: torch.dtype, *, transposed: bool
-) -> tuple[Tensor, Tensor]:
+def _round_trip(x: Tensor, weight: Tensor, conv: Convolution) -> tuple[Tensor, Tensor]:
     """Decode what fprop saw of its operands: the operands of ``chain_rule``'s backward."""
-    amax = None if transposed else geometry.amax_used(x)
-    pixels = round_trip(x.movedim(1, -1), dtype, amax=amax)
+    dtype, transposed = conv.dtype, conv.transposed
+    pixels = round_trip(x.movedim(1, -1), dtype, amax=None if transposed else conv.geometry.amax_used(x))
     taps = weight.flatten(2).movedim(-1, 0)
-    decoded = round_trip(taps.mT if transposed else taps, dtype, two_d=recipe.two_d_weights)
+    decoded = round_trip(taps.mT if transposed else taps, dtype, two_d=conv.recipe.two_d_weights)
     kernel = (decoded.mT if transposed else decoded).movedim(0, -1).reshape(weight.shape)
     return pixels.movedim(-1, 1), kernel

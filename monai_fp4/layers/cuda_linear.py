@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_fp4.kernels.triton_gemm import multiply
-from monai_fp4.kernels.triton_quantize import _guarded as guarded
-from monai_fp4.kernels.triton_quantize import quantize, quantize_both
+from monai_fp4.kernels.triton_quantize import attempt, quantize, quantize_both
 from monai_fp4.layers import linear_products
 from monai_fp4.numerics import ScaledValues
 from monai_fp4.philox import draw_key
@@ -32,7 +31,7 @@ def forward(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tu
         b = quantize(weight, two_d=recipe.two_d_weights, dtype=_BF16, with_scales=False)
         return multiply(a, b, dtype), b if recipe.two_d_weights else None
 
-    return guarded(on_triton) or linear_products.forward(x, weight, recipe, dtype)
+    return attempt(on_triton) or linear_products.forward(x, weight, recipe, dtype)
 
 
 def decoded(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -43,7 +42,7 @@ def decoded(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tu
         b = quantize(weight, two_d=recipe.two_d_weights, dtype=dtype, decoded=True, with_scales=False)
         return a.values, b.values
 
-    return guarded(on_triton) or linear_products.decoded(x, weight, recipe, dtype)
+    return attempt(on_triton) or linear_products.decoded(x, weight, recipe, dtype)
 
 
 def gradients(
@@ -57,7 +56,7 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Multiply backward; see `linear_products.gradients`."""
     arguments = (dy, x, weight, kept, recipe, dtype, needed)
-    return guarded(lambda: _gradients(*arguments)) or linear_products.gradients(*arguments)
+    return attempt(lambda: _gradients(*arguments)) or linear_products.gradients(*arguments)
 
 
 def _gradients(

@@ -15,8 +15,8 @@ __all__ = ["NVFP4Linear"]
 class NVFP4Linear(NVFP4Layer, nn.Linear):
     """A linear layer ``[..., in_features] -> [..., out_features]``; features are padded to multiples of 16 inside.
 
-    Input and weight are quantized as they come, as in ``te.Linear``: under BF16 autocast an FP32 weight is not rounded
-    to BF16 on the way to FP4. The output has autocast's dtype where it is on, else that of the input.
+    Under BF16 autocast the input is cast to BF16 before it is quantized, and an FP32 weight is not rounded to BF16 on
+    the way to FP4. The output has autocast's dtype where it is on, else that of the input.
 
     >>> _ = torch.manual_seed(0)
     >>> layer = NVFP4Linear(32, 8, recipe="sr")
@@ -31,7 +31,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         if not self.quantizing or input.numel() == 0:
             return super().forward(input)
         dtype = working_dtype(input)
-        x = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)
+        x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
         y = LinearFunction.apply(x, self.weight, self.recipe, dtype)
         if self.bias is not None:
             y = y.add_(self.bias.to(dtype))
@@ -40,7 +40,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[..., in_features]`` and weight, each as (original, decoded)."""
-        weight = self.weight.detach()
+        x, weight = x.to(working_dtype(x)), self.weight.detach()
         return {
             "input": (x, decode(scaled_values(x), x.dtype)),
             "weight": (weight, decode(scaled_values(weight, two_d=self.recipe.two_d_weights), weight.dtype)),

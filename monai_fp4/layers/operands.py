@@ -12,11 +12,11 @@ wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
 (grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
 accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
 
-**Dtypes under autocast.** As in ``te.Linear``, nothing is cast before it is quantized: a master weight in FP32 goes to
-FP4 in one rounding, and so does an FP32 input. The autocast dtype is that of the results (y, dx, dW, each rounded to
-it), hence of dy, and of the products that a recipe leaves in high precision: there x and W, original or decoded, are
-cast to it as a plain layer would. Rotated copies are BF16 by their definition, whatever they are made from:
-`monai_fp4.numerics.rotate` sums in FP32 and rounds the sums.
+**Dtypes under autocast.** The input is cast to the autocast dtype before it is quantized, as a plain layer casts it:
+CUDA's autocast runs layer norms in FP32, and Transformer Engine's kernels rotate BF16 only. The weight is not cast: a
+master weight in FP32 goes to FP4 in one rounding, as in ``te.Linear``. The autocast dtype is that of the results (y,
+dx, dW, each rounded to it), hence of dy, and of the products that a recipe leaves in high precision: there x and W,
+original or decoded, are cast to it as a plain layer would. Rotated copies are BF16 by their definition.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from monai_fp4.kernels import triton_quantize
 from monai_fp4.numerics import ScaledValues, gemm_alpha, scaled_values
 
 __all__ = ["along_channels", "as_kernel", "channels_first", "finish", "kernel_values", "without_autocast"]
@@ -66,6 +67,12 @@ def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
 
 def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
+    if accumulated.is_cuda and triton_quantize.available(accumulated.device)[0]:
+        from monai_fp4.kernels import triton_gemm  # imports Triton
+
+        finished = triton_quantize.attempt(lambda: triton_gemm.finish(accumulated, a, b, dtype))
+        if finished is not None:
+            return finished
     return accumulated.mul_(gemm_alpha(a.amax, b.amax)).to(dtype)
 
 

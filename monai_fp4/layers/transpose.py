@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers.base import NVFP4Layer, working_dtype
 from monai_fp4.layers.conv import check_groups
-from monai_fp4.layers.conv_gemm import ConvFunction, quantize_operands
+from monai_fp4.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
 from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import as_kernel, channels_first
 from monai_fp4.numerics import decode
@@ -47,11 +47,11 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
         self._check_output_padding(tuple(extra))
         batched = input.dim() == 2 + dims
-        x = input if batched else input.unsqueeze(0)
+        x = (input if batched else input.unsqueeze(0)).to(dtype)
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, extra, strict=True)
         spatial = ((n - 1) * s - 2 * int(p) + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
         image_shape = (x.shape[0], self.out_channels, *spatial)
-        y = ConvFunction.apply(x, self.weight, self._geometry(), self.recipe, dtype, True, image_shape)
+        y = ConvFunction.apply(x, self.weight, Convolution(self._geometry(), self.recipe, dtype, True, image_shape))
         if self.bias is not None:
             y = y.add_(self.bias.to(dtype).view(-1, *(1,) * dims))
         return y if batched else y.squeeze(0)
@@ -63,7 +63,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` and weight, each as (original, decoded)."""
-        weight = self.weight.detach()
+        x, weight = x.to(working_dtype(x)), self.weight.detach()
         a, b = quantize_operands(x, weight, self._geometry(), self.recipe, transposed=True)
         return {
             "input": (x, channels_first(decode(a, x.dtype), self.groups)),
