@@ -106,33 +106,23 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         return 0
     with StudyLock(folder.lock_path):
         definition, _ = settle(folder, wanted, manifest)  # another sweep may have begun it meanwhile
-        if not all(folder.finished(cell) for cell in cells):
-            prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
-        for note in write_study(folder, definition, manifest, args.bundles):
-            print(f"note: {note}", file=sys.stderr)
         if all(folder.finished(cell) for cell in cells):
+            folder.write_definition(definition)
             print(f"All {len(cells)} cells are done; the study is in {folder.path}.")
             return 0
-        executor = executor_type()
+        executor = executor_type()  # before anything is written: a cluster may not answer
         progress = SweepProgress()
         try:
-            sweep = Sweep(
-                folder,
-                definition,
-                cells,
-                executor,
-                progress,
-                retries=args.retries,
-                cpus=args.cpus_per_cell,
-                gpus=args.gpus_per_cell,
-                version=code_version(),
-            )
-        except BaseException:
+            prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
+            for note in write_study(folder, definition, manifest, args.bundles):
+                print(f"note: {note}", file=sys.stderr)
+            how = {"retries": args.retries, "cpus": args.cpus_per_cell, "gpus": args.gpus_per_cell}
+            sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
+            progress.say(f"Study {folder.path}: {len(cells)} cells on {executor.description}")
+            result = sweep.run()
+        finally:
             progress.close()
             executor.close()
-            raise
-        progress.say(f"Study {folder.path}: {len(cells)} cells on {executor.description}")
-        result = sweep.run()
     print(f"{len(result.done)} of {len(cells)} cells are done; the study is in {folder.path}.")
     if result.failed:
         print(f"{len(result.failed)} cells failed:", file=sys.stderr)

@@ -155,9 +155,10 @@ class RayExecutor:
             self.ray.init(**quiet)
         except Exception as error:  # Ray raises what its transport does: RuntimeError, ConnectionError, ValueError
             said = str(error).strip().splitlines()
+            where = f" at RAY_ADDRESS={address}" if address else ""
+            hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token" if address else ""
             raise ConfigError(
-                f"Ray must start{f' at RAY_ADDRESS={address}' if address else ''}, but it said:"
-                f" {said[0] if said else type(error).__name__}"
+                f"Ray must start{where}, but it said: {said[0] if said else type(error).__name__}{hint}"
             ) from error
 
     @staticmethod

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -60,10 +61,10 @@ def numbers(axis: str, text: str) -> tuple[int, ...]:
     """
     found: list[int] = []
     for word in (part.strip() for part in text.split(",") if part.strip()):
-        first, _, last = word.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word, re.ASCII)
+        if match is None:
             raise ConfigError(f"{axis} must be whole numbers such as 0,2-4, but {word!r} was given; correct it")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not found:
         raise ConfigError(f"{axis} must be at least one whole number, but {text!r} was given; write one such as 0")
     return tuple(dict.fromkeys(found))

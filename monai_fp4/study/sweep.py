@@ -117,7 +117,10 @@ class Sweep:
             self._stop()
         finally:
             self._clean()
-        self.result.waiting = [c for c in self._cells if c not in self.result.failed and c not in set(self.result.done)]
+        for cell in self._cells:
+            if cell not in self.result.done and cell not in self.result.failed:
+                # A cell may have ended just when the sweep was stopped.
+                (self.result.done if self.folder.finished(cell) else self.result.waiting).append(cell)
         return self.result
 
     def _begin(self) -> None:
@@ -231,7 +234,7 @@ class Sweep:
 
     def _clean(self) -> None:
         self.progress.close()
-        self.executor.close()
+        self.executor.close()  # ends what has not ended by itself
         for cell in self._flying.values():
             self._correct(cell, CellStatus.WAITING)
         with contextlib.suppress(OSError):

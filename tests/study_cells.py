@@ -1,0 +1,94 @@
+"""Studies whose cells are scripts of a line or two, so that what goes wrong with a cell can be played through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from monai_fp4.study.executor import Needs
+from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
+from monai_fp4.study.worker import Outcome, Task
+
+TWO_CORES = Needs(2)
+
+
+def definition(**changes: Any) -> StudyDefinition:
+    values: dict[str, Any] = {
+        "archs": ("unet",),
+        "scales": ("500k",),
+        "recipes": {"bf16": "bf16", "sr": "sr"},
+        "folds": (0,),
+        "seeds": (0, 1),
+        "manifest": "phantom",
+        "dataset_dir": "data/phantom",
+        "options": {"epochs": 2, "image_size": [32, 32]},
+    }
+    return StudyDefinition(**(values | changes))
+
+
+def study(path: Path, **changes: Any) -> tuple[StudyFolder, StudyDefinition]:
+    folder, defined = StudyFolder(path / "study"), definition(**changes)
+    folder.write_definition(defined)
+    return folder, defined
+
+
+def write_metrics(run_dir: Path, epochs: int, finished: bool = False) -> None:
+    history = [{"epoch": number + 1, "auprc": 0.5} for number in range(epochs)]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "metrics.json").write_text(json.dumps({"finished": finished, "auprc": 0.5, "history": history}))
+
+
+def finish(folder: StudyFolder, cell: Cell, seconds: float = 10.0) -> None:
+    """As a cell that is done looks."""
+    write_metrics(folder.run_dir(cell), 2, finished=True)
+    folder.write_record(cell, CellRecord(status=CellStatus.DONE, attempts=1, seconds=seconds))
+
+
+class Scripted:
+    """An executor whose tasks are a function of the cell's id and of how often it was started before."""
+
+    description = "a script"
+
+    def __init__(
+        self, script: Callable[[Task, int], Outcome | None], at_once: int = 2, most: Needs | None = None
+    ) -> None:
+        self.script, self.at_once, self.largest = script, at_once, most or Needs(2)
+        self.started: list[str] = []
+        self.needs: list[Needs] = []
+        self.tasks: dict[int, Task] = {}
+        self.cancelled: list[str] = []
+        self.closed = False
+
+    def most(self) -> Needs:
+        return self.largest
+
+    def slots(self, needs: Needs) -> int:
+        return self.at_once
+
+    def submit(self, task: Task, needs: Needs) -> int:
+        self.needs.append(needs)
+        handle = len(self.needs)
+        self.tasks[handle] = task
+        return handle
+
+    def wait(self, handles: Collection[int], seconds: float) -> list[tuple[int, Outcome]]:
+        assert handles
+        ended = []
+        for handle in list(handles)[: self.at_once]:
+            task = self.tasks[handle]
+            if task["cell"] in self.cancelled:
+                outcome: Outcome | None = {"status": "waiting", "error": ""}
+            else:
+                outcome = self.script(task, self.started.count(task["cell"]))
+                self.started.append(task["cell"])
+            if outcome is not None:  # None: it never ends
+                ended.append((handle, outcome))
+        return ended
+
+    def cancel(self, handle: int) -> None:
+        self.cancelled.append(self.tasks[handle]["cell"])
+
+    def close(self) -> None:
+        self.closed = True
