@@ -122,8 +122,8 @@ def test_quantize_equals_te_on_any_shape_and_value(values: object, dtype: torch.
     )
 )
 def test_quantize_with_rotation_equals_te_on_any_bf16_value(values: object) -> None:
-    # Below 32 blocks torch's BF16 product, which TE's reference calls, leaves the dot product instruction and with it the
-    # order of its sums; ours is one for all shapes.
+    # Below 32 blocks torch's BF16 product, which TE's reference calls, does without the dot product instruction and
+    # sums in another order; ours is one for all shapes.
     assert_equals_te(torch.as_tensor(values).bfloat16().repeat(32, 1), {"rht": True})
 
 

@@ -205,9 +205,9 @@ def _plan(
         out_strides = (*(stride // 2 for stride in out_strides[:-3]), out_strides[-2] // 2, out_k)
     axes: list[Axis] = []
     count = blocks
-    for axis in range(len(shape) - 2, -1, -1):
-        axes.append((shape[axis], strides[axis], out_strides[axis], count))
-        count *= shape[axis]
+    for index in range(len(shape) - 2, -1, -1):
+        axes.append((shape[index], strides[index], out_strides[index], count))
+        count *= shape[index]
     flags = _PAIRS if pairs else 0
     inner: Axis | None = None
     if two_d:
@@ -221,28 +221,26 @@ def _plan(
             inner = max(along)
             axes.remove(inner)
     merged: list[Axis] = []
-    for axis in sorted(axes, key=lambda axis: (-axis[1], -axis[2])):
-        if axis[0] == 1:
-            continue
-        if merged and all(outer == own * axis[0] for outer, own in zip(merged[-1][1:], axis[1:], strict=True)):
-            merged[-1] = (merged[-1][0] * axis[0], *axis[1:])
-        else:
-            merged.append(axis)
+    for candidate in sorted((axis for axis in axes if axis[0] > 1), key=lambda axis: (-axis[1], -axis[2])):
+        _append(merged, candidate)
     if inner is not None:
-        if (
-            columns
-            and not two_d
-            and merged
-            and all(outer == own * inner[0] for outer, own in zip(merged[-1][1:], inner[1:], strict=True))
-        ):
-            inner = (merged.pop()[0] * inner[0], *inner[1:])
-        merged.append(inner)
+        if two_d:  # the kernel cuts it into groups of 16 from its start
+            merged.append(inner)
+        else:
+            _append(merged, inner)
     merged = merged or [(1, 0, 0, 0)]
     if len(merged) > _MAX_AXES:
         return None
     filled = merged + [(1, 0, 0, 0)] * (_MAX_AXES - len(merged))
     tail = _TAIL.pack(in_k, out_k, len(merged), *(axis[field] for field in range(4) for axis in filled))
     return flags | (_COLUMNS if columns else 0), tail
+
+
+def _append(axes: list[Axis], axis: Axis) -> None:
+    """Put an axis inside of the others, as one with the innermost of them where their strides allow."""
+    if axes and all(outer == own * axis[0] for outer, own in zip(axes[-1][1:], axis[1:], strict=True)):
+        axis = (axes.pop()[0] * axis[0], *axis[1:])
+    axes.append(axis)
 
 
 def _fault(library: ctypes.CDLL) -> str | None:

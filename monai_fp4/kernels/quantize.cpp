@@ -12,6 +12,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -23,7 +26,7 @@ typedef int32_t I __attribute__((vector_size(4 * N)));
 typedef uint32_t U __attribute__((vector_size(4 * N)));
 typedef int16_t H __attribute__((vector_size(2 * N)));
 typedef uint8_t B __attribute__((vector_size(N)));
-typedef uint64_t L __attribute__((vector_size(8 * N)));
+typedef uint64_t L __attribute__((vector_size(8 * N / 2)));
 
 constexpr float FLOAT_MAX = 3.402823466e+38f;
 constexpr int32_t MAGNITUDE = 0x7fffffff, EXPONENT = 0x7f800000;
@@ -63,9 +66,18 @@ template <class To, class From> inline To bits(From x) {
 }
 inline I splat(int32_t x) { return I{} + x; }
 inline F splat(float x) { return F{} + x; }
-inline F select(I mask, F yes, F no) { return bits<F>((bits<I>(yes) & mask) | (bits<I>(no) & ~mask)); }
 inline I larger(I a, I b) { return a > b ? a : b; }
-inline F at_most(F x, float limit) { return select(x > splat(limit), splat(limit), x); }  // NaN stays
+inline F at_most(F x, float limit) { return x > splat(limit) ? splat(limit) : x; }  // NaN stays
+// Where either is NaN these may give the other one: only for numbers that a NaN scale makes NaN in the end.
+#ifdef __AVX512F__
+inline F lower(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+inline F higher(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
+inline F multiply_add(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#else
+inline F lower(F a, F b) { return a < b ? a : b; }
+inline F higher(F a, F b) { return a > b ? a : b; }
+inline F multiply_add(F a, F b, F c) { return a * b + c; }  // fused or not: only for exact products
+#endif
 
 template <class T> inline T load(const void *from) {
   T x;
@@ -78,7 +90,7 @@ inline F widen_f16(H x) {
   const I wide = __builtin_convertvector(x, I);
   const I magnitude = (wide & 0x7fff) << 13;
   F value = bits<F>(magnitude) * splat(0x1p112f);  // moves the exponent's bias, and makes subnormals normal
-  value = select((wide & 0x7c00) == 0x7c00, bits<F>(magnitude | EXPONENT), value);
+  value = (wide & 0x7c00) == 0x7c00 ? bits<F>(magnitude | EXPONENT) : value;
   return bits<F>(bits<I>(value) | ((wide & 0x8000) << 16));
 }
 inline I narrow_bf16_bits(F x) {  // to the upper 16 bits, to nearest even; the lower ones are zero
@@ -118,46 +130,49 @@ inline F round_small(F x, int mantissa_bits, int32_t smallest_normal) {
   return (x + magic) - magic;
 }
 inline F round_e4m3(F x) { return round_small(x, 3, 0x3c800000); }
-inline F round_e2m1(F x) {
-  const F clamped = select(x > splat(6.0f), splat(6.0f), select(x < splat(-6.0f), splat(-6.0f), x));
-  return round_small(clamped, 1, 0x3f800000);
-}
+// A NaN may get lost in these two, but a block that holds one has a NaN scale.
+inline F round_e2m1(F x) { return round_small(lower(higher(x, splat(-6.0f)), splat(6.0f)), 1, 0x3f800000); }
 inline F round_e2m1_stochastic(F x, F byte) {
-  F m = at_most(bits<F>(bits<I>(x) & MAGNITUDE), 6.0f);
-  m = m + bits<F>(power_bits(m, 0x3f800000)) * (byte * splat(0.5f / 256));
-  // Down to the grid: above 1, that is to cut the mantissa after its first bit.
-  const F low = select(m < splat(0.5f), splat(0.0f), splat(0.5f));
-  m = select(m < splat(1.0f), low, bits<F>(bits<I>(m) & (int32_t)0xffc00000));
-  return bits<F>(bits<I>(m) | (bits<I>(x) & ~MAGNITUDE)) + splat(0.0f);  // the sum turns -0 into +0
+  F m = lower(bits<F>(bits<I>(x) & MAGNITUDE), splat(6.0f));
+  m = multiply_add(bits<F>(power_bits(m, 0x3f800000) - (9 << 23)), byte, m);  // byte / 256 of a step of half the power
+  // Down to the grid: above 1, that is to cut the mantissa after its first bit; below, to 0.5 or 0.
+  const I cut = bits<I>(m) & (m < splat(1.0f) ? splat((int32_t)0xff800000) : splat((int32_t)0xffc00000));
+  const I grid = m < splat(0.5f) ? splat(0) : cut;
+  return bits<F>(grid | (bits<I>(x) & ~MAGNITUDE)) + splat(0.0f);  // the sum turns -0 into +0
 }
 
 // ------------------------------------------------------------------------------------------------ random bits
 
-inline void multiply(U a, uint32_t factor, U &high, U &low) {
-  const L product = __builtin_convertvector(a, L) * (uint64_t)factor;
-  low = __builtin_convertvector(product, U);
-  high = __builtin_convertvector(product >> 32, U);
+// Philox4x32-10 of 16 counters, each word in the lower half of a 64-bit lane, with anything in the upper half.
+inline L product(L a, uint64_t factor) {
+#ifdef __AVX512F__
+  return (L)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64((int64_t)factor));
+#else
+  return (a & 0xffffffffu) * factor;
+#endif
 }
-
-// Philox4x32-10 of 16 counters.
-inline void philox(const int64_t *counters, uint64_t key, U *c) {
-  for (int lane = 0; lane < N; ++lane) {
-    c[0][lane] = (uint32_t)counters[lane];
-    c[1][lane] = (uint32_t)((uint64_t)counters[lane] >> 32);
+struct Words {
+  L low[2], high[2];  // of lanes 0 to 7 and 8 to 15: bytes 0 to 7 and 8 to 15 of each block
+};
+inline Words philox(int64_t first, int64_t step, uint64_t key) {
+  Words words;
+  for (int half = 0; half < 2; ++half) {
+    const L lane = L{0, 1, 2, 3, 4, 5, 6, 7} + (uint64_t)(8 * half);
+    L c0 = lane * (uint64_t)step + (uint64_t)first, c1 = c0 >> 32, c2{}, c3{};
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const L p0 = product(c0, 0xD2511F53u), p1 = product(c2, 0xCD9E8D57u);
+      c0 = (p1 >> 32) ^ c1 ^ (uint64_t)k0;
+      c1 = p1;
+      c2 = (p0 >> 32) ^ c3 ^ (uint64_t)k1;
+      c3 = p0;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    words.low[half] = (c0 & 0xffffffffu) | (c1 << 32);
+    words.high[half] = (c2 & 0xffffffffu) | (c3 << 32);
   }
-  c[2] = c[3] = U{};
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    U high0, low0, high1, low1;
-    multiply(c[0], 0xD2511F53u, high0, low0);
-    multiply(c[2], 0xCD9E8D57u, high1, low1);
-    c[0] = high1 ^ c[1] ^ k0;
-    c[1] = low1;
-    c[2] = high0 ^ c[3] ^ k1;
-    c[3] = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
+  return words;
 }
 
 // ------------------------------------------------------------------------------------------------ rotation
@@ -193,18 +208,22 @@ template <int64_t dtype> void rotate_exactly(const float *x, float *y) {
   }
 }
 
+inline int32_t largest_lane(I m) {
+  int32_t x = 0;
+  for (int lane = 0; lane < N; ++lane) x = m[lane] > x ? m[lane] : x;
+  return x;
+}
+
 // Whether a quarter of any number may be inexact, or (BF16) any sum may be subnormal.
 template <int64_t dtype> inline bool has_tiny(const F *t) {
   const int32_t limit = dtype == BF16 ? 0x0d800000 : 0x01800000;  // 2^-100, 2^-124
-  I smallest = splat(MAGNITUDE);
+  U smallest = U{} - 1;
   for (int i = 0; i < N; ++i) {
-    // Zero becomes the largest unsigned number, and unsigned order is signed order with the top bit flipped.
-    const I less = ((bits<I>(t[i]) & MAGNITUDE) - 1) & MAGNITUDE;
+    const U less = bits<U>(t[i]) * 2 - 1;  // twice, without the sign; zero becomes the largest
     smallest = less < smallest ? less : smallest;
   }
-  int32_t least = MAGNITUDE;
-  for (int lane = 0; lane < N; ++lane) least = smallest[lane] < least ? smallest[lane] : least;
-  return least < limit - 1;
+  const I tiny = smallest < 2 * (uint32_t)limit - 1;
+  return largest_lane(-tiny) != 0;
 }
 
 template <int64_t dtype, bool columns> __attribute__((noinline)) void rotate_tiny(F *t) {
@@ -219,10 +238,13 @@ template <int64_t dtype, bool columns> __attribute__((noinline)) void rotate_tin
 template <int64_t dtype> inline void rotate_rows(F *t) {
   for (int block = 0; block < N; ++block) {
     F sum{};
+    float x[N];
+    std::memcpy(x, &t[block], sizeof x);
+    asm("" : "+m"(x));  // read each from memory rather than shift it out of a register
 #pragma GCC unroll 16
     for (int step = 0; step < N; ++step) {
       const int k = dtype == BF16 ? step ^ 1 : step;
-      sum = sum + load<F>(MATRIX.row[k]) * t[block][k];
+      sum = multiply_add(load<F>(MATRIX.row[k]), splat(x[k]), sum);
     }
     t[block] = sum;
   }
@@ -256,49 +278,58 @@ template <int64_t dtype, bool columns> inline void rotate(F *t) {
 
 // ------------------------------------------------------------------------------------------------ tiles
 
+// Sixteen blocks at equal distances: consecutive ones of a row, or those of 16 rows that stand above each other.
 struct Tile {
-  int valid;          // blocks that exist; the others hold zeros
-  const char *in[N];  // element 0 of the row of each block (rows), or of the first (columns)
-  int64_t out[N];     // offset of the row's element 0
-  int64_t number[N];  // of the block in the logical tensor
-  int64_t start[N];   // first position of each block in its row
+  const char *in;                // position 0 of the first block's row, `offset` included
+  int64_t in_step, in_k;         // bytes between blocks, and between positions
+  int64_t out, out_step;         // elements from the output's start to the first block, and between blocks
+  int64_t number, number_step;   // of the blocks in the logical tensor
+  int64_t start, start_step;     // first position of each block in its row
+  int valid;                     // blocks that exist; the others hold zeros
 };
 
 template <int64_t dtype> inline constexpr int64_t width() { return dtype == F32 ? 4 : 2; }
 
+// Positions [from, to) of a row exist in the input and are asked for.
+inline int64_t from(const Arguments &a) { return a.offset < 0 ? -a.offset : 0; }
+inline int64_t to(const Arguments &a) { return a.in_length - a.offset < a.length ? a.in_length - a.offset : a.length; }
+inline bool inside(const Arguments &a, const Tile &tile) {
+  return tile.valid == N && tile.start >= from(a) && tile.start + (N - 1) * tile.start_step + N <= to(a);
+}
+
 template <int64_t dtype> inline void read_rows(const Arguments &a, const Tile &tile, F *t) {
+  if (a.in_k == 1 && inside(a, tile)) {
+    const char *in = tile.in + tile.start * width<dtype>();
+    for (int block = 0; block < N; ++block, in += tile.in_step) t[block] = load_as<dtype>(in);
+    return;
+  }
   for (int block = 0; block < N; ++block) {
-    if (block >= tile.valid) {
-      t[block] = F{};
-      continue;
-    }
-    const int64_t start = tile.start[block], at = start + a.offset;
-    const char *in = tile.in[block] + at * a.in_k * width<dtype>();
-    if (a.in_k == 1 && at >= 0 && at + N <= a.in_length && start + N <= a.length) {
-      t[block] = load_as<dtype>(in);
-    } else {
-      F x{};
+    F x{};
+    const int64_t start = tile.start + block * tile.start_step;
+    const char *in = tile.in + block * tile.in_step + tile.start * tile.in_k;
+    if (block < tile.valid)
       for (int k = 0; k < N; ++k)
-        if (at + k >= 0 && at + k < a.in_length && start + k < a.length)
-          x[k] = load_one(in + k * a.in_k * width<dtype>(), dtype);
-      t[block] = x;
-    }
+        if (start + k >= from(a) && start + k < to(a)) x[k] = load_one(in + k * tile.in_k, dtype);
+    t[block] = x;
   }
 }
 
 template <int64_t dtype> inline void read_columns(const Arguments &a, const Tile &tile, F *t) {
-  const int64_t start = tile.start[0], at = start + a.offset, step = a.in_k * width<dtype>();
-  const char *in = tile.in[0] + at * step;
-  for (int k = 0; k < N; ++k, in += step) {
-    if (at + k < 0 || at + k >= a.in_length || start + k >= a.length) {
-      t[k] = F{};
-    } else if (tile.valid == N) {
-      t[k] = load_as<dtype>(in);
-    } else {
-      F x{};
-      for (int lane = 0; lane < tile.valid; ++lane) x[lane] = load_one(in + lane * width<dtype>(), dtype);
-      t[k] = x;
+  const char *in = tile.in + tile.start * tile.in_k;
+  if (inside(a, tile)) {
+    for (int k = 0; k < N; ++k, in += tile.in_k) t[k] = load_as<dtype>(in);
+    return;
+  }
+  for (int k = 0; k < N; ++k, in += tile.in_k) {
+    F x{};
+    if (tile.start + k >= from(a) && tile.start + k < to(a)) {
+      if (tile.valid == N) {
+        x = load_as<dtype>(in);
+      } else {
+        for (int lane = 0; lane < tile.valid; ++lane) x[lane] = load_one(in + lane * width<dtype>(), dtype);
+      }
     }
+    t[k] = x;
   }
 }
 
@@ -341,12 +372,6 @@ inline I column_maxima(const F *t) {
   for (int k = 1; k < N; ++k) m = larger(m, bits<I>(t[k]) & MAGNITUDE);
   return m;
 }
-inline int32_t largest_lane(I m) {
-  int32_t x = 0;
-  for (int lane = 0; lane < N; ++lane) x = m[lane] > x ? m[lane] : x;
-  return x;
-}
-
 struct Scale {  // what follows from the tensor's maximum
   float amax, encode, decode;
 };
@@ -357,66 +382,69 @@ Scale tensor_scale(float amax) {
   return {amax, scale * (1.0f / 6.0f), 1.0f / scale};
 }
 
-inline void write_lane(char *out, int64_t dtype, float value) {
+// Values that are codes times scales are exact in BF16: their lower half is zero, and nothing is to be rounded.
+template <int64_t dtype, bool exact> inline H narrow(F x) {
+  const U u = dtype == BF16 ? bits<U>(exact ? bits<I>(x) : narrow_bf16_bits(x)) >> 16 : bits<U>(narrow_f16_bits(x));
+  return __builtin_convertvector(bits<I>(u), H);
+}
+template <int64_t dtype, bool exact> inline void store(char *out, F x) {
   if (dtype == F32) {
-    std::memcpy(out, &value, 4);
+    std::memcpy(out, &x, sizeof x);
   } else {
-    const I u = dtype == BF16 ? (narrow_bf16_bits(splat(value)) >> 16) : narrow_f16_bits(splat(value));
-    const int16_t half = (int16_t)u[0];
-    std::memcpy(out, &half, 2);
+    const H half = narrow<dtype, exact>(x);
+    std::memcpy(out, &half, sizeof half);
   }
 }
-inline void write_lanes(char *out, int64_t dtype, F x, int count) {
-  if (dtype == F32) {
-    std::memcpy(out, &x, count == N ? 4 * N : 4 * count);
-    return;
+// Some lanes of a vector, any distance apart.
+template <int64_t dtype> inline void scatter(char *out, int64_t step, F x, int count) {
+  const H half = dtype == F32 ? H{} : narrow<dtype, false>(x);
+  for (int lane = 0; lane < count; ++lane, out += step) {
+    const float number = x[lane];
+    const int16_t small = half[lane];
+    std::memcpy(out, dtype == F32 ? (const void *)&number : (const void *)&small, width<dtype>());
   }
-  const I u = dtype == BF16 ? (I)(bits<U>(narrow_bf16_bits(x)) >> 16) : narrow_f16_bits(x);
-  const H half = __builtin_convertvector(u, H);
-  std::memcpy(out, &half, count == N ? 2 * N : 2 * count);
 }
 
-template <bool columns> inline void write(const Arguments &a, const Tile &tile, const F *t) {
-  char *out = (char *)a.out;
-  const int64_t size = a.out_dtype == F32 ? 4 : 2, inner = a.out_stride[a.axes - 1];
-  if (a.flags & PAIRS) {
-    uint32_t *words = (uint32_t *)a.out;
-    if (columns) {
-      for (int k = 0; k < N; k += 2) {
-        const U word = bits<U>(narrow_bf16_bits(t[k + 1])) | (bits<U>(narrow_bf16_bits(t[k])) >> 16);
-        uint32_t *row = words + tile.out[0] + (tile.start[0] + k) / 2 * a.out_k;
-        if (inner == 1)
-          std::memcpy(row, &word, tile.valid == N ? 4 * N : 4 * tile.valid);
-        else
-          for (int lane = 0; lane < tile.valid; ++lane) row[lane * inner] = word[lane];
-      }
-    } else {
-      for (int block = 0; block < tile.valid; ++block) {
-        const I u = narrow_bf16_bits(t[block]);
-        uint32_t *row = words + tile.out[block] + tile.start[block] / 2 * a.out_k;
-        for (int k = 0; k < N; k += 2) row[k / 2 * a.out_k] = (uint32_t)u[k + 1] | ((uint32_t)u[k] >> 16);
-      }
-    }
-  } else if (columns) {
-    const int64_t start = tile.start[0];
-    const int count = a.out_length - start < N ? (int)(a.out_length - start) : N;
-    for (int k = 0; k < count; ++k) {
-      char *row = out + (tile.out[0] + (start + k) * a.out_k) * size;
-      if (inner == 1)
-        write_lanes(row, a.out_dtype, t[k], tile.valid);
-      else
-        for (int lane = 0; lane < tile.valid; ++lane) write_lane(row + lane * inner * size, a.out_dtype, t[k][lane]);
-    }
+template <int64_t dtype, bool exact, bool columns> inline void write(const Arguments &a, const Tile &tile, const F *t) {
+  const int64_t size = width<dtype>(), step = tile.out_step * size, k_step = a.out_k * size;
+  char *out = (char *)a.out + (tile.out + tile.start * a.out_k) * size;
+  const int64_t end = tile.start + (N - 1) * tile.start_step + N;
+  if (columns) {
+    const int count = a.out_length - tile.start < N ? (int)(a.out_length - tile.start) : N;
+    if (step == size && tile.valid == N)
+      for (int k = 0; k < count; ++k, out += k_step) store<dtype, exact>(out, t[k]);
+    else
+      for (int k = 0; k < count; ++k, out += k_step) scatter<dtype>(out, step, t[k], tile.valid);
+  } else if (a.out_k == 1 && tile.valid == N && end <= a.out_length) {
+    for (int block = 0; block < N; ++block, out += step) store<dtype, exact>(out, t[block]);
   } else {
-    for (int block = 0; block < tile.valid; ++block) {
-      const int64_t start = tile.start[block];
-      const int count = a.out_length - start < N ? (int)(a.out_length - start) : N;
-      char *row = out + (tile.out[block] + start * a.out_k) * size;
-      if (a.out_k == 1)
-        write_lanes(row, a.out_dtype, t[block], count);
-      else
-        for (int k = 0; k < count; ++k) write_lane(row + k * a.out_k * size, a.out_dtype, t[block][k]);
+    for (int block = 0; block < tile.valid; ++block, out += step) {
+      const int64_t left = a.out_length - tile.start - block * tile.start_step;
+      scatter<dtype>(out, k_step, t[block], left < N ? (int)left : N);
     }
+  }
+}
+
+// Two neighbouring positions of a block side by side, as one 32-bit number.
+template <bool columns> inline void write_pairs(const Arguments &a, const Tile &tile, const F *t) {
+  U words[N / 2];
+  if (columns) {
+    for (int k = 0; k < N; k += 2)
+      words[k / 2] = bits<U>(narrow_bf16_bits(t[k + 1])) | (bits<U>(narrow_bf16_bits(t[k])) >> 16);
+  } else {
+    for (int block = 0; block < N; ++block) {
+      uint32_t pairs[N / 2];
+      const H half = narrow<BF16, false>(t[block]);
+      std::memcpy(pairs, &half, sizeof half);
+      for (int k = 0; k < N / 2; ++k) words[k][block] = pairs[k];
+    }
+  }
+  uint32_t *out = (uint32_t *)a.out + tile.out + tile.start / 2 * a.out_k;
+  for (int k = 0; k < N / 2; ++k, out += a.out_k) {
+    if (tile.out_step == 1 && tile.valid == N)
+      std::memcpy(out, &words[k], sizeof words[k]);
+    else
+      for (int lane = 0; lane < tile.valid; ++lane) out[lane * tile.out_step] = words[k][lane];
   }
 }
 
@@ -429,114 +457,152 @@ template <bool columns> inline void quantize_tile(const Arguments &a, const Scal
   const F encode = at_most(splat(1.0f) / (scales * splat(scale.decode)), FLOAT_MAX);
   const F factor = a.flags & DECODED ? (scales * splat(scale.amax)) * splat(1.0f / 2688.0f) : scales;
   if (a.scales)
-    for (int block = 0; block < tile.valid; ++block) a.scales[tile.number[block]] = scales[block];
+    for (int block = 0; block < tile.valid; ++block) a.scales[tile.number + block * tile.number_step] = scales[block];
+  float own_encode[N], own_factor[N];
+  if (!columns) {
+    std::memcpy(own_encode, &encode, sizeof encode);
+    std::memcpy(own_factor, &factor, sizeof factor);
+    asm("" : "+m"(own_encode), "+m"(own_factor));  // read each from memory rather than shift it out of a register
+  }
   if (!(a.flags & STOCHASTIC)) {
-    if (columns)
-      for (int k = 0; k < N; ++k) t[k] = round_e2m1(t[k] * encode) * factor;
-    else
-      for (int b = 0; b < N; ++b) t[b] = round_e2m1(t[b] * splat(encode[b])) * splat(factor[b]);
+    for (int i = 0; i < N; ++i)
+      t[i] = round_e2m1(t[i] * (columns ? encode : splat(own_encode[i]))) * (columns ? factor : splat(own_factor[i]));
+    return;
+  }
+  const Words words = philox(tile.number, tile.number_step, a.key);
+  if (columns) {
+    uint64_t low[N], high[N];
+    std::memcpy(low, words.low, sizeof low);
+    std::memcpy(high, words.high, sizeof high);
+    U lanes[4];
+    for (int half = 0; half < 2; ++half) {
+      for (int lane = 0; lane < N / 2; ++lane) {
+        lanes[0][8 * half + lane] = (uint32_t)low[8 * half + lane];
+        lanes[1][8 * half + lane] = (uint32_t)(low[8 * half + lane] >> 32);
+        lanes[2][8 * half + lane] = (uint32_t)high[8 * half + lane];
+        lanes[3][8 * half + lane] = (uint32_t)(high[8 * half + lane] >> 32);
+      }
+    }
+    for (int k = 0; k < N; ++k) {
+      const F byte = __builtin_convertvector(bits<I>((lanes[k / 4] >> (8 * (k % 4))) & 0xff), F);
+      t[k] = round_e2m1_stochastic(t[k] * encode, byte) * factor;
+    }
   } else {
-    U words[4];
-    philox(tile.number, a.key, words);
-    if (columns) {
-      for (int k = 0; k < N; ++k) {
-        const F byte = __builtin_convertvector((I)((words[k / 4] >> (8 * (k % 4))) & 0xff), F);
-        t[k] = round_e2m1_stochastic(t[k] * encode, byte) * factor;
-      }
-    } else {
-      for (int b = 0; b < N; ++b) {
-        const uint32_t own[4] = {words[0][b], words[1][b], words[2][b], words[3][b]};
-        const I byte = __builtin_convertvector(load<B>(own), I);
-        t[b] = round_e2m1_stochastic(t[b] * splat(encode[b]), __builtin_convertvector(byte, F)) * splat(factor[b]);
-      }
+    uint64_t bytes[N][2];
+    for (int b = 0; b < N; ++b) bytes[b][0] = words.low[b / 8][b % 8], bytes[b][1] = words.high[b / 8][b % 8];
+    for (int b = 0; b < N; ++b) {
+      const F byte = __builtin_convertvector(__builtin_convertvector(load<B>(bytes[b]), I), F);
+      t[b] = round_e2m1_stochastic(t[b] * splat(own_encode[b]), byte) * splat(own_factor[b]);
     }
   }
-  write<columns>(a, tile, t);
 }
 
-// Walk the tiles of a share of the tensor; `scale` null: look for the largest magnitude only.
-template <int64_t dtype, bool columns> int32_t pass(const Arguments &a, const Scale *scale, int64_t begin, int64_t end) {
-  const int64_t last = a.axes - 1, inner = a.size[last], blocks = (a.length + N - 1) / N;
-  const bool panels = columns || (a.flags & TWO_D);  // a tile is 16 rows and one block of each
-  const int64_t groups = panels ? (inner + N - 1) / N : 0;
+template <bool columns> inline void write_tile(const Arguments &a, const Tile &tile, const F *t) {
+  if (a.flags & PAIRS)
+    write_pairs<columns>(a, tile, t);
+  else if (a.out_dtype == F32)
+    write<F32, true, columns>(a, tile, t);
+  else if (a.out_dtype == F16)
+    write<F16, false, columns>(a, tile, t);
+  else if (a.flags & DECODED)
+    write<BF16, false, columns>(a, tile, t);
+  else
+    write<BF16, true, columns>(a, tile, t);
+}
+
+// How the tiles of the tensor are counted.
+struct Units {
+  int64_t blocks, inner, groups, outer, count;
+  bool panels;  // a tile is one block of 16 rows, else 16 blocks of a row
+};
+Units units(const Arguments &a) {
+  Units u;
+  u.blocks = (a.length + N - 1) / N;
+  u.inner = a.size[a.axes - 1];
+  u.outer = 1;
+  for (int64_t axis = 0; axis + 1 < a.axes; ++axis) u.outer *= a.size[axis];
+  const int64_t row_tiles = (u.blocks + N - 1) / N, panel_tiles = (u.inner + N - 1) / N;
+  u.panels = (a.flags & (COLUMNS | TWO_D | PAIRS)) || panel_tiles * u.blocks < row_tiles * u.inner;
+  u.groups = u.panels ? panel_tiles : row_tiles;
+  u.count = u.outer * u.groups * (u.panels ? u.blocks : u.inner);
+  return u;
+}
+
+// Work on a share of the tiles; `scale` null: look for the largest magnitude only.
+template <int64_t dtype, bool columns>
+int32_t pass(const Arguments &a, const Units &u, const Scale *scale, int64_t begin, int64_t end) {
+  const int64_t last = a.axes - 1;
   I largest = splat(0);
-  Tile tile;
   F t[N];
-  // A unit is a panel's block, or any 16 blocks in the order of rows.
   for (int64_t unit = begin; unit < end; ++unit) {
-    int64_t row, block;
-    if (panels) {
-      // Columns walk along memory: the group of columns is the innermost index.
-      const int64_t group = columns ? unit % groups : unit / blocks % groups;
-      block = columns ? unit / groups % blocks : unit % blocks;
-      row = unit / (groups * blocks) * inner + group * N;
-      tile.valid = inner - group * N < N ? (int)(inner - group * N) : N;
-    } else {
-      row = unit * N / blocks;
-      block = unit * N % blocks;
-      int64_t rows = inner;
-      for (int64_t axis = 0; axis < last; ++axis) rows *= a.size[axis];
-      const int64_t left = rows * blocks - unit * N;
-      tile.valid = left < N ? (int)left : N;
+    // Columns walk along memory: the group of columns is the innermost index, with rows the block is.
+    const int64_t block = !u.panels ? unit % u.groups * N : columns ? unit / u.groups % u.blocks : unit % u.blocks;
+    const int64_t at = !u.panels ? unit / u.groups % u.inner : N * (columns ? unit % u.groups : unit / u.blocks % u.groups);
+    int64_t rest = unit / (u.groups * (u.panels ? u.blocks : u.inner));
+    int64_t in = at * a.in_stride[last], out = at * a.out_stride[last], number = at * a.block_stride[last] + block;
+    for (int64_t axis = last - 1; axis >= 0; --axis) {
+      const int64_t index = axis ? rest % a.size[axis] : rest;
+      rest /= a.size[axis];
+      in += index * a.in_stride[axis];
+      out += index * a.out_stride[axis];
+      number += index * a.block_stride[axis];
     }
-    for (int i = 0; i < tile.valid; ++i) {
-      if (i == 0 || (!panels && block == 0)) {
-        int64_t rest = row, in = 0, out = 0, number = 0;
-        for (int64_t axis = last; axis >= 0; --axis) {
-          const int64_t at = axis ? rest % a.size[axis] : rest;
-          rest /= a.size[axis];
-          in += at * a.in_stride[axis];
-          out += at * a.out_stride[axis];
-          number += at * a.block_stride[axis];
-        }
-        tile.in[i] = (const char *)a.in + in * width<dtype>();
-        tile.out[i] = out;
-        tile.number[i] = number + block;
-      } else {
-        const int64_t step = panels ? 1 : 0;
-        tile.in[i] = tile.in[i - 1] + step * a.in_stride[last] * width<dtype>();
-        tile.out[i] = tile.out[i - 1] + step * a.out_stride[last];
-        tile.number[i] = tile.number[i - 1] + (panels ? a.block_stride[last] : 1);
-      }
-      tile.start[i] = block * N;
-      if (!panels && ++block == blocks) block = 0, ++row;
-    }
-    for (int i = tile.valid; i < N; ++i) tile.number[i] = 0;
+    const int64_t left = u.panels ? u.inner - at : u.blocks - block;
+    Tile tile;
+    tile.in_k = a.in_k * width<dtype>();
+    tile.in = (const char *)a.in + in * width<dtype>() + a.offset * tile.in_k;
+    tile.in_step = u.panels ? a.in_stride[last] * width<dtype>() : N * tile.in_k;
+    tile.out = out;
+    tile.out_step = u.panels ? a.out_stride[last] : N * a.out_k;
+    tile.number = number;
+    tile.number_step = u.panels ? a.block_stride[last] : 1;
+    tile.start = block * N;
+    tile.start_step = u.panels ? 0 : N;
+    tile.valid = left < N ? (int)left : N;
     if (columns)
       read_columns<dtype>(a, tile, t);
     else
       read_rows<dtype>(a, tile, t);
     if (a.flags & ROTATE) rotate<dtype, columns>(t);
-    if (scale)
+    if (scale) {
       quantize_tile<columns>(a, *scale, tile, t);
-    else
+      write_tile<columns>(a, tile, t);
+    } else {
       largest = larger(largest, column_maxima(t));
+    }
   }
   return largest_lane(largest);
 }
 
-template <int64_t dtype, bool columns> int32_t parallel(const Arguments &a, const Scale *scale, int64_t units) {
+template <int64_t dtype, bool columns> int32_t parallel(const Arguments &a, const Units &u, const Scale *scale) {
   int32_t largest = 0;
-  const int64_t parts = a.threads < units ? a.threads : units;
-  if (parts <= 1) return pass<dtype, columns>(a, scale, 0, units);
+  const int64_t parts = a.threads < u.count ? a.threads : u.count;
+  if (parts <= 1) return pass<dtype, columns>(a, u, scale, 0, u.count);
 #pragma omp parallel for schedule(static, 1) num_threads(parts) reduction(max : largest)
   for (int64_t part = 0; part < parts; ++part) {
-    const int32_t own = pass<dtype, columns>(a, scale, units * part / parts, units * (part + 1) / parts);
+    const int32_t own = pass<dtype, columns>(a, u, scale, u.count * part / parts, u.count * (part + 1) / parts);
     largest = own > largest ? own : largest;
   }
   return largest;
 }
 
-template <int64_t dtype, bool columns> void run(const Arguments &a) {
-  const int64_t last = a.axes - 1, blocks = (a.length + N - 1) / N;
-  int64_t outer = 1;
-  for (int64_t axis = 0; axis < last; ++axis) outer *= a.size[axis];
-  const bool panels = columns || (a.flags & TWO_D);
-  const int64_t units = panels ? outer * ((a.size[last] + N - 1) / N) * blocks : (outer * a.size[last] * blocks + N - 1) / N;
-  if (!(a.flags & GIVEN_AMAX)) *a.amax = bits<float>(parallel<dtype, columns>(a, nullptr, units));
+template <int64_t dtype, bool columns> void run(Arguments a) {
+  // Rows of whole blocks that follow each other without a gap are one long row, of which whole tiles can be cut.
+  if (!columns && !(a.flags & (TWO_D | PAIRS)) && a.offset == 0 && a.in_length == a.length && a.length % N == 0) {
+    while (a.axes > 0) {
+      const int64_t last = a.axes - 1;
+      if (a.in_stride[last] != a.length * a.in_k || a.out_stride[last] != a.length * a.out_k) break;
+      if (a.block_stride[last] != a.length / N) break;
+      a.in_length = a.out_length = a.length *= a.size[last];
+      --a.axes;
+    }
+    if (a.axes == 0) a.axes = a.size[0] = 1;
+  }
+  const Units u = units(a);
+  if (!(a.flags & GIVEN_AMAX)) *a.amax = bits<float>(parallel<dtype, columns>(a, u, nullptr));
   if (!a.out) return;
   const Scale scale = tensor_scale(*a.amax);
-  parallel<dtype, columns>(a, &scale, units);
+  parallel<dtype, columns>(a, u, &scale);
 }
 
 }  // namespace

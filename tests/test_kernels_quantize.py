@@ -1,0 +1,167 @@
+"""The compiled quantizer gives the bits of the plain one, for every layout, option and corner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+from torch.nn import functional
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.kernels import cpu_quantize
+from monai_fp4.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain, scaled_values
+from monai_fp4.philox import draw_key
+from monai_fp4.tensor import fake_quantize
+
+OPTIONS = [(two_d, rht, stochastic) for two_d in (False, True) for rht in (False, True) for stochastic in (False, True)]
+OPTIONS = [options for options in OPTIONS if not (options[0] and options[1])]
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.mT,
+    "channels last": lambda x: x.movedim(0, -1),
+    "slice": lambda x: x[..., 1::3],
+    "rows": lambda x: x[:, ::2],
+    "repeated": lambda x: x[:1].expand(3, *x.shape[1:]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _kernel() -> None:
+    if not cpu_quantize.available():
+        pytest.skip("needs a C++ compiler")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal bit for bit, the sign of zero included; all NaN are one."""
+    a, b = (torch.where(x.isnan(), torch.nan, x.float()).contiguous().view(torch.int32) for x in (a, b))
+    return torch.equal(a, b)
+
+
+def seeded(function: Callable[..., ScaledValues], x: Tensor, **options: object) -> ScaledValues:
+    return function(x, generator=torch.Generator().manual_seed(3), **options)
+
+
+def assert_equal(x: Tensor, **options: object) -> None:
+    ours = seeded(scaled_values, x, **options)
+    with plain():
+        expected = seeded(scaled_values, x, **options)
+    for name in ("values", "scales", "amax"):
+        a, b = getattr(ours, name), getattr(expected, name)
+        assert a.dtype is b.dtype, name
+        assert a.shape == b.shape, name
+        assert same(a, b), (name, options)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("two_d", "rht", "stochastic"), OPTIONS)
+def test_every_layout_and_option(view: str, two_d: bool, rht: bool, stochastic: bool) -> None:
+    x = torch.randn(4, 34, 56, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 56)
+    for dtype in SUPPORTED_DTYPES:
+        assert_equal(VIEWS[view](x.to(dtype)), two_d=two_d, rht=rht, stochastic=stochastic, dtype=torch.bfloat16)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    values=hnp.arrays("float32", hnp.array_shapes(min_dims=1, max_dims=4, max_side=20), elements=st.floats(width=32)),
+    source=st.sampled_from(SUPPORTED_DTYPES),
+    target=st.sampled_from(SUPPORTED_DTYPES),
+    options=st.sampled_from(OPTIONS),
+    axis=st.integers(0, 3),
+)
+def test_any_shape_value_and_axis(
+    values: object, source: torch.dtype, target: torch.dtype, options: tuple[bool, bool, bool], axis: int
+) -> None:
+    x = torch.as_tensor(values).to(source)
+    two_d, rht, stochastic = options
+    x = x.movedim(axis % x.ndim, -1)
+    assert_equal(x, two_d=two_d and x.ndim > 1, rht=rht, stochastic=stochastic, dtype=target)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.0, 1e-45, 3e38, 2.0**-126])
+def test_one_extraordinary_number(number: float, transposed: bool) -> None:
+    x = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    x[7, 11] = number
+    x = x.mT if transposed else x
+    for amax in (None, torch.tensor(2.0)):
+        for two_d, rht, stochastic in OPTIONS:
+            assert_equal(x, two_d=two_d, rht=rht, stochastic=stochastic, amax=amax)
+
+
+def test_large_tensors_do_not_depend_on_the_threads(threads: int) -> None:
+    x = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
+    for view in (x, x.t()):
+        assert_equal(view, rht=True, stochastic=True)
+
+
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+def test_decoded_values(dtype: torch.dtype) -> None:
+    x = (torch.randn(33, 70, generator=torch.Generator().manual_seed(0)) * torch.logspace(-20, 4, 70)).to(dtype)
+    for view in (x, x.mT):
+        with plain():
+            expected = fake_quantize(view)
+        assert same(fake_quantize(view), expected)
+
+
+@pytest.mark.parametrize("offset", [-17, -1, 0, 1, 20])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_window_reads_zeros_outside(offset: int, transposed: bool) -> None:
+    x = torch.randn(20, 40, generator=torch.Generator().manual_seed(0))
+    x = x.t().contiguous().t() if transposed else x
+    length = 50
+    padded = functional.pad(x, (32, 64))[:, 32 + offset : 32 + offset + length]
+    for rht in (False, True):
+        with plain():
+            expected = scaled_values(padded, rht=rht)
+        ours = cpu_quantize.quantize(x, rht=rht, offset=offset, length=length)
+        assert ours is not None
+        assert same(ours.values, expected.values)
+        assert same(ours.amax, expected.amax)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(3, 21, 40), (2, 16, 16), (33, 7)])
+def test_pairs_are_the_values_side_by_side(shape: tuple[int, ...], transposed: bool) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = x.mT.contiguous().mT if transposed else x
+    ours = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, pairs=True)
+    values = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16)
+    assert ours is not None
+    assert values is not None
+    padded = functional.pad(values.values, (0, -shape[-1] % BLOCK_SIZE))
+    assert torch.equal(ours.values, padded.unflatten(-1, (-1, 2)).movedim(-3, -2))
+
+
+def test_a_given_view_is_written_and_nothing_beside_it() -> None:
+    x = torch.randn(2, 5, 6, 32, generator=torch.Generator().manual_seed(0))
+    image = torch.full((2, 7, 8, 32), 9.0)
+    result = cpu_quantize.quantize(x, out=image[:, 1:-1, 1:-1])
+    assert result is not None
+    assert torch.equal(image[:, 1:-1, 1:-1], scaled_values(x).values)
+    image[:, 1:-1, 1:-1] = 9
+    assert image.eq(9).all()
+    with pytest.raises(ConfigError, match=r"expected an output \(2, 5, 6, 32\)"):
+        cpu_quantize.quantize(x, out=image)
+
+
+def test_more_axes_than_the_kernel_walks() -> None:
+    x = torch.randn([3] * 8 + [17], generator=torch.Generator().manual_seed(0))[::2, ::2, ::2, ::2, ::2, ::2, ::2, ::2]
+    assert_equal(x)
+
+
+def test_keys_differ() -> None:
+    assert draw_key(torch.Generator().manual_seed(1)) != draw_key(torch.Generator().manual_seed(2))
