@@ -11,7 +11,7 @@ weights and see the same slices in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ __all__ = [
     "first_nonfinite_layer",
     "fuse_adam",
     "lay_out",
+    "match_layouts",
     "prepare_network",
     "seed_everything",
 ]
@@ -131,6 +132,18 @@ def fuse_adam(optimizer: Optimizer) -> None:
                 group["fused"] = True
 
 
+def match_layouts(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every gradient the memory layout of its parameter.
+
+    Autograd does so by itself; a gradient that a handler has assigned need not. Torch's fused Adam on a CPU walks both
+    as they lie in memory without looking, and would update the wrong weights.
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
 class TrainingStep:
     """One optimizer step: ``iteration_update`` of MONAI's SupervisedTrainer.
 
@@ -176,6 +189,7 @@ class TrainingStep:
         output["grad_norm"] = norm.item()
         if not torch.isfinite(norm):
             raise self._not_finite("gradient", engine, images)
+        match_layouts(engine.network.parameters())
         engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output

@@ -22,6 +22,7 @@ from monai_fp4.engines import (
     build_and_seed,
     first_nonfinite_layer,
     fuse_adam,
+    match_layouts,
     prepare_network,
     seed_everything,
 )
@@ -312,3 +313,17 @@ def test_an_override_that_matches_nothing_is_said(tmp_path: Path, capsys: pytest
     )
     prepare_network(convolutions(), session)  # type: ignore[arg-type]
     assert "note: override 'blok.*' of recipe sr_custom matches no layer" in capsys.readouterr().out
+
+
+def test_a_gradient_in_another_layout_updates_the_right_weights() -> None:
+    torch.manual_seed(0)
+    networks = [torch.nn.Conv2d(4, 6, 3) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
+        network.weight.grad = torch.arange(6.0 * 4 * 9).view(6, 4, 3, 3) - 70  # a contiguous one
+    match_layouts(networks[0].parameters())
+    assert networks[0].weight.grad.stride() == networks[0].weight.stride()
+    torch.optim.AdamW(networks[0].parameters(), fused=True).step()
+    torch.optim.AdamW(networks[1].parameters(), foreach=False).step()
+    torch.testing.assert_close(networks[0].weight, networks[1].weight)
