@@ -3,3 +3,7 @@
 Nothing here defines a number. :mod:`monai_fp4.numerics` does, in plain torch; a kernel that cannot be had on this
 machine is replaced by it, with one warning.
 """
+
+from monai_fp4.kernels.compiler import KernelStatus, status
+
+__all__ = ["KernelStatus", "status"]

@@ -1,0 +1,145 @@
+"""What becomes of a kernel where there is no compiler, no cache to write to, or a faulty library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_fp4.kernels import compiler, cpu_quantize
+from monai_fp4.numerics import plain, scaled_values
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that has loaded nothing yet, with a cache of its own."""
+    for name, empty in (("_libraries", {}), ("_reasons", {}), ("_warned", set())):
+        monkeypatch.setattr(compiler, name, empty)
+    compiler._compiler.cache_clear()
+    monkeypatch.setenv("MONAI_FP4_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MONAI_FP4_NATIVE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> object:
+    yield
+    compiler._compiler.cache_clear()
+
+
+def libraries(folder: Path) -> list[Path]:
+    return sorted((folder / "cache" / "kernels").glob("*"))
+
+
+def needs_a_compiler() -> None:
+    try:
+        compiler._compiler()
+    except compiler._UnavailableError:
+        pytest.skip("needs a C++ compiler")
+
+
+def assert_plain_numbers(reason: str) -> None:
+    """One warning with the reason, the same numbers, and a status that says it."""
+    x = torch.randn(8, 32)
+    with plain():
+        expected = scaled_values(x).values
+    with pytest.warns(RuntimeWarning, match=reason) as caught:
+        assert torch.equal(scaled_values(x).values, expected)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(scaled_values(x).values, expected)
+    (status,) = compiler.status()
+    assert not status.available
+    assert reason in status.reason
+
+
+def test_a_library_is_built_once(fresh: Path) -> None:
+    needs_a_compiler()
+    assert cpu_quantize.available()
+    (built,) = libraries(fresh)
+    before = built.stat()
+    compiler._libraries.clear()
+    assert cpu_quantize.available()
+    assert built.stat().st_mtime_ns == before.st_mtime_ns
+    assert [(status.name, status.available) for status in compiler.status()] == [("quantize", True)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no library", None])
+def test_a_damaged_library_is_built_again(fresh: Path, damage: bytes | None) -> None:
+    needs_a_compiler()
+    assert cpu_quantize.available()
+    (built,) = libraries(fresh)
+    content = built.read_bytes()[:-1000] if damage is None else damage
+    built.unlink()  # this process has the file mapped, so another one takes its place
+    built.write_bytes(content)
+    compiler._libraries.clear()
+    assert cpu_quantize.available()
+    assert libraries(fresh) == [built]
+
+
+def test_processes_build_at_the_same_time(fresh: Path) -> None:
+    needs_a_compiler()
+    code = "from monai_fp4.kernels import cpu_quantize; raise SystemExit(not cpu_quantize.available())"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert len(libraries(fresh)) == 1
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler is installed"):
+        assert not cpu_quantize.available()
+    assert "install one or set CXX" in compiler.status()[0].reason
+
+
+def test_cxx_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    assert_plain_numbers("is not found")
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    fake = fresh / "cxx"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho out of order >&2\nexit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    assert_plain_numbers("out of order")
+    assert libraries(fresh) == []
+
+
+def test_a_library_that_miscalculates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_a_compiler()
+    monkeypatch.setattr(cpu_quantize, "_same", lambda a, b: False)
+    assert_plain_numbers("differs from plain torch")
+
+
+def test_turned_off_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONAI_FP4_NATIVE", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not cpu_quantize.available()
+    assert "MONAI_FP4_NATIVE=0" in compiler.status()[0].reason
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    needs_a_compiler()
+    (fresh / "file").write_text("")
+    monkeypatch.setenv("MONAI_FP4_CACHE", str(fresh / "file" / "cache"))
+    (fresh / "temporary").mkdir()
+    monkeypatch.setattr(compiler.tempfile, "gettempdir", lambda: str(fresh / "temporary"))
+    assert cpu_quantize.available()
+    assert str(fresh / "temporary") in compiler.status()[0].reason
+
+
+def test_another_processor_has_another_library(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
+    needs_a_compiler()
+    assert cpu_quantize.available()
+    compiler._libraries.clear()
+    monkeypatch.setattr(compiler, "_processor", lambda: "another")
+    assert cpu_quantize.available()
+    assert len(libraries(fresh)) == 2
