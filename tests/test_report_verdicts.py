@@ -112,7 +112,7 @@ def test_what_is_not_finished_is_not_judged(tmp_path: Path) -> None:
 def test_limits_name_what_was_not_tried(tmp_path: Path) -> None:
     tables, _ = advice(tmp_path, version=lambda cell: f"0.1.{cell.seed}")
     said = " ".join(limits(tables))
-    for words in ("one data set (phantom)", "fold 0", "number of epochs, 4 and image size, 64x64", "FP4 was emulated"):
+    for words in ("one data set (phantom)", "fold 0", "epochs = 4 and image size = 64x64", "FP4 was emulated"):
         assert words in said, words
     assert "3 versions of the code (0.1.0, 0.1.1, 0.1.2)" in said
 

@@ -7,6 +7,7 @@ could not be read stands in `problem`, in one sentence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +45,23 @@ class StudyTables:
     patients: pd.DataFrame
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def done(self) -> pd.DataFrame:
         """The finished cells with an AUPRC: the ones that numbers are computed from."""
         return self.cells[(self.cells["status"] == "done") & self.cells["auprc"].notna()]
 
-    @property
+    @cached_property
     def recipes(self) -> list[str]:
         """The study's recipes in the order of the table of recipes, its own ones after them."""
         own = [name for name in self.definition.recipes if name not in RECIPES]
         return [name for name in RECIPES if name in self.definition.recipes] + own
 
-    @property
+    @cached_property
     def models(self) -> list[str]:
         """Architecture, scale and variant, in the definition's order."""
         return list(dict.fromkeys(self.cells["model"]))
 
-    @property
+    @cached_property
     def main_fold(self) -> Any:
         """The fold with the most finished cells, the first of equal ones: seeds are compared within it."""
         counts = self.done["fold"].value_counts()

@@ -19,6 +19,7 @@ from monai_fp4.report.collect import KEYS, StudyTables
 from monai_fp4.report.statistics import holm, paired_test, patient_bootstrap
 
 __all__ = [
+    "FEW",
     "MARGIN",
     "TESTED",
     "against_baseline",
@@ -35,7 +36,8 @@ MARGIN = 0.01
 TESTED = ("recall", "auprc", "dice")
 """The metrics that are tested, recall first, since a missed tumour costs more; each is one family for Holm."""
 _MODEL = ["model", "arch", "scale", "variant"]
-_FEW = 3  # seeds from which on they are preferred to folds
+FEW = 3
+"""Seeds from which on they are preferred to folds."""
 
 
 def baseline(tables: StudyTables) -> str | None:
@@ -92,13 +94,14 @@ def between_recipes(tables: StudyTables, metric: str = "auprc", margin: float = 
     rows = []
     for model in tables.models:
         own = done[done["model"] == model]
-        for first, second in itertools.combinations([r for r in tables.recipes if r != baseline(tables)], 2):
-            one, two = (own[own["recipe"] == name][["fold", "seed", metric]] for name in (first, second))
-            both = one.merge(two, on=["fold", "seed"], suffixes=("_first", "_second"))
+        wide = own.pivot(index=["fold", "seed"], columns="recipe", values=metric)
+        names = [name for name in tables.recipes if name in wide and name != baseline(tables)]
+        for first, second in itertools.combinations(names, 2):
+            both = wide[[first, second]].dropna().reset_index()
             if both.empty:
                 continue
-            both["difference"] = both[f"{metric}_second"] - both[f"{metric}_first"]
-            both["percent"] = 100 * both[f"{metric}_second"] / both[f"{metric}_first"]
+            both["difference"] = both[second] - both[first]
+            both["percent"] = 100 * both[second] / both[first]
             named = {"metric": metric} | _named(own) | {"recipe": first, "other": second}
             rows.append(named | _compare(tables, both, margin))
     rows = _corrected(rows)
@@ -147,7 +150,7 @@ def cost(tables: StudyTables) -> pd.DataFrame:
     columns = {"epoch_seconds": "median", "train_seconds": "sum", "peak_memory_bytes": "median", "seed": "size"}
     table = done.groupby([*_MODEL, "recipe"], sort=False).agg(columns).reset_index().rename(columns={"seed": "cells"})
     base = table[table["recipe"] == baseline(tables)].set_index("model")["epoch_seconds"]
-    table["times_baseline"] = table["epoch_seconds"] / table["model"].map(base)
+    table["times_baseline"] = table["epoch_seconds"] / table["model"].map(base).astype(float)
     return table
 
 
@@ -158,7 +161,7 @@ def _named(rows: pd.DataFrame) -> dict[str, Any]:
 def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float) -> dict[str, Any]:
     seeds = tables.in_main_fold(pairs)
     folds = pairs.groupby("fold", sort=False)["difference"].mean()
-    if len(seeds) >= _FEW or len(seeds) >= len(folds):
+    if len(seeds) >= min(FEW, len(folds)):
         unit, test, percent = f"seeds of fold {tables.main_fold}", paired_test(seeds["difference"], margin), seeds
     else:
         done = tables.done

@@ -87,10 +87,9 @@ def _overview(found: Analysis) -> Page:
     columns = [Column("model", "Model"), *(Column(name, name, "text") for name in tables.recipes)]
     caption = "Finished cells of those planned, by model and recipe"
     blocks += [heading("How complete it is"), table(grid, columns, caption), *_unfinished(tables)]
-    lead = (
-        f"{len(definition.archs)} architectures, {len(definition.scales)} scales, {len(definition.recipes)} recipes;"
-        f" {states}."
-    )
+    sizes = ((definition.archs, "architecture"), (definition.scales, "scale"), (definition.recipes, "recipe"))
+    said = ", ".join(f"{len(names)} {word}{'s' if len(names) != 1 else ''}" for names, word in sizes)
+    lead = f"{said}; {states}."
     return Page("index", "Overview", lead, blocks)
 
 
@@ -174,9 +173,10 @@ def _advice(found: Analysis) -> Page:
     blocks = [
         text(
             "A missed tumour costs more than a false alarm, so recall is judged first and AUPRC second. Each recipe is"
-            f" compared with BF16 seed by seed. A recipe is supported if losing {found.margin:g} or more is excluded"
+            " compared with BF16 seed by seed, or fold by fold where there are too few seeds."
+            f" A recipe is supported if losing {found.margin:g} or more is excluded"
             " for both; it is advised against if one of them is shown to lose and that is not excluded. Every p is"
-            " corrected for all comparisons of the study (Holm). Fewer than three seeds say nothing, and recipes are"
+            " corrected for all comparisons of the study (Holm). Fewer than three pairs say nothing, and recipes are"
             " put in an order only where a test between them shows one.",
             "Open does not mean equal. It means that this study cannot tell.",
         ),

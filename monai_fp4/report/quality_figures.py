@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from monai_fp4.report.collect import StudyTables, metric_name
-from monai_fp4.report.comparisons import baseline, paired
+from monai_fp4.report.comparisons import FEW, baseline, paired
 from monai_fp4.report.statistics import mean_interval
 from monai_fp4.report.style import GROUP, Picture, describe_cells, grid, legend, look, mark_empty, single, spread
 
@@ -110,7 +110,7 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
 
 def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture | None:
     """A metric as a percentage of the BF16 cell of the same seed."""
-    pairs = tables.in_main_fold(paired(tables, metric)).dropna(subset=["percent"])
+    pairs, unit, cells = _pairs(tables, metric)
     recipes = [name for name in tables.recipes if name != baseline(tables)]
     if pairs.empty or not recipes:
         return None
@@ -129,21 +129,31 @@ def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture |
                 axes.annotate("none", (place, 100), ha="center", va="bottom", fontsize=7, color="0.45", rotation=90)
         axes.set_xticks(range(len(recipes)), recipes, rotation=60, ha="right", rotation_mode="anchor")
         axes.set(xlim=(-0.6, len(recipes) - 0.4), ylabel="% of BF16")
+        axes.margins(y=0.15)
         axes.grid(axis="x", visible=False)
     mark_empty(panels, pairs["model"], "no finished pair")
     extra = [Patch(color=_SHADE, label="SR / RHT / 2D group")] if grouped else []
     legend(figure, recipes, extra)
     name = metric_name(metric)
-    cells = tables.in_main_fold(tables.done)
     caption = (
-        f"{name} as a percentage of the BF16 cell with the same seed: every seed a dot, the mean with its 95 % t"
-        f" interval (none from a single seed); where no pair is finished stands 'none'. {describe_cells(cells)}"
+        f"{name} as a percentage of the BF16 cell with the same seed and fold: every {unit} a dot, the mean with its"
+        f" 95 % t interval (none from a single one); where no pair is finished stands 'none'. {describe_cells(cells)}"
     )
     alt = (
         f"{name} relative to BF16 for {len(recipes)} recipes in {len(panels)} models; numbers in the table of"
         " comparisons."
     )
     return Picture(f"percent_{metric}", f"{name} as a percentage of BF16", caption, alt, figure, "paired")
+
+
+def _pairs(tables: StudyTables, metric: str) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+    """Percentages of the seeds of the main fold, or of the folds where there are more of them and few seeds."""
+    every = paired(tables, metric).dropna(subset=["percent"])
+    seeds = tables.in_main_fold(every)
+    if seeds["seed"].nunique() >= min(FEW, every["fold"].nunique()):
+        return seeds, "seed", tables.in_main_fold(tables.done)
+    folds = every.groupby(["model", "recipe", "fold"], sort=False)["percent"].mean().reset_index()
+    return folds, "fold", tables.done
 
 
 def five_folds(tables: StudyTables) -> Picture | None:

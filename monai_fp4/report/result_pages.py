@@ -30,15 +30,15 @@ def quality_page(found: Analysis) -> Page:
     tables = found.tables
     curves = [quality_figures.curves(tables, measure) for measure in ("train_loss", "val_loss", "auprc")]
     blocks = [
-        heading("AUPRC against scale"),
+        heading("By scale"),
         *pictures(quality_figures.auprc_by_scale(tables), missing="No finished cell."),
-        heading("As a percentage of BF16"),
+        heading("Relative to BF16"),
         *pictures(
             quality_figures.percent_of_baseline(tables),
             quality_figures.percent_of_baseline(tables, "recall"),
             missing="No finished cell has a finished BF16 cell of its seed beside it.",
         ),
-        heading("Folds"),
+        heading("By fold"),
         *pictures(quality_figures.five_folds(tables), missing="The study has finished cells of one fold only."),
         heading("Loss curves"),
         *pictures(*curves, missing="No cell has finished an epoch."),
@@ -135,11 +135,11 @@ def outputs_page(found: Analysis) -> Page:
     missing = "Not recorded: no finished cell has a TensorBoard file with a precision-recall curve of its best epoch."
     ece = found.frames["calibration"]
     blocks = [
-        heading("Precision and recall"),
+        heading("Curves"),
         *pictures(output_figures.pr_curves(tables), missing=missing),
         heading("Probabilities"),
         *pictures(output_figures.probabilities(tables), missing=missing),
-        heading("Distinct levels"),
+        heading("Levels"),
         *pictures(output_figures.distinct_levels(tables), missing="No finished cell."),
         heading("Attention entropy"),
         *pictures(health_figures.attention_over_time(tables), missing="Not recorded by these runs."),

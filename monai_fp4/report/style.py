@@ -126,22 +126,29 @@ def grid(
 ) -> tuple[Figure, dict[str, Any]]:
     """A figure with one panel a model: architectures in rows and scales in columns, each variant in rows of its own.
 
+    With a single scale the models stand side by side.
+
     Returns:
         The figure, and model -> axes. Places of the grid that no model stands at stay empty.
     """
     wanted = list(models) if models is not None else tables.models
-    places = tables.cells.drop_duplicates("model").set_index("model").loc[wanted]
-    rows = list(dict.fromkeys(zip(places["arch"], places["variant"], strict=True)))
-    columns = list(dict.fromkeys(places["scale"]))
+    named = tables.cells.drop_duplicates("model").set_index("model").loc[wanted]
+    rows = list(dict.fromkeys(zip(named["arch"], named["variant"], strict=True)))
+    columns = list(dict.fromkeys(named["scale"]))
+    places = {m: (rows.index((p["arch"], p["variant"])), columns.index(p["scale"])) for m, p in named.iterrows()}
+    if len(columns) == 1:  # one scale: side by side, as wide as three
+        places = {model: divmod(number, 3) for number, model in enumerate(wanted)}
+    height, width = (1 + max(place[axis] for place in places.values()) for axis in (0, 1))
     with mpl.rc_context(_STYLE):
-        size = (max(panel[0] * len(columns) + 0.4, 4.6), panel[1] * len(rows) + 0.9)
+        size = (max(panel[0] * width + 0.4, 4.6), panel[1] * height + 0.9)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(rows), len(columns), squeeze=False, **kwargs)
+        axes = figure.subplots(height, width, squeeze=False, **kwargs)
+    for one in axes.ravel():  # shared axes would leave a column whose last panel is empty without numbers
+        one.tick_params(labelbottom=True, labelleft=True)
     found: dict[str, Any] = {}
-    for model, place in places.iterrows():
-        one = axes[rows.index((place["arch"], place["variant"])), columns.index(place["scale"])]
-        one.set_title(str(model))
-        found[str(model)] = one
+    for model, place in places.items():
+        found[str(model)] = axes[place]
+        axes[place].set_title(str(model))
     for one in axes.ravel():
         if one not in found.values():
             one.set_axis_off()

@@ -37,7 +37,7 @@ __all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "limits", "s
 _LEVEL = 0.05
 _LEAST = 3
 _DECISIVE = ("recall", "auprc")
-_PROTOCOL = (("epochs", "number of epochs,"), ("image_size", "image size,"))
+_PROTOCOL = (("epochs", "epochs"), ("image_size", "image size"))
 
 
 class Judgement(StrEnum):
@@ -164,9 +164,9 @@ def limits(tables: StudyTables) -> list[str]:
     if len(counts) and counts.min() < _LEAST:
         few = int((counts < _LEAST).sum())
         found.append(f"{few} of {len(counts)} combinations of model, recipe and fold have fewer than {_LEAST} seeds.")
-    same = [f"{word} {_whole(done[column].iloc[0])}" for column, word in _PROTOCOL if done[column].nunique() == 1]
+    same = [f"{word} = {_whole(done[column].iloc[0])}" for column, word in _PROTOCOL if done[column].nunique() == 1]
     if same:
-        found.append(f"All trainings have the same {' and '.join(same)}; longer or finer ones were not tried.")
+        found.append(f"All trainings have {' and '.join(same)}; longer or finer ones were not tried.")
     if len(done) and set(done["backend"]) <= {"emulated", ""}:
         found.append(
             "FP4 was emulated. The numbers are those of the format; the speed and memory of FP4 hardware cannot be seen"
