@@ -246,3 +246,19 @@ def test_a_bundle_that_cells_began_with_is_kept(tmp_path: Path) -> None:
     mine.mkdir()
     with pytest.raises(ConfigError, match=r"has no unet_500k_bf16\.json"):
         write_study(StudyFolder(tmp_path / "other"), defined, "phantom", mine)
+
+
+def test_an_optimizer_changes_the_bundle_s_section_and_nothing_else() -> None:
+    defined = definition(recipes={"sr": "sr"}, seeds=(0,), further={"optimizer": ("adamw", "muon", "sgd")})
+    words = [arguments_of(defined, cell) for cell in defined.cells()]
+    given = [dict(zip(line[5::2], line[6::2], strict=True)) for line in words]
+    for options in given:
+        options.pop("--output_dir")
+    adamw, muon, sgd = given
+    assert {name: value for name, value in muon.items() if name not in adamw} == {
+        "--optimizer#_target_": "monai_fp4.optimizers.MuonAdamW",
+        "--optimizer#params": "$@network.named_parameters()",
+    }
+    assert not any("optimizer" in name for name in adamw)
+    assert sgd["--optimizer#_target_"] == "torch.optim.SGD" and float(sgd["--learning_rate"]) == 0.003 * 30
+    assert [cell.id for cell in defined.cells()][1] == "unet_500k/sr/optimizer-muon/fold0_seed0"

@@ -50,6 +50,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     grid.add_argument("--recipes_file", type=Path, help="JSON file of recipes of your own: name -> fields")
     grid.add_argument("--attention", help="high_precision, fp4 or both: each quantizing recipe with it (+attention)")
+    grid.add_argument("--optimizers", help="adamw (the bundles' own), muon, sgd: an axis (default: adamw, no axis)")
     grid.add_argument("--seeds", default="1", help="how many, or a list or range (default: %(default)s)")
     grid.add_argument("--folds", default="0", help="a list or range, or all: nobody held out (default: %(default)s)")
     grid.add_argument(
@@ -142,6 +143,7 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
         ConfigError: for a name that is not known, or a number that is none.
     """
     from monai_fp4.study import grid
+    from monai_fp4.study.commands import OPTIMIZERS
     from monai_fp4.study.layout import StudyDefinition, read_json
     from monai_fp4.study.variants import grid_recipes
 
@@ -154,6 +156,8 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
         if not equals or not values:
             raise ConfigError(f"--axis must be OPTION=VALUES such as learning_rate=0.001,0.003, but {text!r} was given")
         further[name] = _axis_values(values)
+    if args.optimizers is not None:
+        further["optimizer"] = grid.names("optimizers", args.optimizers, OPTIMIZERS)
     options = {
         option.name: grid.parse_value(getattr(args, option.name))
         for option in grid.COMMON

@@ -5,17 +5,31 @@ Paths in the command are relative to the study folder, so that a study can be mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from monai_fp4.bundle_template import training_config
 from monai_fp4.bundles import bundle_files
 from monai_fp4.errors import ConfigError
 from monai_fp4.run_folder import write_atomically
 from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder, read_json
 from monai_fp4.study.variants import recipe_of
 
-__all__ = ["arguments_of", "epochs_of", "write_study"]
+__all__ = ["OPTIMIZERS", "arguments_of", "epochs_of", "write_study"]
+
+OPTIMIZERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "adamw": {},
+        "muon": {"_target_": "monai_fp4.optimizers.MuonAdamW", "params": "$@network.named_parameters()"},
+        "sgd": {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True},
+    }
+)
+"""The axis ``optimizer``: what each changes in the bundle's section of that name, which is AdamW's."""
+
+SGD_RATE = 30
+"""What a bundle's learning rate, chosen for AdamW, is multiplied by for SGD. A rule of thumb, not tuned."""
 
 _BESIDE = ("metadata.json", "logging.conf")
 """Files that MONAI looks for beside a bundle."""
@@ -42,7 +56,13 @@ def arguments_of(definition: StudyDefinition, cell: Cell, device: str | None = N
     if device is not None:
         options["device"] = device
     options |= definition.options
-    options |= {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
+    further = {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
+    optimizer = str(further.pop("optimizer", "adamw"))
+    options |= further
+    if optimizer == "sgd":
+        rate = options.get("learning_rate", training_config(cell.arch, cell.scale, "bf16")["learning_rate"])
+        options["learning_rate"] = round(rate * SGD_RATE, 6)
+    options |= {f"optimizer#{name}": value for name, value in OPTIMIZERS[optimizer].items()}
     words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{definition.bundle(cell)}.json"]
     for name, value in options.items():
         words += [f"--{name}", value if isinstance(value, str) else repr(value)]

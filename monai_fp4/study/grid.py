@@ -132,7 +132,7 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
         for part in ("train", "val"):
             select_patients(records, fold, part)
     allowed = [option.name for option in COMMON]
-    for name in (*definition.options, *definition.further):
+    for name in (*definition.options, *(name for name in definition.further if name != "optimizer")):
         if name not in allowed:
             raise unknown_name("option", name, allowed)
     both = [name for name in definition.further if name in definition.options]
@@ -147,6 +147,7 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
         own = {"arch": cell.arch, "scale": cell.scale, "fold": cell.fold, "seed": cell.seed}
         own["recipe"] = recipe_of(definition.recipes[cell.recipe], cell.arch, cell.scale)
         further = {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
+        further.pop("optimizer", None)  # no option of the bundles, but a section of theirs
         options = RunOptions.from_config(**{**defaults(), **definition.options, **further, **own})
         check_image_size(cell.arch, cell.scale, options.image_size, spatial_dims=len(options.image_size))
     return notes

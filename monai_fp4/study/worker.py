@@ -29,6 +29,8 @@ __all__ = ["Outcome", "Task", "run_task"]
 ORPHAN_SECONDS = 30.0
 """How long to wait for a process of an earlier sweep to let go of the cell."""
 
+POLL_SECONDS = 0.1
+
 # Runs in a fresh interpreter and becomes the command: setting this between fork and exec is not safe in a worker, which
 # has threads. 1 is PR_SET_PDEATHSIG; the parent may have died before it was set.
 _TIED_TO_PARENT = """
@@ -146,8 +148,9 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
         outcome: Outcome = {"status": "waiting", "error": ""}
         try:
             _write(folder, {**record, "pid": process.pid})
-            code = process.wait()
-            outcome = _judge(code, folder, begin)
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)  # Ray interrupts between two instructions of Python, not within a system call
+            outcome = _judge(process.returncode, folder, begin)
         except (KeyboardInterrupt, SystemExit):
             pass  # the sweep stops: the cell is cut off, and waits for the next one
         finally:
