@@ -51,7 +51,7 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
     frames = {
         "cells": tables.cells,
         "epochs": tables.epochs,
-        "paired": paired(tables, "auprc"),
+        "paired": pd.concat([paired(tables, metric).assign(metric=metric) for metric in ("auprc", "recall")]),
         "comparisons": comparisons,
         "recipe_pairs": pairs,
         "patient_comparisons": by_patient(tables),

@@ -23,7 +23,7 @@ from monai_fp4.report.blocks import (
     table,
     text,
 )
-from monai_fp4.report.collect import KEYS, STATUSES, StudyTables, metric_name
+from monai_fp4.report.collect import STATUSES, StudyTables, metric_name
 from monai_fp4.report.comparisons import TESTED, baseline
 from monai_fp4.report.style import describe_cells
 
@@ -221,7 +221,7 @@ def _cells(found: Analysis) -> Page:
 _FILES = {
     "cells": "every cell: status, metrics, options, versions",
     "epochs": "losses and metrics of every epoch of every cell",
-    "paired": "AUPRC of every cell beside the BF16 cell of its seed",
+    "paired": "AUPRC and recall of every cell beside the BF16 cell of its seed",
     "comparisons": "paired tests of every recipe against BF16",
     "recipe_pairs": "paired tests of recipes among each other",
     "patient_comparisons": "differences to BF16 by patient, with bootstrap intervals",
@@ -244,8 +244,8 @@ def _data(found: Analysis) -> Page:
         items(
             [
                 (
-                    "A cell is compared with the BF16 cell of the same model, fold and seed. Models are"
-                    f" {', '.join(KEYS[1:4])}."
+                    "A model is an architecture, a scale and the values of further axes. A cell is compared with the"
+                    " BF16 cell of the same model, fold and seed."
                 ),
                 (
                     "Intervals of means are 95 % t intervals over seeds; over folds, the variance is raised for the"
@@ -257,8 +257,9 @@ def _data(found: Analysis) -> Page:
                 ),
                 f"'Loss < margin' is the one-sided test that excludes a loss of {found.margin:g} or more.",
                 (
-                    "Holm's correction is over all models and recipes of a metric. The choice of the metrics and of"
-                    f" the margin came before the data: {', '.join(metric_name(metric) for metric in TESTED)}."
+                    "Holm's correction is over all models and recipes of a metric. The metrics are fixed:"
+                    f" {', '.join(metric_name(metric, inside=True) for metric in TESTED)}. The margin is for the user"
+                    " to choose, before the numbers are looked at."
                 ),
                 "Metrics are those of the run's best epoch, on its validation patients.",
             ]

@@ -47,7 +47,7 @@ def _bars(
         f"{title}: median over the finished cells; device: {devices}; backend:"
         f" {', '.join(sorted({str(b) for b in tables.done['backend'] if b})) or 'not recorded'}. Cells of a sweep share"
         " their machine: this is what the study took, not a benchmark. The emulated backend does more work than BF16"
-        f" and saves none. {describe_cells(tables.done)}"
+        f" and saves neither time nor memory. {describe_cells(tables.done)}"
     )
     alt = f"{title} by recipe for {len(panels)} models; numbers in the table of cost."
     return Picture(name, title, caption, alt, figure, "cost")

@@ -45,14 +45,15 @@ def health_over_time(tables: StudyTables, measure: str) -> Picture | None:
                 )
             panel.set_title(f"{model}: {operand}", fontsize=9)
             panel.locator_params(axis="x", integer=True)
-        row[0].set_ylabel(words)
+    figure.supylabel(words, fontsize=9)
     for panel in axes[-1]:
         panel.set_xlabel("epoch")
     legend(figure, [r for r in tables.recipes if r in set(known["recipe"])])
-    cells = tables.cells.merge(known[["model", "recipe", "fold", "seed"]].drop_duplicates())
+    keys = ["model", "recipe", "fold", "seed"]
+    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
         f"{title} of the quantized layers' operands at the first step of each epoch: median over layers, seeds and"
-        f" folds; unfinished cells as far as they came. {describe_cells(cells[cells['status'] == 'done'])}"
+        f" folds; unfinished cells as far as they came. {describe_cells(cells)}"
     )
     alt = f"{title} against epoch by operand and recipe for {len(models)} models; numbers in the table of health."
     return Picture(f"health_{measure}", f"{title} over time", caption, alt, figure, "health")
@@ -69,7 +70,9 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
     layers = list(dict.fromkeys(known["layer"]))
     wanted = [(o, r) for o in OPERANDS for r in tables.recipes if (o, r) in table.columns]
     table = table.reindex(index=layers, columns=pd.MultiIndex.from_tuples(wanted))
-    figure, axes = single(max(5.0, 0.34 * len(wanted) + 3.2), max(2.6, 0.19 * len(layers) + 1.9))
+    width = max(0.34 * len(wanted), 0.75 * len({operand for operand, _ in wanted}))
+    names = 0.055 * max(len(layer) for layer in layers)  # inches of the longest name
+    figure, axes = single(max(5.0, width + names + 1.6), max(3.0, 0.19 * len(layers) + 1.9))
     panel = axes[0, 0]
     low, high = np.nanquantile(table, [0.02, 0.98])
     image = panel.imshow(
@@ -86,9 +89,10 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
             if place:
                 panel.axvline(place - 0.5, color="white", linewidth=2.5)
     panel.grid(visible=False)
-    figure.colorbar(image, ax=panel, label="signal to noise, dB", fraction=0.04, pad=0.02)
+    figure.colorbar(image, ax=panel, label="signal to noise, dB", aspect=30, pad=0.02)
     slug = "".join(c if c.isalnum() else "_" for c in model)
-    cells = tables.cells[(tables.cells["model"] == model) & (tables.cells["status"] == "done")]
+    keys = ["model", "recipe", "fold", "seed"]
+    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
         f"Signal to noise of every quantized layer of {model} at the last epoch recorded, mean over seeds and folds;"
         f" white: not quantized. Gaussian values have about 20 dB. {describe_cells(cells)}"
