@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from training_step import cpu_name
+from common import RESULTS, Results, clock_of, default_device
 
 from monai_fp4.metrics import AUPRCMetric, ScoreHistogram, compute_auprc
 from monai_fp4.score_native import library
 
-RESULTS = Path(__file__).parent / "results" / "auprc.json"
+MONAI = "monai.metrics.compute_average_precision"
+PEERS = ("monai", "scikit-learn", "torchmetrics")  # whose versions are written down, installed or not
 
 
 def pixels(count: int, seed: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,27 +35,21 @@ def pixels(count: int, seed: int, device: str) -> tuple[torch.Tensor, torch.Tens
 
 
 def peers(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], float]]:
-    """Everybody who can be asked here, ours first; each answers with the AUPRC."""
+    """Everybody who can be asked, ours first; each answers with the AUPRC, or raises ImportError if not installed."""
 
     def metric() -> float:
         counter = AUPRCMetric()
         counter(scores[None, None], labels[None, None])
         return float(counter.aggregate())
 
-    asked: dict[str, Callable[[], float]] = {
+    return {
         "monai_fp4.compute_auprc": lambda: compute_auprc(scores, labels),
         "monai_fp4.ScoreHistogram": lambda: ScoreHistogram().add(scores, labels).auprc(),
         "monai_fp4.AUPRCMetric (pooled and per item)": metric,
         "sklearn.metrics.average_precision_score": lambda: _sklearn(scores, labels),
-        "monai.metrics.compute_average_precision": lambda: _monai(scores, labels),
+        MONAI: lambda: _monai(scores, labels),
+        "torchmetrics": lambda: _torchmetrics(scores, labels),
     }
-    try:
-        from torchmetrics.functional.classification import binary_average_precision
-    except ImportError:
-        print("torchmetrics is not installed, and left out")
-    else:
-        asked["torchmetrics"] = lambda: float(binary_average_precision(scores, labels, validate_args=False))
-    return asked
 
 
 def _sklearn(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -69,18 +61,14 @@ def _sklearn(scores: torch.Tensor, labels: torch.Tensor) -> float:
 def _monai(scores: torch.Tensor, labels: torch.Tensor) -> float:
     from monai.metrics import compute_average_precision
 
-    # What the handler calls; the handler itself first makes a tensor of every pixel, and takes many times as long.
-    return float(compute_average_precision(scores[:, None], labels[:, None].float()))
+    # What monai.handlers.AveragePrecision calls at the end of an epoch; gathering the pixels before is not counted.
+    return float(compute_average_precision(scores, labels.float()))
 
 
-def clock_of(device: str) -> Callable[[], float]:
-    """Processor time on the CPU; on a GPU the time of day, once it has done what it was asked."""
+def _torchmetrics(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    from torchmetrics.functional.classification import binary_average_precision
 
-    def synchronised() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return synchronised if device.startswith("cuda") else time.process_time
+    return float(binary_average_precision(scores, labels, validate_args=False))
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
@@ -90,18 +78,23 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     asked = peers(scores, labels)
     seconds: dict[str, list[float]] = {name: [] for name in asked}
     answers: dict[str, float] = {}
+    absent: list[str] = []
     for repeat in range(options.repeats):
         for name, ask in asked.items():
-            if name.startswith("monai.") and repeat >= options.slow_repeats:
+            if name in absent or (name == MONAI and repeat >= options.slow_repeats):
                 continue
             begin = clock()
-            answers[name] = ask()
+            try:
+                answers[name] = ask()
+            except ImportError:
+                absent.append(name)
+                continue
             seconds[name].append(clock() - begin)
             print(f"{name:46} {seconds[name][-1]:7.3f} s", flush=True)
     best = {name: min(times) for name, times in seconds.items() if times}
     ours = best["monai_fp4.compute_auprc"]
-    exact = answers["sklearn.metrics.average_precision_score"]
-    rows = {
+    exact = answers.get("sklearn.metrics.average_precision_score", answers["monai_fp4.compute_auprc"])
+    rows: dict[str, dict[str, object]] = {
         name: {
             "seconds": best[name],
             "ratio_to_compute_auprc": best[name] / ours,
@@ -113,6 +106,9 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     }
     for name, row in rows.items():
         print(f"{name:46} {best[name]:7.3f} s, {row['ratio_to_compute_auprc']:5.1f} x ours, error {row['error']:.1e}")
+    for name in absent:
+        print(f"{name:46} not installed")
+        rows[name] = {"absent": "not installed"}
     return {"pixels": options.pixels, "peers": rows}
 
 
@@ -166,28 +162,22 @@ def main() -> None:
     parser.add_argument("--slow_repeats", type=int, default=1, help="of MONAI, which is the slowest; 0 leaves it out")
     parser.add_argument("--stream", type=int, default=10**9, help="pixels to stream; 0 leaves that out")
     parser.add_argument("--piece", type=int, default=2 * 10**6)
-    parser.add_argument("--device", default="cpu", help="cuda counts on the GPU; the peers then copy to the host")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--device", default=default_device(), help="cuda counts on the GPU; the peers then copy to the host"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "auprc.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures: dict[str, object] = {
-        "machine": {
-            "name": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
-            "threads": 1,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "compiled": library() is not None,
-        },
-    }
+    kept = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+    results = Results(options.output, options.device, {"threads": 1, "clock": "best of the repeats"}, PEERS)
+    figures: dict[str, object] = {"compiled": library() is not None}
     if options.repeats:
         figures["comparison"] = compare(options)
     if options.stream:
         figures["stream"] = stream(options)
-    elif options.output.exists():  # the billion takes longer than the comparison, and may be measured apart
-        figures |= {key: value for key, value in json.loads(options.output.read_text()).items() if key == "stream"}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    elif "stream" in kept:  # the billion takes longer than the comparison, and may be measured apart
+        figures["stream"] = {"kept_from": kept.get("run", {}).get("date", "an earlier run"), **kept["stream"]}
+    results.write(figures)
 
 
 if __name__ == "__main__":

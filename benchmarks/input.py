@@ -11,23 +11,20 @@ epoch after the first.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, Results, default_device
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
-from training_step import cpu_name
 
 from monai_fp4 import build_network
 from monai_fp4.data import BackgroundLoader, SliceDataset, augmentation, load_datalist, prepare_data
 from monai_fp4.engines import TrainingStep, lay_out
 from monai_fp4.handlers import InputWait
 from monai_fp4.losses import TverskyBCELoss
-
-RESULTS = Path(__file__).parent / "results" / "input.json"
 
 
 def pipeline(options: argparse.Namespace, data: list[dict[str, Any]]) -> tuple[SliceDataset, dict[str, Any]]:
@@ -103,9 +100,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="of an epoch")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--output", type=Path, default=RESULTS / "input.json")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = ("manifest", "patients", "scale", "image_size", "batch_size", "epochs", "steps")
+    results = Results(options.output, options.device, {name: getattr(options, name) for name in names})
     prepare_data(options.manifest, options.dataset_dir)
     data = load_datalist(options.manifest, options.dataset_dir, 0, "train")[: options.patients]
     dataset, figures = pipeline(options, data)
@@ -116,20 +117,7 @@ def main() -> None:
             row[name] = waiting(arch, options, dataset, loader)
             print(f"{arch}_{options.scale} {name:16} waits {row[name]['input_wait']:.2%} of the time", flush=True)
         rows.append(row)
-    figures |= {
-        "protocol": {
-            name: getattr(options, name)
-            for name in ("manifest", "scale", "image_size", "batch_size", "epochs", "steps")
-        },
-        "machine": {
-            "name": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        "training": rows,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        results.write({**figures, "training": rows})
 
 
 if __name__ == "__main__":

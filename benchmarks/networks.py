@@ -26,25 +26,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common import RESULTS, Results, default_device, in_turns
 from monai.engines import SupervisedTrainer
 from monai.losses import TverskyLoss
 from monai.networks.blocks import SABlock
 from monai.networks.nets import UNETR, SwinUNETR
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
-from training_step import cpu_name
 
 from monai_fp4.engines import TrainingStep, build_and_seed, channels_last, lay_out
 from monai_fp4.losses import TverskyBCELoss
 from monai_fp4.networks import find_cell
 
-RESULTS = Path(__file__).parent / "results" / "networks.json"
 Step = Callable[[], object]
 
 
@@ -152,16 +150,7 @@ def measure(arch: str, scale: str, options: argparse.Namespace) -> list[dict[str
         else bare_step(network, images, labels, name.endswith("bf16"))
         for name, network in networks.items()
     }
-    clock = time.perf_counter if images.is_cuda else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(-1, options.steps):
-        for name, step in steps.items():
-            begin = clock()
-            step()
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            if number >= 0:
-                seconds[name].append(clock() - begin)
+    seconds = in_turns(steps, options.steps, device)
     return [
         {
             "arch": arch,
@@ -184,20 +173,17 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", default=["unet", "swin", "vit"])
     parser.add_argument("--scales", nargs="+", default=["500k", "15m"])
     parser.add_argument("--image_size", type=int, nargs=2, default=(256, 256))
-    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each, after one that is not counted")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON; cells not measured now are kept")
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--output", type=Path, default=RESULTS / "networks.json")
+    parser.add_argument("--keep", action="store_true", help="keep the cells of the file that are not measured now")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     protocol = {name: getattr(options, name) for name in ("image_size", "batch_size", "device")}
-    machine = {"name": cpu_name(), "threads": options.threads, "torch": torch.__version__}
-    if options.device.startswith("cuda"):
-        machine["name"] = torch.cuda.get_device_name()
-    content = json.loads(json.dumps({"protocol": protocol, "machine": machine}))
-    before = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    cells = before.get("cells", []) if {key: before.get(key) for key in content} == content else []
+    results = Results(options.output, options.device, protocol)
+    cells = kept(options.output) if options.keep else []
     for arch in options.arch:
         for scale in options.scales:
             new = measure(arch, scale, options)
@@ -209,8 +195,16 @@ def main() -> None:
                     f" ours is {cell['speed_of_ours']:.2f} times as fast",
                     flush=True,
                 )
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps({**content, "cells": cells}, indent=1) + "\n", encoding="utf-8")
+            results.write({"cells": cells})
+
+
+def kept(path: Path) -> list[dict[str, object]]:
+    """The cells of an earlier run, each with the day that it is from."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    date = content.get("run", {}).get("date", "before dates were written")
+    return [{"kept_from": date, **cell} for cell in content["cells"]]
 
 
 if __name__ == "__main__":

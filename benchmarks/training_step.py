@@ -1,120 +1,114 @@
 """The cost of one training step under each recipe, as a ratio to BF16 on the same machine.
 
-    python benchmarks/training_step.py --arch unet swin vit --scale 500k --image_size 128 128
+    python benchmarks/training_step.py --arch unet swin vit --scale 15m --image_size 256 256
 
-Recipes take turns, one step each, so that whatever else the machine does falls on all of them; the ratio is that of the
-medians. A step is forward, loss, backward and AdamW, under BF16 autocast, on random images.
+A step is forward, loss, backward and AdamW, under BF16 autocast, on random images, in the layout that the bundles use.
+Recipes take turns, one step each, so that whatever else the machine does falls on all of them, and the ratio is the
+median over the rounds of the ratio to BF16 within the round. On a CPU with one thread a step's time is the processor
+time of this process, otherwise the clock's.
+
+The recipe named by ``--plain`` is also measured without the compiled kernels: what a machine without a C++ compiler
+does, and what the kernels gain.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
+from common import RESULTS, Results, default_device, in_turns, machine
 
 from monai_fp4 import RECIPES, build_network, convert
+from monai_fp4.engines import channels_last, lay_out
+from monai_fp4.kernels.cpu_quantize import plain
 from monai_fp4.losses import TverskyBCELoss
 
-RESULTS = Path(__file__).parent / "results" / "training_step.json"
+PLAIN = ", plain torch"
+BASELINE = "bf16"
 
 
-def training_step(arch: str, scale: str, recipe: str, batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[[], float]:
-    """Build a network under a recipe; the result runs one step on `batch` and returns its duration in seconds."""
+def training_step(
+    arch: str, scale: str, recipe: str, batch: tuple[torch.Tensor, torch.Tensor], compiled: bool = True
+) -> Callable[[], None]:
+    """Build a network under a recipe; the result runs one step on ``batch``."""
     images, labels = batch
     torch.manual_seed(0)
     network = build_network(arch, scale, in_channels=images.shape[1], image_size=tuple(images.shape[2:]))
     network, _ = convert(network.to(images.device), recipe)
-    network = network.to(memory_format=torch.channels_last).train()
+    network = lay_out(network, images.shape[2:]).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     loss_function = TverskyBCELoss()
 
-    def step() -> float:
-        begin = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            logits = network(images)
-        loss_function(logits.float(), labels).backward()
-        optimizer.step()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
+    def step() -> None:
+        with nullcontext() if compiled else plain():
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+                logits = network(images)
+            loss_function(logits.float(), labels).backward()
+            optimizer.step()
 
     return step
 
 
-def measure(arch: str, options: argparse.Namespace) -> list[dict[str, object]]:
+def cell(arch: str, scale: str, name: str, times: list[float], baseline: list[float]) -> dict[str, Any]:
+    """The figures of one contestant beside BF16."""
+    return {
+        "arch": arch,
+        "bundle": f"{arch}_{scale}_{name.removesuffix(PLAIN)}",
+        "recipe": name,
+        "seconds": [round(value, 5) for value in times],
+        "median": round(statistics.median(times), 5),
+        "ratio": round(statistics.median(a / b for a, b in zip(times, baseline, strict=True)), 4),
+        "ratio_of_fastest": round(min(times) / min(baseline), 4),
+    }
+
+
+def measure(arch: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time a step of every recipe for one architecture; one entry a recipe, BF16 first."""
     torch.manual_seed(0)
     size = (options.batch_size, 1, *options.image_size)
     images = torch.rand(options.batch_size, 3, *options.image_size, device=options.device)
-    batch = (
-        images.contiguous(memory_format=torch.channels_last),
-        (torch.rand(size, device=options.device) > 0.97).float(),
-    )
-    names = list(dict.fromkeys(["bf16", *options.recipes]))
+    batch = (channels_last(images), (torch.rand(size, device=options.device) > 0.97).float())
+    names = list(dict.fromkeys([BASELINE, *options.recipes]))
     steps = {name: training_step(arch, options.scale, name, batch) for name in names}
-    for step in steps.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(options.steps):
-        for name, step in steps.items():
-            seconds[name].append(step())
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    return [
-        {
-            "bundle": f"{arch}_{options.scale}_{name}",
-            "recipe": name,
-            "seconds": seconds[name],
-            "median": median[name],
-            "ratio": median[name] / median["bf16"],
-        }
-        for name in names
-    ]
+    if options.plain and images.is_cpu:
+        steps[options.plain + PLAIN] = training_step(arch, options.scale, options.plain, batch, compiled=False)
+    seconds = in_turns(steps, options.steps, options.device)
+    return [cell(arch, options.scale, name, times, seconds[BASELINE]) for name, times in seconds.items()]
 
 
 def main() -> None:
     """Measure, print the ratios and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["unet", "swin", "vit"])
-    parser.add_argument("--scale", default="500k")
-    parser.add_argument("--image_size", type=int, nargs=2, default=(128, 128))
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument(
-        "--steps", type=int, default=5, help="timed steps of each recipe, after one that is not counted"
-    )
+    parser.add_argument("--scale", default="15m")
+    parser.add_argument("--image_size", type=int, nargs=2, default=(256, 256))
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each recipe, after one not counted")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="bf16 is always measured beside them")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go, as JSON")
+    parser.add_argument("--plain", default="sr_rht_2d", help="recipe to measure in plain torch too; empty for none")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--output", type=Path, default=RESULTS / "training_step.json")
     options = parser.parse_args()
-    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name()
-    threads = torch.get_num_threads()
-    print(f"{options.scale}, batch {options.batch_size}, {options.image_size}, {where}, {threads} threads")
-    cells = []
+    torch.set_num_threads(options.threads)
+    protocol = {name: getattr(options, name) for name in ("scale", "image_size", "batch_size", "steps", "device")}
+    results = Results(options.output, options.device, protocol)
+    size = " x ".join(map(str, options.image_size))
+    name = machine(options.device)["name"]
+    print(f"{options.scale}, batch {options.batch_size}, {size}, {name}, threads: {options.threads}")
+    cells: list[dict[str, Any]] = []
     for arch in options.arch:
-        for cell in measure(arch, options):
-            cells.append(cell)
-            print(f"{cell['bundle']:26} {cell['median']:.3f} s a step, {cell['ratio']:.2f} of BF16", flush=True)
-    figures = {
-        "protocol": {name: getattr(options, name) for name in ("scale", "image_size", "batch_size", "steps", "device")},
-        "machine": {"name": where, "threads": threads, "torch": torch.__version__},
-        "cells": cells,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def cpu_name() -> str:
-    """The processor, as the system names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        for new in measure(arch, options):
+            cells.append(new)
+            name = f"{arch}_{options.scale}_{new['recipe']}"
+            print(f"{name:34} {new['median']:.3f} s a step, {new['ratio']:.2f} of BF16", flush=True)
+        results.write({"cells": cells})
 
 
 if __name__ == "__main__":
