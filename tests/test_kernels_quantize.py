@@ -165,3 +165,23 @@ def test_more_axes_than_the_kernel_walks() -> None:
 
 def test_keys_differ() -> None:
     assert draw_key(torch.Generator().manual_seed(1)) != draw_key(torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_order_of_sums_shows_where_large_numbers_cancel(pairs: bool) -> None:
+    """Numbers of all distances in magnitude, two of which cancel in half of the sums: near ones are added faster."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 16 * 32, generator=generator)
+    large = 2.0 ** torch.arange(32).repeat_interleave(16)
+    places = torch.rand(16, 16 * 32, generator=generator).argsort(0)[:2]
+    x.scatter_(0, places, torch.stack([large, -large]))
+    x = x.bfloat16()
+    found = cpu_quantize.quantize(x.mT, rht=True, amax=torch.tensor(40.0), dtype=torch.bfloat16, pairs=pairs)
+    alone = cpu_quantize.quantize(x.mT, rht=True, dtype=torch.bfloat16, pairs=pairs)
+    with plain():
+        expected = scaled_values(x.mT, rht=True, amax=torch.tensor(40.0))
+        own = scaled_values(x.mT, rht=True)
+    for ours, plains in ((found, expected), (alone, own)):
+        assert ours is not None
+        values = ours.values.movedim(-1, 1).flatten(0, 1).mT if pairs else ours.values
+        assert same(values.float(), plains.values) and same(ours.amax, plains.amax)

@@ -214,16 +214,29 @@ inline int32_t largest_lane(I m) {
   return x;
 }
 
-// Whether a quarter of any number may be inexact, or (BF16) any sum may be subnormal.
-template <int64_t dtype> inline bool has_tiny(const F *t) {
-  const int32_t limit = dtype == BF16 ? 0x0d800000 : 0x01800000;  // 2^-100, 2^-124
-  U smallest = U{} - 1;
+struct Range {  // of the magnitudes in each lane; bits are doubled, which takes the sign away
+  U largest, smallest;  // the smallest that is not zero, less one; all ones if there is none
+};
+inline Range range_of(const F *t) {
+  Range range{U{}, U{} - 1};
   for (int i = 0; i < N; ++i) {
-    const U less = bits<U>(t[i]) * 2 - 1;  // twice, without the sign; zero becomes the largest
-    smallest = less < smallest ? less : smallest;
+    const U twice = bits<U>(t[i]) * 2, less = twice - 1;
+    range.largest = twice > range.largest ? twice : range.largest;
+    range.smallest = less < range.smallest ? less : range.smallest;
   }
-  const I tiny = smallest < 2 * (uint32_t)limit - 1;
+  return range;
+}
+// Whether a quarter of any number may be inexact, or (BF16) any sum may be subnormal.
+template <int64_t dtype> inline bool has_tiny(const Range &range) {
+  const uint32_t limit = dtype == BF16 ? 0x0d800000 : 0x01800000;  // 2^-100, 2^-124
+  const I tiny = range.smallest < 2 * limit - 1;
   return largest_lane(-tiny) != 0;
+}
+// Whether 16 BF16 numbers of each lane add up without rounding in whatever order: 8 bits, moved by the distance of their
+// exponents, and 4 more for the sum, are within the 24 of FP32. Infinity and NaN are never near.
+inline bool sums_are_exact(const Range &range) {
+  const I far = bits<I>(range.largest >> 24) - bits<I>(range.smallest >> 24) > 11;
+  return largest_lane(-far) == 0;
 }
 
 template <int64_t dtype, bool columns> __attribute__((noinline)) void rotate_tiny(F *t) {
@@ -265,9 +278,27 @@ template <int64_t dtype> inline void rotate_columns(F *t) {
   }
 }
 
+// The same sums by butterflies, a quarter of the additions: for numbers whose sums are exact in any order.
+inline void rotate_columns_fast(F *t) {
+#pragma GCC unroll 16
+  for (int k = 0; k < N; ++k) t[k] = t[k] * splat(SIGNS[k] < 0 ? -0.25f : 0.25f);
+#pragma GCC unroll 4
+  for (int distance = 1; distance < N; distance *= 2)
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k)
+      if (!(k & distance)) {
+        const F sum = t[k] + t[k + distance];
+        t[k + distance] = t[k] - t[k + distance];
+        t[k] = sum;
+      }
+}
+
 template <int64_t dtype, bool columns> inline void rotate(F *t) {
-  if (__builtin_expect(has_tiny<dtype>(t), 0)) {
+  const Range range = range_of(t);
+  if (__builtin_expect(has_tiny<dtype>(range), 0)) {
     rotate_tiny<dtype, columns>(t);
+  } else if (columns && dtype == BF16 && sums_are_exact(range)) {
+    rotate_columns_fast(t);
   } else if (columns) {
     rotate_columns<dtype>(t);
   } else {
@@ -448,6 +479,20 @@ template <bool columns> inline void write_pairs(const Arguments &a, const Tile &
   }
 }
 
+// The columns that `write_pairs` has written.
+inline void read_pairs(const Arguments &a, const Tile &tile, F *t) {
+  const uint32_t *in = (const uint32_t *)a.out + tile.out + tile.start / 2 * a.out_k;
+  for (int k = 0; k < N; k += 2, in += a.out_k) {
+    U words{};
+    if (tile.valid == N)
+      std::memcpy(&words, in, sizeof words);
+    else
+      for (int lane = 0; lane < tile.valid; ++lane) words[lane] = in[lane];
+    t[k] = bits<F>(words << 16);
+    t[k + 1] = bits<F>(words & 0xffff0000u);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ passes
 
 template <bool columns> inline void quantize_tile(const Arguments &a, const Scale &scale, const Tile &tile, F *t) {
@@ -528,47 +573,71 @@ Units units(const Arguments &a) {
   return u;
 }
 
+// Whether the first pass leaves the rotated numbers in the output, where the second takes them up again.
+inline bool keeps_rotated(const Arguments &a) {
+  const int64_t wanted = ROTATE | PAIRS | COLUMNS;
+  return (a.flags & (wanted | GIVEN_AMAX)) == wanted && a.out && a.out_stride[a.axes - 1] == 1;
+}
+
 // Work on a share of the tiles; `scale` null: look for the largest magnitude only.
 template <int64_t dtype, bool columns>
 int32_t pass(const Arguments &a, const Units &u, const Scale *scale, int64_t begin, int64_t end) {
   const int64_t last = a.axes - 1;
+  const bool kept = keeps_rotated(a);
   I largest = splat(0);
   F t[N];
+  // Columns walk along memory: the group of columns is the innermost index. With rows the block is.
+  const int64_t fast_end = columns || !u.panels ? u.groups : u.blocks;
+  const int64_t slow_end = !u.panels ? u.inner : columns ? u.blocks : u.groups;
+  int64_t fast = begin % fast_end, slow = begin / fast_end % slow_end, rest = begin / (fast_end * slow_end);
+  int64_t base_in = 0, base_out = 0, base_number = 0;
+  bool moved = true;  // to another place on the outer axes
   for (int64_t unit = begin; unit < end; ++unit) {
-    // Columns walk along memory: the group of columns is the innermost index, with rows the block is.
-    const int64_t block = !u.panels ? unit % u.groups * N : columns ? unit / u.groups % u.blocks : unit % u.blocks;
-    const int64_t at = !u.panels ? unit / u.groups % u.inner : N * (columns ? unit % u.groups : unit / u.blocks % u.groups);
-    int64_t rest = unit / (u.groups * (u.panels ? u.blocks : u.inner));
-    int64_t in = at * a.in_stride[last], out = at * a.out_stride[last], number = at * a.block_stride[last] + block;
-    for (int64_t axis = last - 1; axis >= 0; --axis) {
-      const int64_t index = axis ? rest % a.size[axis] : rest;
-      rest /= a.size[axis];
-      in += index * a.in_stride[axis];
-      out += index * a.out_stride[axis];
-      number += index * a.block_stride[axis];
+    if (moved) {
+      moved = false;
+      base_in = base_out = base_number = 0;
+      int64_t left = rest;
+      for (int64_t axis = last - 1; axis >= 0; --axis) {
+        const int64_t index = axis ? left % a.size[axis] : left;
+        left /= a.size[axis];
+        base_in += index * a.in_stride[axis];
+        base_out += index * a.out_stride[axis];
+        base_number += index * a.block_stride[axis];
+      }
     }
+    const int64_t block = !u.panels ? fast * N : columns ? slow : fast;
+    const int64_t at = !u.panels ? slow : N * (columns ? fast : slow);
     const int64_t left = u.panels ? u.inner - at : u.blocks - block;
     Tile tile;
     tile.in_k = a.in_k * width<dtype>();
-    tile.in = (const char *)a.in + in * width<dtype>() + a.offset * tile.in_k;
+    tile.in = (const char *)a.in + (base_in + at * a.in_stride[last]) * width<dtype>() + a.offset * tile.in_k;
     tile.in_step = u.panels ? a.in_stride[last] * width<dtype>() : N * tile.in_k;
-    tile.out = out;
+    tile.out = base_out + at * a.out_stride[last];
     tile.out_step = u.panels ? a.out_stride[last] : N * a.out_k;
-    tile.number = number;
+    tile.number = base_number + at * a.block_stride[last] + block;
     tile.number_step = u.panels ? a.block_stride[last] : 1;
     tile.start = block * N;
     tile.start_step = u.panels ? 0 : N;
     tile.valid = left < N ? (int)left : N;
-    if (columns)
-      read_columns<dtype>(a, tile, t);
-    else
-      read_rows<dtype>(a, tile, t);
-    if (a.flags & ROTATE) rotate<dtype, columns>(t);
+    if (kept && scale) {
+      read_pairs(a, tile, t);
+    } else {
+      if (columns)
+        read_columns<dtype>(a, tile, t);
+      else
+        read_rows<dtype>(a, tile, t);
+      if (a.flags & ROTATE) rotate<dtype, columns>(t);
+    }
     if (scale) {
       quantize_tile<columns>(a, *scale, tile, t);
       write_tile<columns>(a, tile, t);
     } else {
       largest = larger(largest, column_maxima(t));
+      if (kept) write_pairs<columns>(a, tile, t);
+    }
+    if (++fast == fast_end) {
+      fast = 0;
+      if (++slow == slow_end) slow = 0, ++rest, moved = true;
     }
   }
   return largest_lane(largest);
