@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from monai.bundle import ConfigWorkflow
 from synthetic_study import EPOCHS, LAYERS, cell_auprc, definition, write_study
+from tiny_runs import BUNDLES, Dataset
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.recipes import RECIPES
@@ -59,6 +61,27 @@ def test_a_real_run_is_read_as_it_lies(finished_run: Path, tmp_path: Path) -> No
     assert voxels == 2 * 3 * 40 * 48, "two patients of three slices"
     recall = tables.scores.loc[tables.scores["bin"] >= only["threshold"], "positives"].sum()
     assert recall <= only["recall"] * tables.scores["positives"].sum() + 1e-9
+
+
+def test_an_evaluation_within_the_run_gives_results_by_patient(
+    finished_run: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    folder.write_definition(definition(archs=("unet",), recipes={"bf16": "bf16"}, seeds=(0,)))
+    run = folder.run_dir(Cell("unet", "500k", "bf16"))
+    shutil.copytree(finished_run, run)
+    options = {"run_dir": str(run), "output_dir": str(run / "evaluation"), "split": "val", "device": "cpu"}
+    flow = ConfigWorkflow(
+        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **options, **tiny.options
+    )
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    tables = collect(folder.path)
+    validated = json.loads((run / "patients.json").read_text())["val"]
+    assert sorted(tables.patients["patient"]) == sorted(validated)
+    assert tables.patients["auprc"].between(0, 1).all()
+    assert tables.cells.iloc[0]["problem"] == ""
 
 
 def test_unfinished_cells_keep_their_place_and_their_error(tmp_path: Path) -> None:
