@@ -43,8 +43,8 @@ from monai_fp4.blocks import (
     round_blocks,
 )
 from monai_fp4.errors import ConfigError
-from monai_fp4.kernels import cpu_quantize
-from monai_fp4.kernels.cpu_quantize import plain
+from monai_fp4.kernels import cpu_quantize, triton_quantize
+from monai_fp4.kernels.switch import plain
 from monai_fp4.philox import draw_key
 from monai_fp4.rotation import rotate
 from monai_fp4.rounding import (
@@ -118,6 +118,10 @@ def scaled_values(
     key = draw_key(generator) if stochastic else None
     if cpu_quantize.usable(x):
         result = cpu_quantize.quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype)
+        if result is not None:
+            return result
+    elif triton_quantize.usable(x):
+        result = triton_quantize.try_quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype)
         if result is not None:
             return result
     quantized = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax)

@@ -28,7 +28,7 @@ from monai_fp4.blocks import (
     prepare_blocks,
     round_blocks,
 )
-from monai_fp4.kernels import cpu_quantize
+from monai_fp4.kernels import cpu_quantize, triton_quantize
 from monai_fp4.philox import draw_key
 from monai_fp4.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
 
@@ -144,6 +144,12 @@ def fake_quantize(
     key = draw_key(generator) if stochastic else None
     if cpu_quantize.usable(x):
         result = cpu_quantize.quantize(x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False)
+        if result is not None:
+            return result.values
+    elif triton_quantize.usable(x):
+        result = triton_quantize.try_quantize(
+            x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
+        )
         if result is not None:
             return result.values
     quantized = prepare_blocks(x, two_d=two_d, rht=rht)

@@ -288,7 +288,7 @@ def test_a_failure_is_warned_about_once_and_ends_the_use(monkeypatch):
 
     monkeypatch.setattr(triton_quantize, "_failure", None)
     monkeypatch.setattr(triton_quantize, "quantize", fail)
-    monkeypatch.setattr(triton_quantize, "_wanted", lambda x: triton_quantize._failure is None)
+    monkeypatch.setattr(triton_quantize, "usable", lambda x: triton_quantize._failure is None)
     with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):
         assert try_quantize(torch.ones(16, 16)) is None
     with warnings.catch_warnings():
@@ -302,7 +302,7 @@ def test_memory_that_runs_out_is_no_fault_of_triton(monkeypatch):
         raise torch.OutOfMemoryError("too little")
 
     monkeypatch.setattr(triton_quantize, "quantize", fail)
-    monkeypatch.setattr(triton_quantize, "_wanted", lambda x: True)
+    monkeypatch.setattr(triton_quantize, "usable", lambda x: True)
     with pytest.raises(torch.OutOfMemoryError):
         try_quantize(torch.ones(16, 16))
     assert triton_quantize._failure is None

@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether products of this tensor are computed here; not inside `monai_fp4.kernels.cpu_quantize.plain`."""
+    """Whether products of this tensor are computed here; not inside `monai_fp4.kernels.switch.plain`."""
     return cpu_quantize.usable(x) and cpu_quantize.available() and available()
 
 

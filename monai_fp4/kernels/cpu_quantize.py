@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -24,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
 from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import compiler
+from monai_fp4.kernels.switch import is_plain, plain
 
 __all__ = ["available", "plain", "quantize", "usable"]
 
@@ -36,8 +35,6 @@ _TAIL = struct.Struct(f"{3 + 4 * _MAX_AXES}q")
 
 _PER_THREAD = 1 << 14  # numbers that are worth a thread
 
-_plain = False
-
 Axis = tuple[int, int, int, int]
 """A batch axis: its size, and its strides in the input, in the output and in the count of blocks."""
 
@@ -49,18 +46,7 @@ def available() -> bool:
 
 def usable(x: Tensor) -> bool:
     """Whether this tensor is one for the kernel: in a CPU's memory, with no compiler or tracer looking on."""
-    return not (_plain or not x.is_cpu or torch.compiler.is_compiling() or isinstance(x, FakeTensor))
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Compute in plain torch inside the block, as if there were no kernel: for tests and benchmarks."""
-    global _plain
-    before, _plain = _plain, True
-    try:
-        yield
-    finally:
-        _plain = before
+    return not (is_plain() or not x.is_cpu or torch.compiler.is_compiling() or isinstance(x, FakeTensor))
 
 
 def quantize(

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.errors import ConfigError
+from monai_fp4.kernels.switch import is_plain
 from monai_fp4.kernels.triton_launch import (
     Options,
     as_matrix,
@@ -37,7 +38,7 @@ from monai_fp4.kernels.triton_launch import (
     row_operand,
 )
 
-__all__ = ["attempt", "available", "quantize", "quantize_both", "try_quantize", "try_quantize_both"]
+__all__ = ["attempt", "available", "quantize", "quantize_both", "try_quantize", "try_quantize_both", "usable"]
 
 _OLDEST = (8, 0)  # Ampere: BF16 tensor cores, and minima that keep a NaN
 
@@ -98,7 +99,7 @@ def try_quantize(
 
     A failure of Triton, which compiles at the first call, is warned about once and ends its use in this process.
     """
-    if not _wanted(x):
+    if not usable(x):
         return None
     return attempt(
         lambda: quantize(
@@ -117,15 +118,17 @@ def try_quantize_both(
     with_scales: bool = True,
 ) -> tuple[ScaledValues, ScaledValues] | None:
     """:func:`quantize_both` where it can be had, else ``None``, as :func:`try_quantize`."""
-    if not _wanted(x):
+    if not usable(x):
         return None
     return attempt(
         lambda: quantize_both(x, rht=rht, row_key=row_key, column_key=column_key, dtype=dtype, with_scales=with_scales)
     )
 
 
-def _wanted(x: Tensor) -> bool:
-    return x.is_cuda and x.numel() > 0 and not torch.compiler.is_compiling() and available(x.device)[0]
+def usable(x: Tensor) -> bool:
+    """Whether this tensor is one for the kernels: on a GPU that they run on, with no compiler looking on."""
+    fits = x.is_cuda and x.numel() > 0 and not is_plain() and not torch.compiler.is_compiling()
+    return fits and available(x.device)[0]
 
 
 def attempt(call: Callable[[], _Result]) -> _Result | None:

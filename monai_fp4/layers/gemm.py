@@ -71,7 +71,7 @@ def _products(x: Tensor) -> ModuleType:
     """The module that multiplies where ``x`` is."""
     if cpu_gemm.usable(x):
         return cpu_linear
-    if x.is_cuda and triton_quantize.available(x.device)[0]:
+    if triton_quantize.usable(x):
         from monai_fp4.layers import cuda_linear  # imports Triton
 
         return cuda_linear

@@ -67,7 +67,7 @@ def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
 
 def finish(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
-    if accumulated.is_cuda and triton_quantize.available(accumulated.device)[0]:
+    if triton_quantize.usable(accumulated):
         from monai_fp4.kernels import triton_gemm  # imports Triton
 
         finished = triton_quantize.attempt(lambda: triton_gemm.finish(accumulated, a, b, dtype))
