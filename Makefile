@@ -12,6 +12,10 @@ BUNDLE ?= bundles/swin_15m_sr.json
 # A few workers, each on one thread: quicker than one process on every machine, and never more than memory allows.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
+# make bench PARTS="quantize auprc" BENCH_ARGS="--manifest lgg --dataset_dir /data/kaggle_3m"; by default every part.
+PARTS ?=
+BENCH_ARGS ?=
+
 .DEFAULT_GOAL := help
 .PHONY: help env install demo test lint format types docs bundles bench clean
 
@@ -57,8 +61,8 @@ docs: $(INSTALLED) ## build the documentation in site/, warnings as errors
 bundles: $(INSTALLED) ## check that bundles/ is what its template writes
 	.venv/bin/monai-fp4 bundles check
 
-bench: $(INSTALLED) ## time a training step of every recipe beside BF16
-	$(PY) benchmarks/training_step.py
+bench: $(INSTALLED) ## measure everything beside its peers, write benchmarks/results and the picture
+	$(PY) benchmarks/run.py --parts $(PARTS) $(BENCH_ARGS)
 
 clean: ## remove .venv and everything that was built
 	@$(or $(PYTHON),python3) -c 'import shutil; [shutil.rmtree(d, ignore_errors=True) for d in (".venv", "build", "dist", "site", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]'

@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for the repeats of one case")
+    parser.add_argument("--only_ours", action="store_true", help="leave out the peers, which take seconds to import")
     parser.add_argument("--output", type=Path, default=RESULTS / "quantize.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -185,10 +186,11 @@ def main() -> None:
     record("x.clone()", lambda: x.clone)
     for name, function in ours(x).items():
         record(name, lambda function=function: function)
-    record("torch.compile of plain torch", lambda: compiled(x))
-    record("torch.compile, magic numbers", lambda: magic(x))
-    for name, (package, make) in PEERS.items():
-        record(name, lambda make=make: make(x), package)
+    if not arguments.only_ours:
+        record("torch.compile of plain torch", lambda: compiled(x))
+        record("torch.compile, magic numbers", lambda: magic(x))
+        for name, (package, make) in PEERS.items():
+            record(name, lambda make=make: make(x), package)
     clone = results["x.clone()"]["ms"]
     for name, entry in results.items():
         if "ms" in entry:
