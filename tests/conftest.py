@@ -14,13 +14,16 @@ import pytest
 import torch
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
 
-from monai_fp4.kernels.cpu_quantize import plain
+from monai_fp4.kernels.switch import plain
 
 
 def pytest_configure() -> None:
     """A developer may do without the oracle, and its tests are skipped; CI may not."""
     if os.environ.get("CI") and importlib.util.find_spec("transformer_engine") is None:
         raise pytest.UsageError("CI compares with Transformer Engine's reference, which is not installed: make install")
+    # Triton decides when it is first imported, by whomever, whether it interprets its kernels.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from monai_fp4.kernels import cpu_gemm
-from monai_fp4.kernels.cpu_quantize import plain
+from monai_fp4.kernels.switch import plain
 from monai_fp4.layers import LAYER_TYPES
 from monai_fp4.layers.cpu_operands import quantized, swap_pairs
 
