@@ -173,26 +173,26 @@ def plain(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_loses_nothing_but_the_steps_since_a_checkpoint(tiny: Dataset, tmp_path: Path) -> None:
     """kill -9 of the driver in the middle; the same command goes on, to the numbers of runs that nobody killed."""
-    words = options(tiny, tmp_path / "study", recipes="bf16,sr", epochs=4)
+    words = options(tiny, tmp_path / "study", recipes="bf16,sr", epochs=8)
     folder = StudyFolder(tmp_path / "study")
     cells = [Cell("unet", "500k", recipe) for recipe in ("bf16", "sr")]
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    begun = lambda: len((folder.metrics(cells[0]) or {}).get("history", ())) >= 2  # noqa: E731
+    begun = lambda: len((folder.metrics(cells[0]) or {}).get("history", ())) >= 1  # noqa: E731
     assert eventually(lambda: begun() or process.poll() is not None, 240)
     process.kill()
     process.wait()
     pids = [folder.record(cell).pid for cell in cells]
     assert eventually(lambda: all(gone(pid) for pid in pids if pid), 60)
     left = [len((folder.metrics(cell) or {}).get("history", ())) for cell in cells]
-    assert 2 <= left[0] <= 4
+    assert 1 <= left[0] <= 8
     again = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "2 of 2 cells are done" in again.stdout
+    assert "2 cells are done" in again.stdout
     log = (folder.run_dir(cells[0]) / "run.log").read_text()
-    assert left[0] == 4 or f"Resuming cells/{cells[0].id} after epoch" in log
+    assert left[0] == 8 or f"Resuming cells/{cells[0].id} after epoch" in log
     assert {folder.record(cell).status for cell in cells} == {CellStatus.DONE}
     for cell in cells:
-        bare = train(tiny, tmp_path / cell.recipe, f"unet_500k_{cell.recipe}", epochs=4)
+        bare = train(tiny, tmp_path / cell.recipe, f"unet_500k_{cell.recipe}", epochs=8)
         assert plain(folder.run_dir(cell)) == plain(bare)
 
 

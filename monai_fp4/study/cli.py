@@ -130,7 +130,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         for cell, error in result.failed.items():
             print(f"  {cell.id}: {error} (log: {folder.run_dir(cell) / 'run.log'})", file=sys.stderr)
     if result.disk_full:
-        print("error: the disk is full, so no further cell was started; free it and sweep again", file=sys.stderr)
+        print("error: the disk is full, so no further cell was started; make room and sweep again", file=sys.stderr)
     elif result.interrupted:
         print("interrupted; the same command goes on after the last finished epoch of each cell", file=sys.stderr)
     return result.exit_code

@@ -91,6 +91,8 @@ class Sweep:
         self.folder, self.definition, self.executor, self.progress = folder, definition, executor, progress
         self.retries, self.version = retries, version
         most = executor.most()
+        if gpus is None and definition.options.get("device") == "cpu":
+            gpus = 0.0
         self._needs = {scale: needs_of(scale, most, cpus, gpus) for scale in definition.scales}
         self._cells = list(cells)
         self._stop_file = folder.path / f".stop-{time.time_ns()}"
@@ -120,10 +122,14 @@ class Sweep:
         for cell in self._cells:
             if cell not in self.result.done and cell not in self.result.failed:
                 # A cell may have ended just when the sweep was stopped.
-                (self.result.done if self.folder.finished(cell) else self.result.waiting).append(cell)
+                ended = self.folder.finished(cell)
+                (self.result.done if ended else self.result.waiting).append(cell)
+                self._correct(cell, CellStatus.DONE if ended else CellStatus.WAITING)
         return self.result
 
     def _begin(self) -> None:
+        for left in self.folder.path.glob(".stop-*"):  # of a sweep that was killed while it stopped
+            left.unlink(missing_ok=True)
         self._times = timings(self.folder, self.definition)
         for cell in self._cells:
             if self.folder.finished(cell):
@@ -235,8 +241,6 @@ class Sweep:
     def _clean(self) -> None:
         self.progress.close()
         self.executor.close()  # ends what has not ended by itself
-        for cell in self._flying.values():
-            self._correct(cell, CellStatus.WAITING)
         with contextlib.suppress(OSError):
             self._stop_file.unlink(missing_ok=True)
 

@@ -30,6 +30,8 @@ ORPHAN_SECONDS = 30.0
 """How long to wait for a process of an earlier sweep to let go of the cell."""
 
 POLL_SECONDS = 0.1
+_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "enforce fail at inline_container")
+"""What the system says; the last is how torch says it when a checkpoint does not fit."""
 
 # Runs in a fresh interpreter and becomes the command: setting this between fork and exec is not safe in a worker, which
 # has threads. 1 is PR_SET_PDEATHSIG; the parent may have died before it was set.
@@ -179,7 +181,8 @@ def _judge(code: int, folder: Path, begin: int) -> Outcome:
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     sentence = (own or lines or [f"the process ended with status {code} and said nothing"])[-1]
-    return {**_failed(sentence), "disk_full": os.strerror(errno.ENOSPC) in "\n".join(lines[-40:])}
+    said = "\n".join(lines[-40:])
+    return {**_failed(sentence), "disk_full": any(words in said for words in _DISK_FULL)}
 
 
 def _environment(threads: int) -> dict[str, str]:
