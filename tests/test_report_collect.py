@@ -196,11 +196,26 @@ def test_cells_of_another_grid_are_mentioned(tmp_path: Path) -> None:
     assert len(notes) == 1 and "vit_500k/sr/fold0_seed0" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [('{"name": "liver"}', "liver"), ("{", "manifest.json"), ("[]", "manifest.json"), (None, "phantom")],
+)
+def test_the_data_set_is_called_by_its_manifests_name(tmp_path: Path, content: str | None, name: str) -> None:
+    manifest = "phantom" if content is None else "manifest.json"
+    write_study(tmp_path, definition(archs=("unet",), seeds=(0,), manifest=manifest), events=False)
+    if content is not None:
+        (tmp_path / manifest).write_text(content)
+    assert collect(tmp_path).data_set == name
+
+
 def test_no_study_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no study\.json"):
         collect(tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"study\.json must define a study"):
+        collect(tmp_path)
+    StudyFolder(tmp_path).write_definition(definition(archs=("swinunetr",)))
+    with pytest.raises(ConfigError, match=r"must define cells"):
         collect(tmp_path)
 
 

@@ -14,6 +14,7 @@ from monai_fp4.report.comparisons import (
     against_baseline,
     baseline,
     between_recipes,
+    between_variants,
     by_patient,
     calibration,
     cost,
@@ -72,6 +73,26 @@ def test_recipes_are_compared_among_each_other(tables: StudyTables) -> None:
     unet = pairs[pairs["arch"] == "unet"].set_index(["recipe", "other"])
     assert unet.loc[("full", "chain_rule"), "mean"] == pytest.approx(0.02, abs=0.004)
     assert unet.loc[("full", "chain_rule"), "p_holm"] < 0.05 < unet.loc[("full", "sr"), "p_holm"]
+
+
+def test_further_axes_are_compared_with_their_first_value(tmp_path: Path) -> None:
+    study = definition(archs=("unet",), seeds=SEEDS, further={"optimizer": ("adamw", "muon", "sgd")})
+    write_study(tmp_path, study, events=False)
+    rows = between_variants(collect(tmp_path)).set_index(["recipe", "other"])
+    assert len(rows) == 4 * 2 and set(rows["variant"]) == {"optimizer=adamw"}
+
+    def values(optimizer: str) -> list[float]:
+        return [cell_auprc(Cell("unet", "500k", "sr", 0, seed, (("optimizer", optimizer),))) for seed in SEEDS]
+
+    expected = stats.ttest_rel(values("muon"), values("adamw"))
+    assert rows.loc[("sr", "optimizer=muon"), "p"] == pytest.approx(expected.pvalue)
+    assert rows.loc[("sr", "optimizer=muon"), "mean"] == pytest.approx(
+        np.mean(values("muon")) - np.mean(values("adamw"))
+    )
+
+
+def test_without_further_axes_there_is_nothing_to_compare(tables: StudyTables) -> None:
+    assert between_variants(tables).empty
 
 
 def test_a_cell_without_its_partner_is_in_no_pair(tmp_path: Path) -> None:

@@ -228,6 +228,14 @@ def test_a_study_without_a_finished_cell_is_listed(tmp_path: Path, capsys: pytes
     assert len(pages["quality"].all("img")) == 3, "the curves so far"
 
 
+def test_a_study_that_has_not_begun_is_listed(tmp_path: Path) -> None:
+    write_study(tmp_path, status=lambda cell: CellStatus.WAITING)
+    assert main([str(tmp_path)]) == 0
+    pages = {name: Document(tmp_path / "report" / f"{name}.html") for name in PAGES}
+    assert not any(page.all("img") for page in pages.values())
+    assert pages["cells"].text.count("waiting") == 24
+
+
 def test_texts_of_users_are_no_markup(tmp_path: Path) -> None:
     recipes = {"bf16": "bf16", "<b>x</b>": "sr"}
     write_study(tmp_path, definition(archs=("unet",), recipes=recipes, seeds=(0,)), events=False)

@@ -11,6 +11,7 @@ from monai_fp4.report.comparisons import (
     MARGIN,
     against_baseline,
     between_recipes,
+    between_variants,
     by_patient,
     calibration,
     cost,
@@ -61,6 +62,8 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         "health": health[measures].mean().reset_index() if len(tables.health) else tables.health,
         "cost": cost(tables),
     }
+    if tables.cells["variant"].nunique() > 1:
+        frames["axes"] = between_variants(tables, margin=margin)
     if len(tables.attention):
         frames["attention"] = tables.attention
     if len(tables.patients):

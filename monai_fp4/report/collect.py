@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.recipes import RECIPES
 from monai_fp4.report.cell_files import KEYS, METRICS, STATUSES, collect_cell
-from monai_fp4.study.layout import StudyDefinition, StudyFolder
+from monai_fp4.study.layout import StudyDefinition, StudyFolder, read_json
 
 __all__ = ["KEYS", "METRICS", "STATUSES", "StudyTables", "collect", "metric_name"]
 
@@ -26,6 +27,7 @@ class StudyTables:
 
     Attributes:
         definition: what the study set out to do.
+        data_set: name of its manifest.
         cells: one row a cell of the definition: `KEYS`, `id`, `status`, `problem`, every metric of `METRICS`, options,
             `epochs_done`, `best_epoch`, `train_seconds`, `version` and more.
         epochs: `KEYS`, `epoch`, losses and metrics, of every epoch of every cell, finished or not.
@@ -37,6 +39,7 @@ class StudyTables:
     """
 
     definition: StudyDefinition
+    data_set: str
     cells: pd.DataFrame
     epochs: pd.DataFrame
     scores: pd.DataFrame
@@ -87,6 +90,8 @@ def collect(path: str | Path) -> StudyTables:
     for cell in definition.cells():
         known.add(folder.run_dir(cell))
         collect_cell(folder, cell, rows)
+    if not known:
+        raise ConfigError(f"{folder.definition_path} must define cells, but none of its networks exists; sweep others")
     notes = tuple(_strangers(folder, known))
     tables = {name: pd.DataFrame(content) for name, content in rows.items()}
     columns = {
@@ -98,13 +103,24 @@ def collect(path: str | Path) -> StudyTables:
     }
     for name, extra in columns.items():
         tables[name] = tables[name].reindex(columns=[*KEYS, *extra])
-    return StudyTables(definition=definition, notes=notes, **tables)
+        if tables[name].empty:  # whose columns would be numbers, which do not merge with names
+            tables[name] = tables[name].astype(tables["cells"][KEYS].dtypes)
+    return StudyTables(definition=definition, data_set=_data_set(folder, definition), notes=notes, **tables)
 
 
 def metric_name(metric: str, inside: bool = False) -> str:
     """How a metric is written, such as AUPRC; `inside` of a sentence, recall begins with a small letter."""
     name = {"auprc": "AUPRC", "dice": "Dice"}.get(metric, metric)
     return name if inside else name[0].upper() + name[1:]
+
+
+def _data_set(folder: StudyFolder, definition: StudyDefinition) -> str:
+    """The manifest's own name, where the study keeps a copy of it; else what the study calls it."""
+    path = folder.path / definition.manifest
+    try:
+        return str(read_json(path)["name"]) if path.is_file() else definition.manifest
+    except (ConfigError, KeyError, TypeError):
+        return definition.manifest
 
 
 def _strangers(folder: StudyFolder, known: set[Path]) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "against_baseline",
     "baseline",
     "between_recipes",
+    "between_variants",
     "by_patient",
     "calibration",
     "cost",
@@ -106,6 +107,27 @@ def between_recipes(tables: StudyTables, metric: str = "auprc", margin: float = 
             rows.append(named | _compare(tables, both, margin))
     rows = _corrected(rows)
     return pd.DataFrame(rows, columns=["metric", *_MODEL, "recipe", "other", *_TEST])
+
+
+def between_variants(tables: StudyTables, metric: str = "auprc", margin: float = MARGIN) -> pd.DataFrame:
+    """Every value of the further axes against the first one, for each architecture, scale and recipe; else empty."""
+    done = tables.done.dropna(subset=[metric])
+    first, *others = list(dict.fromkeys(tables.cells["variant"]))
+    rows = []
+    for (arch, scale, recipe), own in done.groupby(["arch", "scale", "recipe"], sort=False):
+        wide = own.pivot(index=["fold", "seed"], columns="variant", values=metric)
+        for other in others:
+            if first not in wide or other not in wide:
+                continue
+            both = wide[[first, other]].dropna().reset_index()
+            if both.empty:
+                continue
+            both["difference"] = both[other] - both[first]
+            both["percent"] = 100 * both[other] / both[first]
+            named = {"metric": metric, "arch": arch, "scale": scale, "recipe": recipe, "variant": first, "other": other}
+            rows.append(named | _compare(tables, both, margin))
+    columns = ["metric", "arch", "scale", "recipe", "variant", "other", *_TEST]
+    return pd.DataFrame(_corrected(rows), columns=columns)
 
 
 def by_patient(tables: StudyTables, metric: str = "auprc") -> pd.DataFrame:

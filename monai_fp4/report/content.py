@@ -69,6 +69,9 @@ def _overview(found: Analysis) -> Page:
                 "warning",
             )
         )
+    if any("dirty" in version for version in versions):
+        words = "Cells were run from a checkout with uncommitted changes (dirty): no commit holds the code they ran."
+        blocks.append(note(words, "warning"))
     blocks += [note(words, "warning") for words in tables.notes]
     if found.advice and len(tables.done):
         blocks += [
@@ -102,7 +105,7 @@ def _protocol(tables: StudyTables) -> Block:
         ("Seeds", ", ".join(map(str, definition.seeds))),
         ("Folds", ", ".join(map(str, definition.folds))),
         *((f"Axis {name}", ", ".join(map(str, values))) for name, values in definition.further.items()),
-        ("Data set (manifest)", definition.manifest),
+        ("Data set (manifest)", tables.data_set),
         ("Options of all cells", ", ".join(f"{k} = {v}" for k, v in definition.options.items()) or "the bundles' own"),
         ("Fold in which seeds are compared", str(tables.main_fold)),
         ("Begun with version", definition.version or "not recorded"),
@@ -224,6 +227,7 @@ _FILES = {
     "paired": "AUPRC and recall of every cell beside the BF16 cell of its seed",
     "comparisons": "paired tests of every recipe against BF16",
     "recipe_pairs": "paired tests of recipes among each other",
+    "axes": "paired tests of the further axes' values against the first",
     "patient_comparisons": "differences to BF16 by patient, with bootstrap intervals",
     "patients": "results of every patient in every evaluated cell",
     "variance": "analysis of variance of AUPRC",

@@ -117,5 +117,5 @@ def _render(page: Page, pages: list[Page], tables: StudyTables, made: str) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    title = f"{tables.definition.manifest}: FP4 study"
+    title = f"{tables.data_set}: FP4 study"
     return environment.get_template("page.html.j2").render(page=page, pages=pages, title=title, made=made)

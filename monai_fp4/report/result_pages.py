@@ -23,6 +23,7 @@ _TEST = [
     Column("p_sign_flip", "p, sign flip", "p"),
     Column("p_margin_holm", "p, loss < margin, Holm", "p"),
 ]
+_BRIEF = [column for column in _TEST if column.source not in ("percent", "p_margin_holm")]
 
 
 def quality_page(found: Analysis) -> Page:
@@ -109,13 +110,18 @@ def statistics_page(found: Analysis) -> Page:
                 " they grow with the range of architectures and scales that somebody chose to try."
             )
         )
+    if len(frames.get("axes", ())):
+        named = [Column("arch", "Arch"), Column("scale", "Scale"), Column("recipe", "Recipe")]
+        columns = [*named, Column("variant", "First"), Column("other", "Second"), *_BRIEF]
+        caption = f"AUPRC of the second less the first; {len(frames['axes'])} comparisons in the family"
+        blocks += [heading("Further axes"), table(frames["axes"], columns, caption, data="axes", filtered=True)]
     blocks.append(heading("Recipes among each other"))
     if len(pairs):
         columns = [
             Column("model", "Model"),
             Column("recipe", "First"),
             Column("other", "Second"),
-            *(c for c in _TEST if c.source not in ("percent", "p_margin_holm")),
+            *_BRIEF,
         ]
         caption = f"AUPRC of the second less the first; {len(pairs)} comparisons in the family"
         blocks.append(table(pairs, columns, caption, data="recipe_pairs", filtered=True))

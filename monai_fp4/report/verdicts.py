@@ -144,10 +144,10 @@ def advise(tables: StudyTables, comparisons: pd.DataFrame, pairs: pd.DataFrame, 
 
 def limits(tables: StudyTables) -> list[str]:
     """What the study's evidence does not cover, whatever its numbers are."""
-    done, definition = tables.done, tables.definition
+    done = tables.done
     found = [
         (
-            f"It is one data set ({definition.manifest}) and one task; another scanner, disease or hospital may order"
+            f"It is one data set ({tables.data_set}) and one task; another scanner, disease or hospital may order"
             " the recipes otherwise."
         ),
         (

@@ -1,0 +1,100 @@
+"""Figures of the report: one look, what they leave out, and the same bytes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_study import definition, write_study
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_fp4.recipes import RECIPES
+from monai_fp4.report import health_figures, output_figures, quality_figures
+from monai_fp4.report.collect import StudyTables, collect
+from monai_fp4.report.comparisons import cost
+from monai_fp4.report.cost_figures import memory, time
+from monai_fp4.report.style import GROUP, describe_cells, look, save_picture
+from monai_fp4.study.layout import CellStatus
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> StudyTables:
+    return collect(write_study(tmp_path_factory.mktemp("study")).path)
+
+
+def test_no_two_recipes_look_alike_with_or_without_colour() -> None:
+    looks = [look(name) for name in RECIPES]
+    assert len({one.colour for one in looks}) == len({one.marker for one in looks}) == len(RECIPES)
+    own = [look(name, [*RECIPES, "a", "b", "c"]) for name in ("a", "b", "c")]
+    assert len({one.marker for one in [*looks, *own]}) == len(RECIPES) + 3
+
+
+def test_the_shaded_group_is_one_piece_of_the_fixed_order() -> None:
+    places = [list(RECIPES).index(name) for name in GROUP]
+    assert places == list(range(places[0], places[0] + 7))
+
+
+def test_the_same_figure_gives_the_same_bytes(tables: StudyTables, tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        picture = quality_figures.percent_of_baseline(tables)
+        assert picture is not None
+        save_picture(picture, tmp_path / folder)
+    for kind in ("png", "svg"):
+        files = [(tmp_path / folder / f"percent_auprc.{kind}").read_bytes() for folder in ("first", "second")]
+        assert files[0] == files[1]
+
+
+def test_dots_are_the_numbers(tables: StudyTables) -> None:
+    picture = quality_figures.percent_of_baseline(tables)
+    assert picture is not None
+    panel = next(axes for axes in picture.figure.axes if axes.get_title() == "unet 500k")
+    drawn = sorted(y for line in panel.lines for y in line.get_ydata() if line.get_markersize() == 2.6)
+    done = tables.done.set_index(["arch", "recipe", "seed"])["auprc"]
+    names = [(recipe, seed) for recipe in ("full", "chain_rule", "sr") for seed in (0, 1, 2)]
+    expected = sorted(100 * done["unet", recipe, seed] / done["unet", "bf16", seed] for recipe, seed in names)
+    assert drawn == pytest.approx(expected)
+
+
+def test_every_cell_has_its_curve(tables: StudyTables) -> None:
+    picture = quality_figures.curves(tables, "train_loss")
+    assert picture is not None
+    thin = [line for axes in picture.figure.axes for line in axes.lines if line.get_linewidth() == 0.7]
+    assert len(thin) == len(tables.cells)
+
+
+def test_captions_say_what_they_are_of(tables: StudyTables) -> None:
+    said = describe_cells(tables.done)
+    assert said == ("n = 24 finished cells; 3 seeds; fold 0; epochs 4; image size 64x64; code version 0.1.0+synthetic.")
+    assert describe_cells(tables.done.iloc[:0]) == "No finished cell."
+
+
+def test_folds_are_the_dots_where_there_is_one_seed(tmp_path: Path) -> None:
+    write_study(tmp_path, definition(folds=(0, 1, 2), seeds=(0,)), events=False)
+    tables = collect(tmp_path)
+    picture = quality_figures.percent_of_baseline(tables)
+    assert picture is not None and "every fold a dot" in picture.caption
+    assert quality_figures.five_folds(tables) is not None
+
+
+def test_what_there_is_nothing_of_is_not_drawn(tables: StudyTables, tmp_path: Path) -> None:
+    assert quality_figures.five_folds(tables) is None, "one fold"
+    assert health_figures.attention_over_time(tables) is None and memory(tables, cost(tables)) is None
+    write_study(tmp_path, status=lambda cell: CellStatus.WAITING)
+    empty = collect(tmp_path)
+    drawings = (output_figures.pr_curves, output_figures.probabilities, output_figures.reliability_curves)
+    more = (output_figures.distinct_levels, quality_figures.auprc_by_scale, quality_figures.percent_of_baseline)
+    assert [draw(empty) for draw in (*drawings, *more)] == [None] * 6
+    assert quality_figures.curves(empty, "val_loss") is None and time(empty, cost(empty)) is None
+
+
+def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, definition(archs=("vit",), seeds=(0,)))
+    for cell in folder.read_definition().cells():
+        with SummaryWriter(log_dir=str(folder.run_dir(cell))) as writer:
+            writer.add_scalar("attention/entropy/encoder.0", 2.5, 1)
+        environment = folder.run_dir(cell) / "environment.json"
+        environment.write_text('{"backend": "emulated", "peak_memory_bytes": 1073741824}')
+    tables = collect(tmp_path)
+    entropy, peak = health_figures.attention_over_time(tables), memory(tables, cost(tables))
+    assert entropy is not None and entropy.title == "Attention entropy"
+    assert peak is not None and peak.figure.axes[0].patches[0].get_width() == 1.0, "GiB"
