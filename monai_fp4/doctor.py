@@ -123,17 +123,19 @@ def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
         facts.add_row(package, version)
     console.print(facts)
     backends = Table(title=f"Backends, for a model on {diagnosis.device}", title_justify="left")
-    for header in ("backend", "runs here", "what, and why not"):
-        backends.add_column(header, overflow="fold")
+    backends.add_column("backend", no_wrap=True)
+    backends.add_column("runs here", no_wrap=True)
+    backends.add_column("what, and why not", overflow="fold")
     for status in diagnosis.backends:
-        verdict = 'yes: backend "auto" takes it' if status.selected else "yes" if status.available else "no"
+        verdict = 'yes: "auto"' if status.selected else "yes" if status.available else "no"
         explanation = "\n".join([status.summary, *(f"- {reason}" for reason in status.reasons)])
         backends.add_row(status.name, verdict, Text(explanation))  # as it stands: rich would read "[te]" as its markup
     console.print(backends)
     paths = Table(title="Fast paths (without one, plain torch computes the same numbers more slowly)")
     paths.title_justify = "left"
-    for header in ("fast path", "runs here", "where, or why not"):
-        paths.add_column(header, overflow="fold")
+    paths.add_column("fast path", no_wrap=True)
+    paths.add_column("runs here", no_wrap=True)
+    paths.add_column("where, or why not", overflow="fold")
     for path in diagnosis.fast_paths:
         paths.add_row(_PURPOSES.get(path.name, path.name), "yes" if path.available else "no", Text(path.reason))
     console.print(paths)

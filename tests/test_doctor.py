@@ -42,7 +42,7 @@ def test_on_the_cpu_the_emulation_runs_and_the_rest_says_why_not() -> None:
     assert statuses["emulated"].reasons == ()
     assert not statuses["transformer_engine"].available
     printed = text(diagnosis)
-    assert 'yes: backend "auto" takes it' in printed
+    assert 'yes: "auto"' in printed
     for reason in statuses["transformer_engine"].reasons:
         assert reason in printed
 
@@ -135,7 +135,7 @@ def test_the_fast_paths_of_this_machine_are_those_that_run() -> None:
     paths = {path.name: path for path in diagnosis.fast_paths}
     assert list(paths) == ["quantize", "gemm", "histogram", "triton"]
     assert paths["quantize"].available == cpu_quantize.available()
-    assert not paths["triton"].available
+    assert not paths["triton"].available or "interpreter" in paths["triton"].reason
     assert ("compiled kernel" in diagnosis.runs[0]) == (paths["quantize"].available or paths["gemm"].available)
 
 
