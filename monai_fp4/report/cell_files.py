@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.calibration import bin_width, score_bins
 from monai_fp4.report.events import RunEvents, read_events
@@ -50,13 +52,13 @@ def _said(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[dict[str, Any]]]) -> None:
+def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) -> None:
     """Read a cell and append its rows.
 
     Args:
         folder: the study's.
         cell: one of its definition.
-        rows: table -> rows, appended to.
+        rows: table -> rows, appended to; of `health`, which has a million rows in a large study, a table a cell.
     """
     keys, run = _keys(cell), folder.run_dir(cell)
     problems: list[str] = []
@@ -155,9 +157,7 @@ def _surroundings(run: Path, problems: list[str]) -> dict[str, Any]:
     return found
 
 
-def _collect_events(
-    keys: Mapping[str, Any], events: RunEvents, best_epoch: float, rows: dict[str, list[dict[str, Any]]]
-) -> None:
+def _collect_events(keys: Mapping[str, Any], events: RunEvents, best_epoch: float, rows: dict[str, list[Any]]) -> None:
     if best_epoch in events.curves:
         curve = events.curves[int(best_epoch)]
         for left, positives, negatives in score_bins(curve):
@@ -166,8 +166,10 @@ def _collect_events(
     health: dict[tuple[int, str, str], dict[str, float]] = {}
     for (step, measure, layer, operand), value in events.health.items():
         health.setdefault((events.epoch_of(step), layer, operand), {})[measure] = value
-    for (epoch, layer, operand), measures in health.items():
-        rows["health"].append({**keys, "epoch": epoch, "layer": layer, "operand": operand, **measures})
+    if health:
+        measured = pd.DataFrame(list(health.values())).reindex(columns=["snr_db", "underflow", "clipped"])
+        places = pd.DataFrame(list(health), columns=["epoch", "layer", "operand"])
+        rows["health"].append(pd.concat([places, measured], axis=1).assign(**keys))
     for (step, measure, layer), value in events.attention.items():
         named = {"layer": layer, "measure": measure}
         rows["attention"].append({**keys, **named, "epoch": events.epoch_of(step), "value": value})

@@ -83,9 +83,7 @@ def collect(path: str | Path) -> StudyTables:
     """
     folder = StudyFolder(path)
     definition = folder.read_definition()
-    rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("cells", "epochs", "scores", "health", "attention", "patients")
-    }
+    rows: dict[str, list[Any]] = {name: [] for name in ("cells", "epochs", "scores", "health", "attention", "patients")}
     known = set()
     for cell in definition.cells():
         known.add(folder.run_dir(cell))
@@ -93,7 +91,8 @@ def collect(path: str | Path) -> StudyTables:
     if not known:
         raise ConfigError(f"{folder.definition_path} must define cells, but none of its networks exists; sweep others")
     notes = tuple(_strangers(folder, known))
-    tables = {name: pd.DataFrame(content) for name, content in rows.items()}
+    health = pd.concat(rows.pop("health"), ignore_index=True) if rows["health"] else pd.DataFrame()
+    tables = {name: pd.DataFrame(content) for name, content in rows.items()} | {"health": health}
     columns = {
         "epochs": ["epoch", "train_loss", *METRICS],
         "scores": ["bin", "width", "positives", "negatives"],

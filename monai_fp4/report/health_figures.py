@@ -62,7 +62,7 @@ def health_over_time(tables: StudyTables, measure: str) -> Picture | None:
 def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
     """Signal to noise at the last recorded epoch: a row a layer, a column an operand and recipe."""
     known = tables.health[tables.health["model"] == model].dropna(subset=["snr_db"])
-    known = known[known["snr_db"].map(np.isfinite)]
+    known = known[np.isfinite(known["snr_db"])]
     if known.empty:
         return None
     latest = known["epoch"] == known.groupby(["recipe", "fold", "seed"])["epoch"].transform("max")
