@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import LOAD_BEFORE, RESULTS, ROOT, default_device, load_average, machine, warn_of
+from common import LOAD_BEFORE, RESULTS, ROOT, default_device, load_average, machine, warn_of, write_whole
 from ratios import Ratio, collect
 
 HERE = Path(__file__).resolve().parent
@@ -59,7 +59,7 @@ PARTS = {
 }  # fmt: skip
 
 
-def command(name: str, options: argparse.Namespace) -> list[str]:
+def command(name: str, options: argparse.Namespace, output: Path) -> list[str]:
     """The command of one part."""
     part = PARTS[name]
     arguments = list(part.quick if options.quick else part.full)
@@ -68,7 +68,7 @@ def command(name: str, options: argparse.Namespace) -> list[str]:
     if name == "input":
         folder = options.dataset_dir or ROOT / "data" / "phantom"
         arguments += ["--manifest", options.manifest, "--dataset_dir", str(folder)]
-    return [sys.executable, str(HERE / f"{name}.py"), *arguments, "--output", str(options.output / f"{name}.json")]
+    return [sys.executable, str(HERE / f"{name}.py"), *arguments, "--output", str(output)]
 
 
 def run_part(name: str, options: argparse.Namespace) -> str:
@@ -79,19 +79,23 @@ def run_part(name: str, options: argparse.Namespace) -> str:
     print(f"\n== {name}", flush=True)
     begin = time.perf_counter()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory(prefix="monai_fp4_bench_") as folder:
+        output = Path(folder) / f"{name}.json"  # figures of a part that fails half-way never replace whole ones
+        try:
+            done = subprocess.run(command(name, options, output), env=environment, check=False, timeout=options.timeout)
+        except subprocess.TimeoutExpired:
+            return f"{name}: stopped after {options.timeout:.0f} s"
+        print(f"== {name}: {time.perf_counter() - begin:.0f} s", flush=True)
+        if done.returncode:
+            return f"{name}: exit status {done.returncode}"
+        if not output.exists():
+            return f"{name}: wrote no figures"
+        text = output.read_text(encoding="utf-8")
     try:
-        status = subprocess.run(
-            command(name, options), env=environment, check=False, timeout=options.timeout
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return f"{name}: stopped after {options.timeout:.0f} s"
-    print(f"== {name}: {time.perf_counter() - begin:.0f} s", flush=True)
-    if status:
-        return f"{name}: exit status {status}"
-    output = options.output / f"{name}.json"
-    if not output.exists():
-        return f"{name}: wrote no {output.name}"
-    json.loads(output.read_text(encoding="utf-8"))
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"{name}: its figures are no JSON: {error}"
+    write_whole(options.output / f"{name}.json", text)
     return ""
 
 

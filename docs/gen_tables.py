@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere
 
 import result_tables  # noqa: E402
+import speed_tables  # noqa: E402
 from result_tables import markdown  # noqa: E402
 
 BACKWARD = {
@@ -71,6 +72,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "recipes": recipes,
     **result_tables.TABLES,
+    **speed_tables.TABLES,
 }
 
 

@@ -112,28 +112,6 @@ def recipes_one_fold() -> str:
     return measured(name, table)
 
 
-def training_step() -> str:
-    """The time of a training step of every recipe, over that of BF16."""
-
-    def table(content: Mapping[str, Any]) -> str:
-        machine, protocol = content["machine"], content["protocol"]
-        ratios: dict[str, dict[str, str]] = {}
-        for cell in content["cells"]:
-            arch = cell["bundle"].removesuffix(f"_{cell['recipe']}")
-            ratios.setdefault(cell["recipe"], {})[arch] = f"{cell['ratio']:.2f}"
-        columns = list(next(iter(ratios.values())))
-        rows = [[f"`{recipe}`", *(row.get(arch, "") for arch in columns)] for recipe, row in ratios.items()]
-        size = " x ".join(map(str, protocol["image_size"]))
-        source = (
-            f"Median of {protocol['steps']} steps over the median of BF16, batch {protocol['batch_size']} at {size}, "
-            f"BF16 autocast, on {protocol['device']}: {machine['threads']} threads of {machine['name']}, torch "
-            f"{machine['torch']}. From `benchmarks/results/training_step.json`, by `make bench`."
-        )
-        return markdown(["Recipe", *(f"`{arch}`" for arch in columns)], rows) + "\n\n" + source
-
-    return measured("training_step", table)
-
-
 def decoder() -> str:
     """The cost of the decoders, and what each learnt in a short training."""
 
@@ -160,5 +138,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "decoder": decoder,
     "five_folds": five_folds,
     "recipes_one_fold": recipes_one_fold,
-    "training_step": training_step,
 }

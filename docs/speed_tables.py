@@ -1,0 +1,192 @@
+"""The tables of measured speed, written from the JSON files that `make bench` leaves in benchmarks/results/.
+
+Every table ends with the machine, the commit and the load average before the first measurement. A load above 1 means
+that other processes were at work, and the line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from result_tables import markdown, measured
+
+ROWS = ("nearest", "2D", "SR", "RHT", "RHT + SR")
+
+
+def source(content: Mapping[str, Any], name: str) -> str:
+    """Where a table comes from."""
+    machine, run = content["machine"], content.get("run", {})
+    cores = f", {machine['cores']} cores" if "cores" in machine else ""
+    commit = f", code {machine['commit']}" if machine.get("commit") else ""
+    text = f"{machine['name']}{cores}, {machine['threads']} threads used, torch {machine['torch']}{commit}"
+    text = text.replace(" 1 threads", " 1 thread")
+    load = (run.get("load_average") or {}).get("before")
+    if load is None:
+        text += "; the load of the machine was not recorded"
+    else:
+        text += f"; load average before {load:.1f}"
+        text += ", so other processes disturbed this run" if load > 1 else ""
+    date = f" on {run['date'][:10]}" if "date" in run else ""
+    return f"{text}. From `benchmarks/results/{name}.json`, by `make bench`{date}."
+
+
+def quantize() -> str:
+    """Milliseconds of quantize-and-decode, ours and everybody's."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        results = content["results"]
+        ours = results["ours, rows, nearest"]["ms"]
+        rows = []
+        for name, entry in results.items():
+            if name.startswith("plain torch") and not name.endswith("nearest"):
+                continue
+            label = f"{name} {entry['version']}" if "version" in entry else name
+            if "ms" in entry:
+                numbers = [f"{entry['ms']:.1f}", f"{entry['gb_per_s']:.2f}", f"{entry['times_clone']:.1f}"]
+                rows.append([label, *numbers, f"{entry['ms'] / ours:.1f}"])
+            else:
+                rows.append([label, entry["absent"], "", "", ""])
+        shape = " x ".join(map(str, content["protocol"]["shape"]))
+        header = [f"{shape}, FP32", "ms", "GB/s", "times `x.clone()`", "times ours, rows, nearest"]
+        return markdown(header, rows) + "\n\nLeast of the repeats. " + source(content, "quantize")
+
+    return measured("quantize", table)
+
+
+def training_step() -> str:
+    """The time of a training step of every recipe, over that of BF16."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        protocol = content["protocol"]
+        ratios: dict[str, dict[str, str]] = {}
+        for cell in content["cells"]:
+            arch = "_".join(cell["bundle"].split("_")[:2])
+            ratios.setdefault(cell["recipe"], {})[arch] = f"{cell['ratio']:.2f}"
+        columns = list(dict.fromkeys(arch for row in ratios.values() for arch in row))
+        rows = []
+        for recipe, row in ratios.items():
+            name, _, how = recipe.partition(", ")
+            label = f"`{name}`" + (f", {how}" if how else "")
+            rows.append([label, *(row.get(arch, "") for arch in columns)])
+        size = " x ".join(map(str, protocol["image_size"]))
+        text = (
+            f"Median over {protocol['steps']} rounds of the ratio to BF16 within the round, batch "
+            f"{protocol['batch_size']} at {size}, BF16 autocast, on {protocol['device']}. "
+        )
+        return (
+            markdown(["Recipe", *(f"`{arch}`" for arch in columns)], rows)
+            + "\n\n"
+            + text
+            + source(content, "training_step")
+        )
+
+    return measured("training_step", table)
+
+
+def networks() -> str:
+    """Images a second of our networks in BF16, and of MONAI's."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        names = {
+            "stock_bf16": "MONAI's code, BF16",
+            "stock_fp32": "MONAI's code, FP32",
+            "monai_bf16": "MONAI's own network, BF16",
+        }
+        cells: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for cell in content["cells"]:
+            cells.setdefault(f"{cell['arch']}_{cell['scale']}", {})[cell["contestant"]] = cell
+        rows = []
+        for bundle, row in cells.items():
+            other = [
+                f"{row[key]['images_per_second']:.2f} (x {row[key]['speed_of_ours']:.2f})" if key in row else ""
+                for key in names
+            ]
+            rows.append([f"`{bundle}_bf16`", f"{row['ours']['images_per_second']:.2f}", *other])
+        protocol = content["protocol"]
+        size = " x ".join(map(str, protocol["image_size"]))
+        text = (
+            f"Images a second of a training step, batch {protocol['batch_size']} at {size}; in brackets how many times "
+            "as fast ours is, the median of the ratios within a round. "
+        )
+        return markdown(["Network", "Ours", *names.values()], rows) + "\n\n" + text + source(content, "networks")
+
+    return measured("networks", table)
+
+
+def auprc() -> str:
+    """Seconds of AUPRC, ours and everybody's."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rows = []
+        for name, row in content["comparison"]["peers"].items():
+            if "seconds" in row:
+                numbers = [f"{row['seconds']:.3f}", f"{row['ratio_to_compute_auprc']:.1f}", f"{row['error']:.0e}"]
+                rows.append([name, *numbers])
+            else:
+                rows.append([name, row["absent"], "", ""])
+        text = f"{content['comparison']['pixels']:,} pixels, best of the repeats. "
+        if "stream" in content:
+            stream = content["stream"]
+            text += (
+                f"{stream['pixels']:,} pixels streamed in pieces of {stream['piece']:,} took "
+                f"{stream['seconds']:.0f} s, and the memory of the process grew by "
+                f"{stream['peak_growth_bytes'] / 2**20:.0f} MiB, of which "
+                f"{stream['peak_growth_bytes_after_a_tenth'] / 2**20:.0f} MiB in the first tenth. "
+            )
+        header = ["AUPRC", "Seconds", "Times `compute_auprc`", "Off scikit-learn's by"]
+        return markdown(header, rows) + "\n\n" + text + source(content, "auprc")
+
+    return measured("auprc", table)
+
+
+def input_wait() -> str:
+    """The share of an epoch that training waits for its batches."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rates, protocol = content["slices_per_second"], content["protocol"]
+        rows = [
+            [
+                f"`{row['arch']}`",
+                *(f"{100 * row[name]['input_wait']:.1f} %" for name in ("BackgroundLoader", "DataLoader")),
+            ]
+            for row in content["training"]
+        ]
+        ours, monai = rates["whole batches"], rates["one by one, MONAI's calls"]
+        text = (
+            f"Share of the last of {protocol['epochs']} epochs, {protocol['scale']}, data `{protocol['manifest']}`. "
+            f"Augmentation alone: {ours:.0f} slices a second in whole batches, {monai:.0f} by MONAI's calls for each. "
+        )
+        header = ["Network", "Ours", "A plain `DataLoader`"]
+        return markdown(header, rows) + "\n\n" + text + source(content, "input")
+
+    return measured("input", table)
+
+
+def cuda_kernels() -> str:
+    """The Triton kernels on a GPU."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rows = [
+            [cell["case"], cell["input"], f"{1e6 * cell['seconds']:.0f}", f"{100 * cell['share']:.0f} %"]
+            for cell in content["quantizers"]
+            if "share" in cell
+        ]
+        header = ["Quantizer", "Input", "Microseconds", "Of a copy's bandwidth"]
+        return (
+            markdown(header, rows)
+            + "\n\n"
+            + source({**content, "machine": {"threads": 1, **content["machine"]}}, "cuda/cuda_kernels")
+        )
+
+    return measured("cuda/cuda_kernels", table)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "auprc": auprc,
+    "cuda_kernels": cuda_kernels,
+    "input_wait": input_wait,
+    "quantize": quantize,
+    "speed_of_networks": networks,
+    "training_step": training_step,
+}
