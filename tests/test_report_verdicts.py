@@ -11,7 +11,8 @@ from synthetic_study import definition, write_study
 
 from monai_fp4.report.collect import StudyTables, collect
 from monai_fp4.report.comparisons import against_baseline, between_recipes
-from monai_fp4.report.verdicts import Advice, Judgement, ModelAdvice, advise, judge, limits, seeds_needed
+from monai_fp4.report.limits import limits
+from monai_fp4.report.verdicts import Advice, Judgement, ModelAdvice, advise, judge, seeds_needed
 from monai_fp4.study.layout import Cell, CellStatus
 
 nan = math.nan

@@ -1,16 +1,16 @@
 """The report of a study: ``monai-fp4 report study/`` reads what a sweep left and writes pages that open offline.
 
 ========================  ==========================================================================
-`events`                  reads a run's TensorBoard file: curves, histograms, health of the layers
-`collect`                 the study folder as tables, one row a cell
+`collect`, `cell_files`   the study folder as tables, one row a cell
+`events`                  what a run left in TensorBoard: curves, histograms, health of the layers
 `calibration`             reliability and expected calibration error from counts of scores
-`statistics`              intervals, paired tests, correction for many comparisons
-`variance`                how much of the variance architecture, scale, recipe and seed explain
+`statistics`, `variance`  intervals, paired tests, correction for many comparisons; variance explained
 `comparisons`             those statistics applied to the study's cells, as tables
-`verdicts`                what the evidence supports for each model, in sentences
+`verdicts`, `limits`      what the evidence supports for each model, and what it does not cover
 `style`                   colours, markers, order and captions of every figure
 `quality_figures` ...     the figures
-`pages`                   the HTML, the CSV and the Parquet
+`analysis`, `content`     what is computed, and what stands on which page
+`blocks`, `pages`         the HTML, the CSV and the Parquet
 ========================  ==========================================================================
 
 Needs the extra ``report`` (``pip install monai-fp4[report]``).

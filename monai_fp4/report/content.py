@@ -1,4 +1,4 @@
-"""The pages of the report in their order, and those around the results: overview, advice, cells, data and methods."""
+"""The pages of the report in their order, and those around the results: overview, advice, cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from monai_fp4.report.blocks import (
     Column,
     Page,
     cards,
-    files,
     heading,
     items,
     link,
@@ -23,8 +22,10 @@ from monai_fp4.report.blocks import (
     table,
     text,
 )
-from monai_fp4.report.collect import STATUSES, StudyTables, metric_name
-from monai_fp4.report.comparisons import TESTED, baseline
+from monai_fp4.report.collect import STATUSES, StudyTables
+from monai_fp4.report.comparisons import baseline
+from monai_fp4.report.data_page import data_page
+from monai_fp4.report.limits import limits
 from monai_fp4.report.style import describe_cells
 
 __all__ = ["build_pages"]
@@ -41,7 +42,7 @@ def build_pages(found: Analysis) -> list[Page]:
         result_pages.health_page(found),
         result_pages.cost_page(found),
         _cells(found),
-        _data(found),
+        data_page(found),
     ]
 
 
@@ -184,7 +185,7 @@ def _advice(found: Analysis) -> Page:
             "Open does not mean equal. It means that this study cannot tell.",
         ),
         heading("What the evidence does not cover"),
-        items(rules.limits(tables)),
+        items(limits(tables)),
         heading("By model"),
         cards(entries) if len(tables.done) else note("No cell is finished yet.", "warning"),
     ]
@@ -219,56 +220,3 @@ def _cells(found: Analysis) -> Page:
     count = len(found.tables.cells)
     block = table(found.tables.cells, columns, caption, data="cells", filtered=True)
     return Page("cells", "All cells", f"{count} cells, finished or not; click on a heading to sort.", [block])
-
-
-_FILES = {
-    "cells": "every cell: status, metrics, options, versions",
-    "epochs": "losses and metrics of every epoch of every cell",
-    "paired": "AUPRC and recall of every cell beside the BF16 cell of its seed",
-    "comparisons": "paired tests of every recipe against BF16",
-    "recipe_pairs": "paired tests of recipes among each other",
-    "axes": "paired tests of the further axes' values against the first",
-    "patient_comparisons": "differences to BF16 by patient, with bootstrap intervals",
-    "patients": "results of every patient in every evaluated cell",
-    "variance": "analysis of variance of AUPRC",
-    "scores": "counts of predicted probabilities in 126 bins, at the best epoch",
-    "calibration": "expected calibration error of every cell",
-    "health": "signal to noise, underflow and clipping by layer and epoch, mean over seeds and folds",
-    "attention": "what the runs recorded of their attention",
-    "cost": "seconds and memory",
-    "advice": "the advice of the page 'Which recipe', with its reasons",
-}
-
-
-def _data(found: Analysis) -> Page:
-    blocks = [
-        heading("Files"),
-        files([(name, _FILES[name]) for name in found.frames]),
-        heading("How the numbers came about"),
-        items(
-            [
-                (
-                    "A model is an architecture, a scale and the values of further axes. A cell is compared with the"
-                    " BF16 cell of the same model, fold and seed."
-                ),
-                (
-                    "Intervals of means are 95 % t intervals over seeds; over folds, the variance is raised for the"
-                    " patients that their trainings share (Nadeau and Bengio 2003)."
-                ),
-                (
-                    "p is of a two-sided paired t-test. The sign-flip test beside it supposes no distribution; with n"
-                    " pairs it cannot be below 2 / 2^n, so with fewer than six pairs it cannot reach 0.05."
-                ),
-                f"'Loss < margin' is the one-sided test that excludes a loss of {found.margin:g} or more.",
-                (
-                    "Holm's correction is over all models and recipes of a metric. The metrics are fixed:"
-                    f" {', '.join(metric_name(metric, inside=True) for metric in TESTED)}. The margin is for the user"
-                    " to choose, before the numbers are looked at."
-                ),
-                "Metrics are those of the run's best epoch, on its validation patients.",
-            ]
-        ),
-    ]
-    return Page(
-        "data", "Data and methods", "Everything on these pages as CSV and Parquet, and how it was computed.", blocks
-    )

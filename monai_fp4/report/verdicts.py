@@ -32,12 +32,11 @@ from scipy import stats
 from monai_fp4.report.collect import StudyTables, metric_name
 from monai_fp4.report.comparisons import baseline
 
-__all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "limits", "seeds_needed"]
+__all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "seeds_needed"]
 
 _LEVEL = 0.05
 _LEAST = 3
 _DECISIVE = ("recall", "auprc")
-_PROTOCOL = (("epochs", "epochs"), ("image_size", "image size"))
 
 
 class Judgement(StrEnum):
@@ -142,45 +141,6 @@ def advise(tables: StudyTables, comparisons: pd.DataFrame, pairs: pd.DataFrame, 
     return found
 
 
-def limits(tables: StudyTables) -> list[str]:
-    """What the study's evidence does not cover, whatever its numbers are."""
-    done = tables.done
-    found = [
-        (
-            f"It is one data set ({tables.data_set}) and one task; another scanner, disease or hospital may order"
-            " the recipes otherwise."
-        ),
-        (
-            "The epoch of the best AUPRC and the threshold with the best F2 were chosen on the very patients that are"
-            " reported, under every recipe alike: differences are fairer than the values themselves, which flatter."
-        ),
-    ]
-    if done["fold"].nunique() == 1:
-        found.append(
-            f"Every seed was validated on the patients of fold {done['fold'].iloc[0]}. The intervals say how far"
-            " another seed would lead, and nothing of other patients."
-        )
-    counts = done.groupby(["model", "recipe", "fold"])["seed"].nunique()
-    if len(counts) and counts.min() < _LEAST:
-        few = int((counts < _LEAST).sum())
-        found.append(f"{few} of {len(counts)} combinations of model, recipe and fold have fewer than {_LEAST} seeds.")
-    same = [f"{word} = {_whole(done[column].iloc[0])}" for column, word in _PROTOCOL if done[column].nunique() == 1]
-    if same:
-        found.append(f"All trainings have {' and '.join(same)}; longer or finer ones were not tried.")
-    if len(done) and set(done["backend"]) <= {"emulated", ""}:
-        found.append(
-            "FP4 was emulated. The numbers are those of the format; the speed and memory of FP4 hardware cannot be seen"
-            " here."
-        )
-    versions = sorted({str(v) for v in done["version"] if v})
-    if len(versions) > 1:
-        found.append(f"The cells were run by {len(versions)} versions of the code ({', '.join(versions)}).")
-    missing = len(tables.cells) - len(done)
-    if missing:
-        found.append(f"{missing} of {len(tables.cells)} cells are not finished: the grid is partial.")
-    return found
-
-
 def _recipe(own: pd.DataFrame, margin: float) -> tuple[Advice, str]:
     if not all(metric in own.index for metric in _DECISIVE):
         return Advice.NO_DATA, "No seed has both this recipe and BF16 finished."
@@ -269,7 +229,3 @@ def _ranking(model: str, recipes: dict[str, Advice], pairs: pd.DataFrame) -> str
 def _pair(row: Any) -> str:
     better, worse = (row["other"], row["recipe"]) if row["mean"] > 0 else (row["recipe"], row["other"])
     return f"{better} over {worse} ({abs(row['mean']):.4f}, corrected p {_p(row['p_holm'])})"
-
-
-def _whole(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

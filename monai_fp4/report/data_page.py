@@ -1,0 +1,63 @@
+"""The page of data and methods: every table as files, and how the numbers came about."""
+
+from __future__ import annotations
+
+from monai_fp4.report.analysis import Analysis
+from monai_fp4.report.blocks import Page, files, heading, items
+from monai_fp4.report.collect import metric_name
+from monai_fp4.report.comparisons import TESTED
+
+__all__ = ["data_page"]
+
+_FILES = {
+    "cells": "every cell: status, metrics, options, versions",
+    "epochs": "losses and metrics of every epoch of every cell",
+    "paired": "AUPRC and recall of every cell beside the BF16 cell of its seed",
+    "comparisons": "paired tests of every recipe against BF16",
+    "recipe_pairs": "paired tests of recipes among each other",
+    "axes": "paired tests of the further axes' values against the first",
+    "patient_comparisons": "differences to BF16 by patient, with bootstrap intervals",
+    "patients": "results of every patient in every evaluated cell",
+    "variance": "analysis of variance of AUPRC",
+    "scores": "counts of predicted probabilities in 126 bins, at the best epoch",
+    "calibration": "expected calibration error of every cell",
+    "health": "signal to noise, underflow and clipping by layer and epoch, mean over seeds and folds",
+    "attention": "what the runs recorded of their attention",
+    "cost": "seconds and memory",
+    "advice": "the advice of the page 'Which recipe', with its reasons",
+}
+
+
+def data_page(found: Analysis) -> Page:
+    """Files and methods."""
+    blocks = [
+        heading("Files"),
+        files([(name, _FILES[name]) for name in found.frames]),
+        heading("How the numbers came about"),
+        items(
+            [
+                (
+                    "A model is an architecture, a scale and the values of further axes. A cell is compared with the"
+                    " BF16 cell of the same model, fold and seed."
+                ),
+                (
+                    "Intervals of means are 95 % t intervals over seeds; over folds, the variance is raised for the"
+                    " patients that their trainings share (Nadeau and Bengio 2003)."
+                ),
+                (
+                    "p is of a two-sided paired t-test. The sign-flip test beside it supposes no distribution; with n"
+                    " pairs it cannot be below 2 / 2^n, so with fewer than six pairs it cannot reach 0.05."
+                ),
+                f"'Loss < margin' is the one-sided test that excludes a loss of {found.margin:g} or more.",
+                (
+                    "Holm's correction is over all models and recipes of a metric. The metrics are fixed:"
+                    f" {', '.join(metric_name(metric, inside=True) for metric in TESTED)}. The margin is for the user"
+                    " to choose, before the numbers are looked at."
+                ),
+                "Metrics are those of the run's best epoch, on its validation patients.",
+            ]
+        ),
+    ]
+    return Page(
+        "data", "Data and methods", "Everything on these pages as CSV and Parquet, and how it was computed.", blocks
+    )
