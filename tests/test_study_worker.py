@@ -190,9 +190,9 @@ def test_a_cell_ends_with_its_worker_even_if_that_is_killed(folder: StudyFolder)
         f"import json, sys, importlib.util as u; s = u.spec_from_file_location('worker', {worker.__file__!r});"
         " m = u.module_from_spec(s); s.loader.exec_module(m); m.run_task(json.loads(sys.argv[1]))"
     )
-    sleeper = task(folder, "import time; time.sleep(300)")
+    sleeper = task(folder, "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(300)")
     process = subprocess.Popen([sys.executable, "-c", code, json.dumps(sleeper)])
-    assert eventually(lambda: record(folder).pid > 0)
+    assert eventually(lambda: (folder.path / "begun").exists())
     pid = record(folder).pid
     assert not gone(pid)
     process.kill()
