@@ -104,7 +104,7 @@ def steps(axes: Axes, content: Mapping[str, Any], theme: Theme) -> None:
 
 def images(axes: Axes, content: Mapping[str, Any], theme: Theme) -> None:
     """Speed of our BF16 networks over MONAI's own."""
-    names = {"stock_bf16": "MONAI's code, BF16", "stock_fp32": "MONAI's code, FP32", "monai_bf16": "MONAI's network"}
+    names = {"stock_bf16": "its code, BF16", "stock_fp32": "its code, FP32", "monai_bf16": "SwinUNETR, UNETR"}
     cells = [cell for cell in content["cells"] if cell["contestant"] != "ours"]
     groups = list(dict.fromkeys(f"{cell['arch']} {cell['scale']}" for cell in cells))
     for number, (contestant, label) in enumerate(names.items()):
