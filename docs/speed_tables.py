@@ -49,7 +49,7 @@ def quantize() -> str:
                 rows.append([label, entry["absent"], "", "", ""])
         shape = " x ".join(map(str, content["protocol"]["shape"]))
         header = [f"{shape}, FP32", "ms", "GB/s", "times `x.clone()`", "times ours, rows, nearest"]
-        return markdown(header, rows) + "\n\nLeast of the repeats. " + source(content, "quantize")
+        return markdown(header, rows) + "\n\nLeast processor time of the repeats. " + source(content, "quantize")
 
     return measured("quantize", table)
 
