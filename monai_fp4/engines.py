@@ -23,6 +23,7 @@ from monai.utils import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from monai_fp4.conv3d import guard_conv3d
 from monai_fp4.convert import convert
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks import build_network
@@ -76,7 +77,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     options = session.options
     network = network.to(session.device)
     network, report = convert(network, options.recipe, backend=session.backend.name, dtype=compute_dtype(options.amp))
-    network = lay_out(network, options.image_size)
+    network = lay_out(guard_conv3d(network), options.image_size)
     if session.rank == 0:
         session.run_folder.write_json("conversion.json", report.to_dict())
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")

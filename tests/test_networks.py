@@ -17,6 +17,7 @@ from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention, com
 from torch import Tensor, nn
 
 from monai_fp4.convert import convert, set_active
+from monai_fp4.conv3d import guard_conv3d
 from monai_fp4.errors import ConfigError
 from monai_fp4.networks import (
     ARCHITECTURES,
@@ -291,7 +292,7 @@ def test_unet_is_monais(size: tuple[int, ...], amp: bool) -> None:
     }
     x = torch.randn(2, 3, *size)
     outputs = []
-    for network in (ours, theirs):
+    for network in map(guard_conv3d, (ours, theirs)):
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             outputs.append(network(x))
         outputs[-1].float().square().mean().backward()

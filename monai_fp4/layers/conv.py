@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_fp4.conv3d import SafeConv3d
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers.base import NVFP4Layer, working_dtype
 from monai_fp4.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
@@ -90,7 +91,7 @@ class NVFP4Conv2d(_ConvNd, nn.Conv2d):
     float_type = nn.Conv2d
 
 
-class NVFP4Conv3d(_ConvNd, nn.Conv3d):
+class NVFP4Conv3d(_ConvNd, SafeConv3d):
     """``nn.Conv3d`` with its three GEMMs in FP4."""
 
     float_type = nn.Conv3d
