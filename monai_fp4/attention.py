@@ -15,7 +15,8 @@ dB      dC^T along M, rotated and stochastic   A^T along M, rotated
 with ``A`` of shape ``[..., M, K]`` and ``B`` of ``[..., N, K]``: each technique where the recipe has it, blocks
 always 1 x 16 (``B`` is an activation, so nothing is gained by 2D blocks), one maximum for a whole tensor (all images,
 heads and windows). Lengths that are no multiple of 16, such as the 49 tokens of a 7 x 7 window, are padded with zeros
-inside. Transformer Engine has no such products; this definition is ours.
+inside. Transformer Engine has no such products; this definition is ours. Where a recipe's format distinguishes tensors
+(``four_over_six``), A and B are activations.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 
 from monai_fp4.numerics import ScaledValues, decode, gemm_alpha, scaled_values
-from monai_fp4.recipes import Backward, Recipe
+from monai_fp4.recipes import Backward, Operand, Recipe
 
 __all__ = ["ATTENTION_TYPES", "FP4SABlock", "FP4WindowAttention", "fp4_product"]
 
@@ -57,7 +58,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
         ctx.recipe = recipe
-        qa, qb = scaled_values(a), scaled_values(b)
+        scheme = recipe.scheme_of(Operand.INPUT)
+        qa, qb = scaled_values(a, scheme=scheme), scaled_values(b, scheme=scheme)
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(decode(qa, a.dtype), decode(qb, b.dtype))
         else:
@@ -74,17 +76,22 @@ class _Product(torch.autograd.Function):
             if recipe.backward is not Backward.FP4:
                 return dc @ b if needs_a else None, dc.mT @ a if needs_b else None, None
             stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
-            da = _gemm(scaled_values(dc, stochastic=stochastic), scaled_values(b.mT), a.dtype) if needs_a else None
+            scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+            da = None
+            if needs_a:
+                rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
+                da = _gemm(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
             if not needs_b:
                 return da, None, None
-            rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht)
-            return da, _gemm(rotated, scaled_values(a.mT, rht=rht), b.dtype), None
+            rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
+            return da, _gemm(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
 
 
 def _gemm(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """FP32 product of grid values times block scales, times alpha, then cast."""
     with torch.autocast(a.values.device.type, enabled=False):
-        return (a.values @ b.values.mT).mul_(gemm_alpha(a.amax, b.amax)).to(dtype)
+        alpha = gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)
+        return (a.values @ b.values.mT).mul_(alpha).to(dtype)
 
 
 class FP4SABlock(SABlock):

@@ -1,7 +1,8 @@
-"""Blocks of 16 numbers, their scales and their codes, in plain torch on any device: the definition of the format.
+"""Blocks of numbers, their scales and their codes, in plain torch on any device: the definition of the format.
 
-:mod:`monai_fp4.numerics` explains the format and offers these steps as whole functions; :mod:`monai_fp4.kernels` does
-the same in one pass over memory. Every kernel is compared with this module bit for bit.
+A block has 16 numbers, or 32 in MXFP4; :mod:`monai_fp4.scheme` has the formats and :mod:`monai_fp4.block_scales` their
+scales. :mod:`monai_fp4.numerics` explains the standard one and offers these steps as whole functions;
+:mod:`monai_fp4.kernels` does the same in one pass over memory, and is compared with this module bit for bit.
 """
 
 from __future__ import annotations
@@ -12,17 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_fp4.block_scales import block_scales, share_over_rows
 from monai_fp4.errors import ConfigError
 from monai_fp4.philox import random_bytes
 from monai_fp4.rotation import BLOCK_SIZE, rotate
-from monai_fp4.rounding import (
-    E2M1_MAX,
-    E4M3_MAX,
-    check_dtype,
-    round_e2m1_,
-    round_e2m1_stochastic,
-    round_e4m3_,
-)
+from monai_fp4.rounding import check_dtype, round_e2m1_, round_e2m1_stochastic
+from monai_fp4.scheme import STANDARD, TENSOR_MAX, Scheme
 from monai_fp4.tiles import tiles
 
 __all__ = [
@@ -38,11 +34,6 @@ __all__ = [
     "round_blocks",
 ]
 
-TENSOR_MAX = E2M1_MAX * E4M3_MAX
-"""2688: what amax becomes after the first level of scaling."""
-
-_FLOAT_MAX = torch.finfo(torch.float32).max
-
 
 @dataclass(frozen=True, slots=True)
 class ScaledValues:
@@ -50,14 +41,17 @@ class ScaledValues:
 
     Attributes:
         values: ``code * block_scale``, exact in whatever dtype was asked for; shape ``[..., K]``.
-        amax: the tensor's largest magnitude, an FP32 scalar. A value is ``values * amax / 2688``.
+        amax: the tensor's largest magnitude, an FP32 scalar. A value is ``values * amax / scheme.bound``; in MXFP4,
+            which has no scale for the whole tensor, amax and the bound are 1.
         scales: the block scales as FP32 numbers, shape ``[..., ceil(K / 16)]``. :func:`decode` needs them because FP32
             rounding makes ``(q * s) * amax`` differ from ``q * (s * amax)`` in the last bit.
+        scheme: the format.
     """
 
     values: Tensor
     amax: Tensor
     scales: Tensor
+    scheme: Scheme = STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +59,10 @@ class QuantizedBlocks:
     """Codes as numbers before they are scaled or packed; what the public functions share.
 
     Attributes:
-        blocks: the tensor (rotated if asked), its last axis padded and split: ``[..., B, 16]``.
+        blocks: the tensor (rotated if asked), its last axis padded and split: ``[..., B, block_size]``.
         encode: what each block is multiplied with before rounding, ``[..., B, 1]``, FP32.
-        scales: the E4M3 block scales as FP32 numbers, ``[..., B, 1]``.
-        amax: the largest magnitude, an FP32 scalar.
+        scales: the block scales as FP32 numbers, ``[..., B, 1]``.
+        amax: the largest magnitude, an FP32 scalar; 1 in MXFP4.
         length: K, the length of the last axis to crop the result to.
     """
 
@@ -79,35 +73,46 @@ class QuantizedBlocks:
     length: int
 
 
-def check_blocks(x: Tensor, *, two_d: bool, rht: bool) -> None:
+def check_blocks(x: Tensor, *, two_d: bool, rht: bool, scheme: Scheme = STANDARD) -> None:
     """Refuse, with a ConfigError, a tensor or options that no blocks can be made of."""
     check_dtype(x)
     if x.ndim < 1 + two_d:
+        size = scheme.block_size
         raise ConfigError(
-            f"expected a tensor with at least {1 + two_d} axes to cut {'16x16' if two_d else '1x16'} blocks from,"
+            f"expected a tensor with at least {1 + two_d} axes to cut {size if two_d else 1}x{size} blocks from,"
             f" found shape {tuple(x.shape)}: add an axis"
         )
     if two_d and rht:
         raise ConfigError(
             "two_d and rht are both set, but a rotated tensor has 1x16 blocks only: leave one of them out"
         )
+    if rht and scheme is Scheme.FOUR_OVER_SIX:
+        raise ConfigError(
+            "rht is set for a tensor that is scaled four over six, which Transformer Engine does not define: leave one"
+            " of them out"
+        )
 
 
-def prepare_blocks(x: Tensor, *, two_d: bool, rht: bool, amax: Tensor | None = None) -> QuantizedBlocks:
+def prepare_blocks(
+    x: Tensor, *, two_d: bool, rht: bool, amax: Tensor | None = None, scheme: Scheme = STANDARD
+) -> QuantizedBlocks:
     """Pad, rotate and split a tensor into blocks, and compute their scales; arguments as in :func:`scaled_values`."""
-    check_blocks(x, two_d=two_d, rht=rht)
+    check_blocks(x, two_d=two_d, rht=rht, scheme=scheme)
+    size = scheme.block_size
     length = x.shape[-1]
-    padded = pad_last(x.detach(), BLOCK_SIZE)
+    padded = pad_last(x.detach(), size)
     if rht:
         padded, length = rotate(padded), padded.shape[-1]
-    blocks = padded.unflatten(-1, (padded.shape[-1] // BLOCK_SIZE, BLOCK_SIZE))
+    blocks = padded.unflatten(-1, (padded.shape[-1] // size, size))
     maxima = _block_maxima(blocks)
-    if amax is None:
+    if scheme is Scheme.MXFP4:
+        amax = maxima.new_ones(())
+    elif amax is None:
         amax = maxima.amax() if maxima.numel() else maxima.new_zeros(())
     amax = amax.to(torch.float32).reshape(())
     if two_d:
-        maxima = _share_over_rows(maxima)
-    scales, encode = _block_scales(maxima, amax)
+        maxima = share_over_rows(maxima, size)
+    scales, encode = block_scales(scheme, blocks, maxima, amax, two_d=two_d)
     return QuantizedBlocks(blocks, encode, scales, amax, length)
 
 
@@ -140,9 +145,9 @@ def round_blocks(
     return result.flatten(-2)[..., : quantized.length]
 
 
-def decode_factors(scales: Tensor, amax: Tensor) -> Tensor:
+def decode_factors(scales: Tensor, amax: Tensor, bound: float = TENSOR_MAX) -> Tensor:
     """``(s * amax) * (1 / 2688)`` in FP32: what a code is multiplied with to decode it."""
-    return (scales * amax) * (1.0 / TENSOR_MAX)
+    return (scales * amax) * (1.0 / bound)
 
 
 def pad_last(x: Tensor, multiple: int) -> Tensor:
@@ -152,9 +157,10 @@ def pad_last(x: Tensor, multiple: int) -> Tensor:
 
 
 def block_bits(blocks: Tensor, key: int) -> Tensor:
-    """The random bytes of each number of ``blocks``, ``[..., B, 16]``: uint8, in its shape.
+    """The random bytes of each number of ``blocks``, ``[..., B, 16]`` or ``[..., B, 32]``: uint8, in its shape.
 
-    Block number ``i``, counted in the order of the logical axes and not of memory, has the bytes of counter ``i``.
+    Sixteen numbers, counted in the order of the logical axes and not of memory, have the bytes of one counter: block
+    ``i`` of 16 those of counter ``i``, block ``i`` of 32 those of ``2 i`` and ``2 i + 1``.
     """
     return random_bytes(blocks.numel() // BLOCK_SIZE, key, blocks.device).view(blocks.shape)
 
@@ -169,23 +175,3 @@ def _block_maxima(blocks: Tensor) -> Tensor:
     for block, out in tiles(blocks, maxima):
         torch.amax(block.view(bits).bitwise_and(torch.iinfo(bits).max), -1, keepdim=True, out=out)
     return maxima.view(blocks.dtype).to(torch.float32)
-
-
-def _share_over_rows(maxima: Tensor) -> Tensor:
-    """Give 16 neighbouring rows the largest of their block maxima: ``[..., M, B, 1]`` in and out."""
-    rows = maxima.shape[-3]
-    padded = functional.pad(maxima, (0, 0, 0, 0, 0, -rows % BLOCK_SIZE))
-    shared = padded.unflatten(-3, (padded.shape[-3] // BLOCK_SIZE, BLOCK_SIZE)).amax(-3)
-    return shared.repeat_interleave(BLOCK_SIZE, dim=-3)[..., :rows, :, :]
-
-
-def _block_scales(maxima: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
-    """The E4M3 scales (as FP32 numbers) and the factors that encode, from the block maxima and the tensor's."""
-    # A tensor over a tensor: torch computes `number / tensor` as a reciprocal and a product, which rounds twice.
-    tensor_scale = (torch.full_like(amax, TENSOR_MAX) / amax).clamp_max(_FLOAT_MAX)
-    tensor_scale = torch.where((amax == 0) | (tensor_scale == 0), 1.0, tensor_scale)
-    sixth = torch.full_like(amax, E2M1_MAX).reciprocal()
-    scales = (maxima * (tensor_scale * sixth)).clamp_max_(E4M3_MAX)
-    scales = round_e4m3_(scales)
-    encode = (scales * tensor_scale.reciprocal()).reciprocal_().clamp_max_(_FLOAT_MAX)
-    return scales, encode

@@ -16,7 +16,7 @@ class Action(StrEnum):
     SWAPPED = "swapped"
     """Computes in FP4."""
     PADDED = "padded"
-    """Computes in FP4, with its channels padded to whole blocks of 16."""
+    """Computes in FP4, with its channels padded to whole blocks."""
     LEFT = "left"
     """Stays in high precision."""
 

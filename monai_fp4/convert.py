@@ -33,8 +33,7 @@ from monai_fp4.conversion_report import Action, ConversionReport, LayerReport
 from monai_fp4.errors import ConfigError
 from monai_fp4.layer_rules import channels, reason_by_channels, reason_by_class, reason_by_name, special_names
 from monai_fp4.layers import LAYER_TYPES
-from monai_fp4.numerics import BLOCK_SIZE
-from monai_fp4.recipes import AttentionPrecision, Recipe
+from monai_fp4.recipes import AttentionPrecision, Operand, Recipe
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
 
@@ -146,7 +145,7 @@ def _layer(
         replacement = builder.build(module, recipe)
     except ConfigError as error:  # sizes that blocks do not allow; nothing is skipped silently, so the sentence is kept
         return None, {"action": Action.LEFT, "reason": str(error)}
-    padding = _padding(module)
+    padding = _padding(module, recipe)
     outcome = {
         "action": Action.PADDED if padding else Action.SWAPPED,
         "reason": "; ".join(filter(None, [padding, refused])) or "whole blocks",
@@ -166,14 +165,15 @@ def _attention(module: nn.Module, recipe: Recipe, reason: str | None) -> tuple[n
     return replacement, outcome
 
 
-def _padding(module: nn.Module) -> str:
+def _padding(module: nn.Module, recipe: Recipe) -> str:
     sizes = channels(module)
     assert sizes is not None, "every class of LAYER_TYPES has channels"
     inputs, outputs, groups = sizes
+    block = recipe.scheme_of(Operand.WEIGHT).block_size
     padded = [
         f"{side} channels {size // groups} -> {size // groups + missing}"
         for side, size in (("input", inputs), ("output", outputs))
-        if (missing := -(size // groups) % BLOCK_SIZE)
+        if (missing := -(size // groups) % block)
     ]
     return ", ".join(padded) + (" per group" if padded and groups > 1 else "")
 

@@ -3,7 +3,7 @@
 Three numbers for the input, the weight and the output's gradient of each layer:
 
 - signal to noise in dB, `10 log10(sum(x^2) / sum((x - q)^2))`; Gaussian values have about 20;
-- the share of non-zero values that became zero: beside a large value in their block of 16, or in blocks so much smaller
+- the share of non-zero values that became zero: beside a large value in their block, or in blocks so much smaller
   than the tensor's maximum that their E4M3 scale is zero;
 - the share that was clipped: where a block's E4M3 scale was rounded down, its largest values land beyond 6, the end of
   the FP4 grid.
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.layers import NVFP4Layer, NVFP4Linear
-from monai_fp4.numerics import decode, prepare_blocks, scaled_values
-from monai_fp4.recipes import Backward
+from monai_fp4.numerics import STANDARD, Scheme, decode, prepare_blocks, scaled_values
+from monai_fp4.recipes import Backward, Operand
 
 __all__ = ["OperandHealth", "operand_health", "quantization_health"]
 
@@ -49,13 +49,20 @@ class OperandHealth:
     clipped: float
 
 
-def operand_health(blocked: Tensor, *, two_d: bool = False, pair: tuple[Tensor, Tensor] | None = None) -> OperandHealth:
+def operand_health(
+    blocked: Tensor,
+    *,
+    two_d: bool = False,
+    pair: tuple[Tensor, Tensor] | None = None,
+    scheme: Scheme = STANDARD,
+) -> OperandHealth:
     """Measure what quantizing a tensor does to it.
 
     Args:
         blocked: `[..., K]`, floating, with the axis that the blocks of 16 lie on last.
         two_d: 16x16 blocks over the last two axes.
         pair: the original and the decoded tensor, if they are known; else `blocked` is quantized here.
+        scheme: the format.
 
     Returns:
         Its health.
@@ -66,13 +73,15 @@ def operand_health(blocked: Tensor, *, two_d: bool = False, pair: tuple[Tensor, 
         >>> health.underflow, health.clipped
         (0.9375, 0.0)
     """
-    original, decoded = pair if pair is not None else (blocked, decode(scaled_values(blocked, two_d=two_d)))
+    if pair is None:
+        pair = blocked, decode(scaled_values(blocked, two_d=two_d, scheme=scheme))
+    original, decoded = pair
     x, q = original.detach().double(), decoded.detach().double()
     signal, noise = float(x.square().sum()), float((x - q).square().sum())
     snr = math.nan if signal == 0 else math.inf if noise == 0 else 10 * math.log10(signal / noise)
     nonzero = int(torch.count_nonzero(x))
     lost = int(torch.count_nonzero((q == 0) & (x != 0)))
-    quantized = prepare_blocks(blocked.detach(), two_d=two_d, rht=False)
+    quantized = prepare_blocks(blocked.detach(), two_d=two_d, rht=False, scheme=scheme)
     beyond = (quantized.blocks.float() * quantized.encode).abs() > _GRID_END * (1 + _TOLERANCE)
     clipped = int(torch.count_nonzero(beyond)) / max(blocked.numel(), 1)
     return OperandHealth(snr_db=snr, underflow=lost / max(nonzero, 1), clipped=clipped)
@@ -122,9 +131,12 @@ class _Watch:
         with torch.no_grad():
             operands = layer.quantized_operands(inputs[0])
             x, weight = operands["input"][0], operands["weight"][0]
-            entry["input"] = operand_health(_pixels(layer, x), pair=operands["input"])
-            two_d = layer.recipe.two_d_weights
-            entry["weight"] = operand_health(_taps(layer, weight), two_d=two_d, pair=operands["weight"])
+            recipe = layer.recipe
+            scheme = recipe.scheme_of(Operand.INPUT)
+            entry["input"] = operand_health(_pixels(layer, x), pair=operands["input"], scheme=scheme)
+            scheme = recipe.scheme_of(Operand.WEIGHT)
+            taps, two_d = _taps(layer, weight), recipe.two_d_weights
+            entry["weight"] = operand_health(taps, two_d=two_d, pair=operands["weight"], scheme=scheme)
         if self.gradients and output.requires_grad and layer.recipe.backward is Backward.FP4:
             # A hook of the tensor and not of the module, whose views would forbid the in-place activations that follow.
             output.register_hook(lambda gradient: entry.update(gradient=_gradient_health(layer, gradient)))
@@ -132,7 +144,7 @@ class _Watch:
 
 def _gradient_health(layer: NVFP4Layer, gradient: Tensor) -> OperandHealth:
     with torch.no_grad():
-        return operand_health(_pixels(layer, gradient))
+        return operand_health(_pixels(layer, gradient), scheme=layer.recipe.scheme_of(Operand.GRADIENT))
 
 
 def _pixels(layer: NVFP4Layer, x: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ input and the gradient of its weight (backward). A recipe says which of them run
 * the **random Hadamard transform** spreads outliers in the two operands of the weight gradient;
 * **2D weights** share scales over 16 x 16 blocks, so that forward and backward see the same quantized weight.
 
+Two more fields change the **number format**: ``four_over_six`` the scales of NVFP4 blocks, for weights, activations or
+both, and ``format`` the whole format, to MXFP4 (see :mod:`monai_fp4.scheme`). The eleven have neither.
+
 A config names a recipe (``"sr_rht_2d"``) or writes one out, field by field, on top of another:
 
 >>> recipe = Recipe.from_config({
@@ -32,8 +35,19 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from monai_fp4.errors import ConfigError, unknown_name
+from monai_fp4.scheme import Scheme
 
-__all__ = ["RECIPES", "AttentionPrecision", "Backward", "Override", "Precision", "Recipe"]
+__all__ = [
+    "RECIPES",
+    "AttentionPrecision",
+    "Backward",
+    "Format",
+    "FourOverSix",
+    "Operand",
+    "Override",
+    "Precision",
+    "Recipe",
+]
 
 
 class Precision(StrEnum):
@@ -59,6 +73,30 @@ class AttentionPrecision(StrEnum):
 
     HIGH_PRECISION = "high_precision"
     FP4 = "fp4"
+
+
+class Format(StrEnum):
+    """The four-bit number format of all quantized tensors."""
+
+    NVFP4 = "nvfp4"
+    MXFP4 = "mxfp4"
+
+
+class FourOverSix(StrEnum):
+    """The tensors whose blocks are scaled to 4 or to 6, whichever loses less; gradients never are."""
+
+    NONE = "none"
+    WEIGHTS = "weights"
+    ACTIVATIONS = "activations"
+    ALL = "all"
+
+
+class Operand(StrEnum):
+    """What is quantized in a layer."""
+
+    INPUT = "input"
+    WEIGHT = "weight"
+    GRADIENT = "gradient"
 
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
@@ -112,6 +150,9 @@ class Recipe:
         attention: precision of the products inside attention; ``"fp4"`` needs ``forward="fp4"``.
         overrides: precisions of single layers, the first matching pattern wins.
         bf16_last_share: share of the training steps, at the end, that run in BF16, from 0 to 1.
+        format: of the four-bit numbers; ``"mxfp4"`` needs ``forward="fp4"``.
+        four_over_six: which tensors are scaled adaptively; needs ``forward="fp4"`` and ``format="nvfp4"``, and
+            ``"activations"`` and ``"all"`` do not go with ``hadamard``, which rotates them.
 
     Raises:
         ConfigError: a field has another type or value than these, or two fields contradict each other.
@@ -126,6 +167,8 @@ class Recipe:
     attention: AttentionPrecision = AttentionPrecision.HIGH_PRECISION
     overrides: tuple[Override, ...] = ()
     bf16_last_share: float = 0.0
+    format: Format = Format.NVFP4
+    four_over_six: FourOverSix = FourOverSix.NONE
 
     def __post_init__(self) -> None:
         # Strings become enum members here, once, so that code further in compares members only.
@@ -133,6 +176,8 @@ class Recipe:
         set_field(self, "forward", _member(Precision, self.forward, "forward"))
         set_field(self, "backward", _member(Backward, self.backward, "backward"))
         set_field(self, "attention", _member(AttentionPrecision, self.attention, "attention"))
+        set_field(self, "format", _member(Format, self.format, "format"))
+        set_field(self, "four_over_six", _member(FourOverSix, self.four_over_six, "four_over_six"))
         if isinstance(self.overrides, str | Mapping) or not isinstance(self.overrides, Sequence):
             raise ConfigError(
                 f"recipe field 'overrides' expected a list, found {self.overrides!r}: put the entries in a list"
@@ -145,6 +190,24 @@ class Recipe:
     def quantizes(self) -> bool:
         """Whether any layer is quantized under this recipe."""
         return self.forward is Precision.FP4
+
+    @property
+    def standard_format(self) -> bool:
+        """Whether every tensor has the standard scheme, the only one that the fast kernels know."""
+        return self.format is Format.NVFP4 and self.four_over_six is FourOverSix.NONE
+
+    def scheme_of(self, operand: Operand | str) -> Scheme:
+        """The scheme that an operand of a layer's products is quantized with.
+
+        >>> recipe = Recipe.from_config({"base": "sr", "four_over_six": "weights"})
+        >>> [recipe.scheme_of(operand).name for operand in Operand]
+        ['NVFP4', 'FOUR_OVER_SIX', 'NVFP4']
+        """
+        if self.format is Format.MXFP4:
+            return Scheme.MXFP4
+        if self.four_over_six in _ADAPTIVE[_member(Operand, operand, "operand")]:
+            return Scheme.FOUR_OVER_SIX
+        return Scheme.NVFP4
 
     def precision_of(self, layer: str) -> Precision:
         """The precision of the layer with that full module name: the first matching override, else ``forward``."""
@@ -231,9 +294,9 @@ class Recipe:
                 raise self._contradiction(
                     "backward", self.backward, "forward", self.forward, "set backward to 'high_precision'"
                 )
-            for field in ("two_d_weights", "attention"):
+            for field in ("two_d_weights", "attention", "format", "four_over_six"):
                 value = getattr(self, field)
-                if value is True or value is AttentionPrecision.FP4:
+                if value is True or value in (AttentionPrecision.FP4, Format.MXFP4, *_SCALED_ADAPTIVELY):
                     raise self._contradiction(
                         field, value, "forward", self.forward, f"set forward to 'fp4' or leave {field} out"
                     )
@@ -250,11 +313,32 @@ class Recipe:
                         field, True, "backward", self.backward, f"set backward to 'fp4' or leave {field} out"
                     )
 
+        if self.four_over_six is not FourOverSix.NONE:
+            if self.format is not Format.NVFP4:
+                raise self._contradiction(
+                    "four_over_six", self.four_over_six, "format", self.format, "set format to 'nvfp4' or leave it out"
+                )
+            if self.hadamard and self.scheme_of(Operand.INPUT) is Scheme.FOUR_OVER_SIX:
+                raise self._contradiction(
+                    "four_over_six", self.four_over_six, "hadamard", True,
+                    "set four_over_six to 'weights', which are never rotated, or leave hadamard out",
+                )  # fmt: skip
+
     def _contradiction(self, field: str, value: object, other: str, other_value: object, remedy: str) -> ConfigError:
         return ConfigError(
             f"recipe {self.name!r} contradicts itself: {field} = {value!s} does not go with {other} = {other_value!s};"
             f" {remedy}"
         )
+
+
+_SCALED_ADAPTIVELY = (FourOverSix.WEIGHTS, FourOverSix.ACTIVATIONS, FourOverSix.ALL)
+_ADAPTIVE: Mapping[Operand, tuple[FourOverSix, ...]] = MappingProxyType(
+    {
+        Operand.INPUT: (FourOverSix.ACTIVATIONS, FourOverSix.ALL),
+        Operand.WEIGHT: (FourOverSix.WEIGHTS, FourOverSix.ALL),
+        Operand.GRADIENT: (),
+    }
+)
 
 
 def _member(kind: type[_Enum], value: object, field: str) -> _Enum:

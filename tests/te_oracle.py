@@ -30,9 +30,15 @@ class Oracle(NamedTuple):
     codes: Tensor
     """uint8 [M, K / 2], low nibble first."""
     scales: Tensor
-    """float8_e4m3fn [M, K / 16]."""
+    """float8_e4m3fn [M, K / 16]; for MXFP4 float32 [M, K / 32]."""
     amax: Tensor
     """float32 scalar."""
+
+    @property
+    def values(self) -> Tensor:
+        """Code times block scale, float32 [M, K]."""
+        codes = reference().cast_from_fp4x2(self.codes, torch.float32)
+        return codes * self.scales.float().repeat_interleave(codes.shape[-1] // self.scales.shape[-1], -1)
 
 
 def wheel_folder() -> Path:
@@ -87,7 +93,12 @@ def _quantizer_init(self: Any, *, rowwise: bool, columnwise: bool) -> None:
 
 
 def reference_quantizer(
-    *, two_d: bool = False, rht: bool = False, rowwise: bool = True, columnwise: bool = True
+    *,
+    two_d: bool = False,
+    rht: bool = False,
+    rowwise: bool = True,
+    columnwise: bool = True,
+    four_over_six: bool = False,
 ) -> Any:
     """TE's ``NVFP4QuantizerRef``; ``rht`` rotates its column-wise copy only, as TE does."""
     module = reference()
@@ -97,6 +108,8 @@ def reference_quantizer(
         with_rht=rht,
         rowwise=rowwise,
         columnwise=columnwise,
+        nvfp4_use_4over6=four_over_six,
+        nvfp4_e4m3_max=256 if four_over_six else 448,
     )
 
 
@@ -116,3 +129,27 @@ def quantize(x: Tensor, *, two_d: bool = False, rht: bool = False) -> Oracle:
     result = reference_quantizer(two_d=two_d, columnwise=False).quantize(flat)
     # TE leaves the rows that it padded in the scales of 16x16 blocks, though not in the codes.
     return Oracle(result.data, result.scale[: len(flat)], result.global_amax_row.reshape(()))
+
+
+def quantize_four_over_six(x: Tensor, *, two_d: bool = False) -> Oracle:
+    """Quantize along the last axis with TE's adaptive block scales: mean absolute error, 256 as the global bound."""
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    result = reference_quantizer(two_d=two_d, columnwise=False, four_over_six=True).quantize(flat)
+    return Oracle(result.data, result.scale[: len(flat)], result.global_amax_row.reshape(()))
+
+
+def quantize_mxfp4(x: Tensor, *, two_d: bool = False) -> Oracle:
+    """Quantize whole blocks with TE's powers of two; ``quantize`` of its class fails in this mode, its inside does not.
+
+    TE has no 32x32 blocks. Each is one long block here.
+    """
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    rows, columns = flat.shape
+    blocked = flat.unflatten(0, (-1, 32)).unflatten(-1, (-1, 32)).transpose(1, 2).flatten(2) if two_d else flat
+    codes, scales = reference().NVFP4QuantizerRef._quantize_blockwise_reference(
+        blocked.flatten(0, -2).contiguous(), torch.ones(()), 1024 if two_d else 32, 1, pow_2_scales=True, eps=0.0
+    )
+    if two_d:
+        codes = codes.view(rows // 32, columns // 32, 32, 16).transpose(1, 2).reshape(rows, columns // 2)
+        scales = scales.view(rows // 32, columns // 32).repeat_interleave(32, 0)
+    return Oracle(codes, scales, torch.ones(()))

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.recipes import RECIPES, AttentionPrecision, Backward, Override, Precision, Recipe
+from monai_fp4.recipes import (
+    RECIPES,
+    AttentionPrecision,
+    Backward,
+    Format,
+    FourOverSix,
+    Operand,
+    Override,
+    Precision,
+    Recipe,
+)
+from monai_fp4.scheme import Scheme
 
 # The design's table, written out: name, forward, backward, SR, RHT, 2D.
 TABLE = [
@@ -41,6 +52,8 @@ def test_the_eleven_recipes_are_the_design_s() -> None:
         assert recipe.attention is AttentionPrecision.HIGH_PRECISION
         assert recipe.overrides == ()
         assert recipe.bf16_last_share == 0
+        assert recipe.standard_format
+        assert {recipe.scheme_of(operand) for operand in Operand} == {Scheme.NVFP4}
 
 
 def test_the_table_and_its_recipes_are_frozen() -> None:
@@ -107,6 +120,9 @@ def test_true_and_false_may_be_texts_as_a_command_line_makes_them() -> None:
         ),
         ({"forward": "fp8"}, "field 'forward' 'fp8' is not known; the nearest names are 'fp4'"),
         ({"attention": True}, "field 'attention' True is not known"),
+        ({"format": "mxfp8"}, "field 'format' 'mxfp8' is not known; the nearest names are 'mxfp4'"),
+        ({"four_over_six": "weight"}, "'four_over_six' 'weight' is not known; the nearest names are 'weights'"),
+        ({"four_over_six": True}, "field 'four_over_six' True is not known"),
         ({"hadamard": "no"}, "'hadamard' expected true or false, found 'no'"),
         ({"hadamard": 1}, "'hadamard' expected true or false, found 1"),
         ({"bf16_last_share": 1.5}, "'bf16_last_share' expected a number from 0 to 1, found 1.5"),
@@ -141,11 +157,38 @@ def test_configs_that_do_not_fit_are_refused_in_one_sentence(config: Any, messag
         {"base": "bf16", "attention": "fp4"},
         {"base": "bf16", "stochastic_rounding": True},
         {"base": "bf16", "overrides": [{"pattern": "*.mlp.*", "precision": "fp4"}]},
+        {"base": "bf16", "format": "mxfp4"},
+        {"base": "bf16", "four_over_six": "weights"},
+        {"base": "rht", "four_over_six": "all"},
+        {"base": "sr_rht_2d", "four_over_six": "activations"},
+        {"base": "sr", "format": "mxfp4", "four_over_six": "weights"},
     ],
 )
 def test_contradictions_are_refused_and_name_both_fields(config: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"contradicts itself: .* does not go with (backward|forward) = \w+; "):
+    others = r"(backward|forward|hadamard|format) = \w+; "
+    with pytest.raises(ConfigError, match=rf"contradicts itself: .* does not go with {others}"):
         Recipe.from_config(config)
+
+
+def test_the_tensors_that_a_format_is_for() -> None:
+    n, f = Scheme.NVFP4, Scheme.FOUR_OVER_SIX
+    expected = {"none": [n, n, n], "weights": [n, f, n], "activations": [f, n, n], "all": [f, f, n]}
+    assert set(expected) == set(FourOverSix)
+    for value, schemes in expected.items():
+        recipe = Recipe.from_config({"base": "sr_2d", "four_over_six": value})
+        assert [recipe.scheme_of(operand) for operand in ("input", "weight", "gradient")] == schemes
+        assert recipe.standard_format is (value == "none")
+    recipe = Recipe.from_config({"base": "sr_rht_2d", "format": "mxfp4"})
+    assert {recipe.scheme_of(operand) for operand in Operand} == {Scheme.MXFP4}
+    assert not recipe.standard_format
+    with pytest.raises(ConfigError, match="'inputs' is not known; the nearest names are 'input'"):
+        RECIPES["sr"].scheme_of("inputs")
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.quantizes])
+def test_other_formats_go_with_every_recipe_that_quantizes(name: str) -> None:
+    assert Recipe.from_config({"base": name, "format": "mxfp4"}).format is Format.MXFP4
+    assert Recipe.from_config({"base": name, "four_over_six": "weights"}).four_over_six is FourOverSix.WEIGHTS
 
 
 def test_two_d_weights_go_with_every_backward_pass() -> None:
@@ -189,6 +232,8 @@ def test_the_schedule_runs_the_last_share_in_bf16(steps: int, percent: int) -> N
     attention=st.sampled_from(AttentionPrecision),
     overrides=st.lists(st.builds(Override, st.text(min_size=1, max_size=8), st.sampled_from(Precision)), max_size=3),
     share=st.floats(0, 1),
+    format=st.sampled_from(Format),
+    four_over_six=st.sampled_from(FourOverSix),
 )
 def test_configs_round_trip_through_json(
     backward: Backward,
@@ -196,6 +241,8 @@ def test_configs_round_trip_through_json(
     attention: AttentionPrecision,
     overrides: list[Override],
     share: float,
+    format: Format,
+    four_over_six: FourOverSix,
 ) -> None:
     fp4_gradients = backward is Backward.FP4
     recipe = Recipe(
@@ -207,5 +254,7 @@ def test_configs_round_trip_through_json(
         attention=attention,
         overrides=tuple(overrides),
         bf16_last_share=share,
+        format=format,
+        four_over_six=FourOverSix.NONE if format is Format.MXFP4 or aids[1] else four_over_six,
     )
     assert Recipe.from_config(json.loads(json.dumps(recipe.to_config()))) == recipe

@@ -37,9 +37,9 @@ from monai_fp4.layers import (
     NVFP4ConvTranspose3d,
 )
 from monai_fp4.layers.conv import _ConvNd
-from monai_fp4.layers.conv_gemm import Convolution, input_gradient
+from monai_fp4.layers.conv_gemm import Convolution, input_gradient, quantize_kernel
 from monai_fp4.layers.geometry import ConvGeometry
-from monai_fp4.layers.operands import as_kernel, kernel_values
+from monai_fp4.layers.operands import as_kernel
 from monai_fp4.layers.transpose import _ConvTransposeNd
 from monai_fp4.numerics import BLOCK_SIZE, decode
 from monai_fp4.recipes import Backward, Recipe
@@ -183,6 +183,6 @@ def _input_gradient(
 ) -> Tensor:
     """The dgrad of the emulated convolution: the taps of a pixel are added up in FP32, and rounded to BF16 once."""
     if recipe.backward is Backward.DEQUANTIZED:
-        b = kernel_values(weight, 1, two_d=recipe.two_d_weights, along_first=False)
+        b = quantize_kernel(weight, geometry, recipe, along_first=False)
         weight = as_kernel(decode(b, dy.dtype), along_first=False)
     return input_gradient(dy, weight, Convolution(geometry, recipe, dy.dtype, False, image_shape))

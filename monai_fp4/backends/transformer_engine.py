@@ -26,7 +26,7 @@ from torch import nn
 
 from monai_fp4.backends.base import Availability, Backend
 from monai_fp4.errors import ConfigError
-from monai_fp4.recipes import Recipe
+from monai_fp4.recipes import Format, Recipe
 
 __all__ = ["CAPABILITIES", "MINIMUM_VERSION", "TransformerEngineBackend", "TransformerEngineIm2colBackend"]
 
@@ -76,9 +76,11 @@ class TransformerEngineBackend(Backend):
         return Availability.of(reasons or _import_faults())
 
     def refuses(self, layer: nn.Module, recipe: Recipe) -> str | None:
-        """Take linear layers and convolutions that are matrix products."""
+        """Take linear layers and convolutions that are matrix products, in NVFP4."""
         from monai_fp4.backends.te_conv import is_plain
 
+        if recipe.format is not Format.NVFP4:
+            return f"emulated: Transformer Engine has no training in {recipe.format.upper()}"
         if type(layer) is nn.Linear:
             return None
         assert isinstance(layer, nn.modules.conv._ConvNd), "the emulation takes linear layers and convolutions"

@@ -22,20 +22,24 @@ from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import along_channels, as_kernel, channels_first, finish, kernel_values, without_autocast
 from monai_fp4.layers.products import correlate, gather, scatter, weight_product
 from monai_fp4.numerics import ScaledValues, decode
-from monai_fp4.recipes import Backward, Recipe
+from monai_fp4.recipes import Backward, Operand, Recipe
 
-__all__ = ["ConvFunction", "Convolution", "input_gradient", "quantize_operands"]
+__all__ = ["ConvFunction", "Convolution", "input_gradient", "quantize_kernel", "quantize_operands"]
 
 
 def quantize_operands(
     x: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, transposed: bool
 ) -> tuple[ScaledValues, ScaledValues]:
     """Quantize the two operands of fprop; `channels_first` and `as_kernel` bring their values back into shape."""
-    if transposed:
-        a = along_channels(x, geometry.groups)
-    else:
-        a = along_channels(x, geometry.groups, amax=geometry.amax_used(x))
-    return a, kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=transposed)
+    amax = None if transposed else geometry.amax_used(x)
+    a = along_channels(x, geometry.groups, amax=amax, scheme=recipe.scheme_of(Operand.INPUT))
+    return a, quantize_kernel(weight, geometry, recipe, along_first=transposed)
+
+
+def quantize_kernel(weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, along_first: bool) -> ScaledValues:
+    """Quantize the kernel as the recipe says; see `kernel_values`."""
+    scheme = recipe.scheme_of(Operand.WEIGHT)
+    return kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=along_first, scheme=scheme)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Convolution:
 
     def on_cpu(self, x: Tensor) -> bool:
         """Whether the compiled CPU products take it."""
-        return self.geometry.groups == 1 and cpu_gemm.usable(x)
+        return self.geometry.groups == 1 and self.recipe.standard_format and cpu_gemm.usable(x)
 
 
 class ConvFunction(Function):
@@ -82,6 +86,8 @@ class ConvFunction(Function):
                 return cpu_conv.scatter(x, kernel, conv.image_shape, geometry, dtype)
             return cpu_conv.gather(x, kernel, geometry, dtype)
         a, b = quantize_operands(x, weight, geometry, recipe, transposed=transposed)
+        if recipe.two_d_weights and not recipe.standard_format:
+            ctx.kept = b  # in the standard format dgrad finds the same blocks again, and nothing need be kept
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(
                 channels_first(decode(a, dtype), geometry.groups),
@@ -112,7 +118,8 @@ def input_gradient(dy: Tensor, weight: Tensor, conv: Convolution, kept: ScaledVa
         dy: gradient of the output.
         weight: the kernel; where the recipe's backward is `Backward.DEQUANTIZED`, the decoded one.
         conv: of the layer.
-        kept: the pairs of the quantized kernel along the forward axis, where its blocks are 16 x 16.
+        kept: the quantized kernel along the forward axis, where its blocks span two axes: as pairs on a CPU, in plain
+            torch as `quantize_operands` gave it.
     """
     geometry, recipe, transposed = conv.geometry, conv.recipe, conv.transposed
     if recipe.backward is not Backward.FP4:
@@ -128,10 +135,14 @@ def input_gradient(dy: Tensor, weight: Tensor, conv: Convolution, kept: ScaledVa
             return cpu_conv.gather(dy, pairs, geometry, conv.dtype, stochastic=stochastic)
         return cpu_conv.scatter(dy, pairs, conv.image_shape, geometry, conv.dtype, stochastic=stochastic)
     amax = geometry.amax_used(dy) if transposed else None
-    a = along_channels(dy, geometry.groups, stochastic=stochastic, amax=amax)
-    b = kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=not transposed)
+    scheme = recipe.scheme_of(Operand.GRADIENT)
+    a = along_channels(dy, geometry.groups, stochastic=stochastic, amax=amax, scheme=scheme)
+    if kept is None or recipe.standard_format:
+        b, along_first = quantize_kernel(weight, geometry, recipe, along_first=not transposed), not transposed
+    else:  # plain torch keeps it in other formats only
+        b, along_first = kept, transposed
     values = channels_first(a.values, geometry.groups)
-    kernel = as_kernel(b.values, along_first=not transposed)
+    kernel = as_kernel(b.values, along_first=along_first)
     product = gather(values, kernel, geometry) if transposed else scatter(values, kernel, conv.image_shape, geometry)
     return finish(product, a, b, conv.dtype)
 
@@ -148,9 +159,14 @@ def _weight_gradient(dy: Tensor, x: Tensor, kernel_shape: tuple[int, ...], conv:
         "image_stochastic": recipe.stochastic_rounding and transposed,
         "pixels_stochastic": recipe.stochastic_rounding and not transposed,
     }
+    schemes = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+    image_scheme, pixels_scheme = reversed(schemes) if transposed else schemes
     if conv.on_cpu(dy):
         return cpu_conv_gradient.weight_product(image, pixels, kernel_shape, conv.geometry, conv.dtype, **options)
-    return weight_product(image, pixels, kernel_shape, conv.geometry, **options).to(conv.dtype)
+    product = weight_product(
+        image, pixels, kernel_shape, conv.geometry, image_scheme=image_scheme, pixels_scheme=pixels_scheme, **options
+    )
+    return product.to(conv.dtype)
 
 
 def _round_trip(x: Tensor, weight: Tensor, conv: Convolution) -> tuple[Tensor, Tensor]:

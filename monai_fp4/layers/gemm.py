@@ -41,7 +41,7 @@ class LinearFunction(Function):
     @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> Tensor:
         """Quantize both operands along K and multiply them."""
-        products = _products(x)
+        products = _products(x, recipe)
         ctx.recipe, ctx.dtype = recipe, dtype
         y: Tensor
         y, ctx.kept = products.forward(x, weight, recipe, dtype)
@@ -60,15 +60,17 @@ class LinearFunction(Function):
         dtype: torch.dtype = ctx.dtype
         needed = ctx.needs_input_grad[:2]
         if ctx.recipe.backward is Backward.FP4:
-            dx, dw = _products(dy).gradients(dy, x, weight, ctx.kept, ctx.recipe, dtype, needed)
+            dx, dw = _products(dy, ctx.recipe).gradients(dy, x, weight, ctx.kept, ctx.recipe, dtype, needed)
         else:
             dx = dy @ weight.to(dtype) if needed[0] else None
             dw = dy.mT @ x.to(dtype) if needed[1] else None
         return dx, dw, None, None
 
 
-def _products(x: Tensor) -> ModuleType:
-    """The module that multiplies where ``x`` is."""
+def _products(x: Tensor, recipe: Recipe) -> ModuleType:
+    """The module that multiplies where ``x`` is, in the recipe's format."""
+    if not recipe.standard_format:
+        return linear_products
     if cpu_gemm.usable(x):
         return cpu_linear
     if triton_quantize.usable(x):

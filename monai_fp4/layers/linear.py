@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from monai_fp4.layers.base import NVFP4Layer, working_dtype
 from monai_fp4.layers.gemm import LinearFunction
-from monai_fp4.numerics import decode, scaled_values
+from monai_fp4.layers.linear_products import quantized_input, quantized_weight
+from monai_fp4.numerics import decode
 
 __all__ = ["NVFP4Linear"]
 
@@ -42,6 +43,6 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         """Return the operands of fprop: input ``[..., in_features]`` and weight, each as (original, decoded)."""
         x, weight = x.to(working_dtype(x)), self.weight.detach()
         return {
-            "input": (x, decode(scaled_values(x), x.dtype)),
-            "weight": (weight, decode(scaled_values(weight, two_d=self.recipe.two_d_weights), weight.dtype)),
+            "input": (x, decode(quantized_input(x, self.recipe), x.dtype)),
+            "weight": (weight, decode(quantized_weight(weight, self.recipe), weight.dtype)),
         }

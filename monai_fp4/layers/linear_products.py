@@ -1,15 +1,30 @@
-"""The three products of a linear layer in plain torch, on any device: what `cpu_linear` and `cuda_linear` speed up."""
+"""The three products of a linear layer in plain torch, on any device: what `cpu_linear` and `cuda_linear` speed up.
+
+These are also the products of recipes in other formats than the standard one, which the kernels do not know.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from monai_fp4.layers.operands import finish
 from monai_fp4.numerics import ScaledValues, decode, scaled_values
-from monai_fp4.recipes import Recipe
+from monai_fp4.recipes import Operand, Recipe
 
-__all__ = ["decoded", "forward", "gradients", "multiply"]
+__all__ = ["decoded", "forward", "gradients", "multiply", "quantized_input", "quantized_weight"]
+
+
+def quantized_input(x: Tensor, recipe: Recipe) -> ScaledValues:
+    """Quantize ``[..., K]`` along K, as fprop reads it."""
+    return scaled_values(x, scheme=recipe.scheme_of(Operand.INPUT))
+
+
+def quantized_weight(weight: Tensor, recipe: Recipe) -> ScaledValues:
+    """Quantize ``[N, K]`` along K, or over both axes where the recipe says so."""
+    return scaled_values(weight, two_d=recipe.two_d_weights, scheme=recipe.scheme_of(Operand.WEIGHT))
 
 
 def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
@@ -29,13 +44,13 @@ def forward(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tu
     Returns:
         ``[T, N]``; and the quantized weight where its 16 x 16 blocks will serve the gradient too.
     """
-    a, b = scaled_values(x), scaled_values(weight, two_d=recipe.two_d_weights)
+    a, b = quantized_input(x, recipe), quantized_weight(weight, recipe)
     return multiply(a, b, dtype), b if recipe.two_d_weights else None
 
 
 def decoded(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """What `forward` saw of its operands, decoded: the operands of ``chain_rule``'s backward."""
-    return decode(scaled_values(x), dtype), decode(scaled_values(weight, two_d=recipe.two_d_weights), dtype)
+    return decode(quantized_input(x, recipe), dtype), decode(quantized_weight(weight, recipe), dtype)
 
 
 def gradients(
@@ -63,13 +78,14 @@ def gradients(
     """
     dx = dw = None
     stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+    scheme = recipe.scheme_of(Operand.GRADIENT)
     if needed[0]:
-        rows = scaled_values(dy, stochastic=stochastic)
+        rows = scaled_values(dy, stochastic=stochastic, scheme=scheme)
         if kept is not None:  # 16 x 16 blocks are those of the transposed matrix too
-            dx = multiply(rows, ScaledValues(kept.values.mT, kept.amax, kept.scales), dtype)
+            dx = multiply(rows, replace(kept, values=kept.values.mT), dtype)
         else:
-            dx = multiply(rows, scaled_values(weight.mT, two_d=recipe.two_d_weights), dtype)
+            dx = multiply(rows, quantized_weight(weight.mT, recipe), dtype)
     if needed[1]:
-        columns = scaled_values(dy.mT, rht=rht, stochastic=stochastic)
-        dw = multiply(columns, scaled_values(x.mT, rht=rht), dtype)
+        columns = scaled_values(dy.mT, rht=rht, stochastic=stochastic, scheme=scheme)
+        dw = multiply(columns, scaled_values(x.mT, rht=rht, scheme=recipe.scheme_of(Operand.INPUT)), dtype)
     return dx, dw

@@ -26,8 +26,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from monai_fp4.conv3d import is_thin
 from monai_fp4.layers.geometry import ConvGeometry
-from monai_fp4.numerics import BLOCK_SIZE, gemm_alpha, pad_last, rotate, scaled_values
+from monai_fp4.numerics import BLOCK_SIZE, STANDARD, Scheme, gemm_alpha, pad_last, rotate, scaled_values
 
 __all__ = ["correlate", "gather", "scatter", "weight_product"]
 
@@ -47,8 +48,11 @@ def scatter(pixels: Tensor, kernel: Tensor, image_shape: tuple[int, ...], geomet
 
 def correlate(image: Tensor, pixels: Tensor, kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
     """Sum image times pixels over all pixels, for every tap: the gradient of the kernel, in high precision."""
+    dtype = image.dtype
+    if is_thin(image, kernel_shape[2], dtype):
+        image, pixels = image.float(), pixels.float()
     kernel = pixels.new_empty(1).expand(kernel_shape)
-    return _backward(pixels, image, kernel, None, *geometry.arguments(), [False, True, False])[1]
+    return _backward(pixels, image, kernel, None, *geometry.arguments(), [False, True, False])[1].to(dtype)
 
 
 def weight_product(
@@ -60,6 +64,8 @@ def weight_product(
     rht: bool,
     image_stochastic: bool = False,
     pixels_stochastic: bool = False,
+    image_scheme: Scheme = STANDARD,
+    pixels_scheme: Scheme = STANDARD,
 ) -> Tensor:
     """Quantize both operands along the pixels, as columns of the im2col matrix, and multiply to the kernel's gradient.
 
@@ -72,13 +78,16 @@ def weight_product(
         image_stochastic: round the image stochastically (where it is a gradient: transposed convolutions). Parts of the
             im2col matrix that are the same blocks share one draw.
         pixels_stochastic: the same for the pixels (where they are a gradient: convolutions).
+        image_scheme: the image's format.
+        pixels_scheme: the format of the pixels; its blocks are as large.
     """
-    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % BLOCK_SIZE == 0
+    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % image_scheme.block_size == 0
     product = _by_rows if by_rows else _by_taps
+    stochastic, schemes = (image_stochastic, pixels_stochastic), (image_scheme, pixels_scheme)
     kernel, image_amax, pixels_amax = product(
-        image, pixels, kernel_shape, geometry, rht=rht, stochastic=(image_stochastic, pixels_stochastic)
+        image, pixels, kernel_shape, geometry, rht=rht, stochastic=stochastic, schemes=schemes
     )
-    return kernel.mul_(gemm_alpha(image_amax, pixels_amax))
+    return kernel.mul_(gemm_alpha(image_amax, pixels_amax, image_scheme.bound, pixels_scheme.bound))
 
 
 def _by_rows(
@@ -89,6 +98,7 @@ def _by_rows(
     *,
     rht: bool,
     stochastic: tuple[bool, bool],
+    schemes: tuple[Scheme, Scheme],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the fast way, for rows of output pixels that are whole blocks.
 
@@ -107,8 +117,9 @@ def _by_rows(
         copies = copies.contiguous()  # else the taps would come out interleaved
     amax = others.amax_used(copies.flatten(1, 3)) if rht else geometry.amax_used(image)
     # Random bits are counted in one order of the axes on every backend: [taps, N, *rows, channels, OW].
-    x = scaled_values(copies.movedim((2, 1, 3), (0, -3, -2)), stochastic=stochastic[0], amax=amax)
-    y = scaled_values(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1])
+    ordered = copies.movedim((2, 1, 3), (0, -3, -2))
+    x = scaled_values(ordered, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
+    y = scaled_values(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
     image_values = x.values.movedim((0, -3, -2), (2, 1, 3)).flatten(1, 3)
     outputs, inputs, *kernel = kernel_shape
     gradient = correlate(image_values, y.values.movedim(-2, 1), (outputs, taps * inputs, *kernel[:-1], 1), others)
@@ -123,26 +134,30 @@ def _by_taps(
     *,
     rht: bool,
     stochastic: tuple[bool, bool],
+    schemes: tuple[Scheme, Scheme],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the general way: the im2col matrix one tap at a time, written out as ``[B, n * oh * ow]``."""
     out = geometry.out_shape(tuple(image.shape[2:]))
     groups = geometry.groups
     padded = geometry.pad(image)
-    y = scaled_values(pixels.transpose(0, 1).flatten(1), rht=rht, stochastic=stochastic[1])
+    y = scaled_values(pixels.transpose(0, 1).flatten(1), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
     y_values = y.values.unflatten(0, (groups, -1))
     taps = list(itertools.product(*(range(k) for k in geometry.kernel)))
 
     def columns(tap: tuple[int, ...]) -> Tensor:
         return geometry.tap(padded, tap, out).transpose(0, 1).flatten(1)
 
-    if rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
+    amax = None
+    if schemes[0] is Scheme.MXFP4:
+        pass  # blocks alone are scaled
+    elif rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
         parts = (rotate(pad_last(columns(tap), BLOCK_SIZE)).abs().amax() for tap in taps)
         amax = functools.reduce(torch.maximum, parts)  # NaN wins
     else:
         amax = geometry.pixels_used(image).abs().amax()
     kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
     for index, tap in enumerate(taps):
-        x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax)
+        x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
         product = torch.bmm(y_values, x.values.unflatten(0, (groups, -1)).mT)
         kernel.flatten(2)[..., index] = product.flatten(0, 1)
-    return kernel, amax, y.amax
+    return kernel, x.amax, y.amax
