@@ -138,6 +138,7 @@ class Results:
         start = load_average()
         before = os.environ.get(LOAD_BEFORE)
         self._load = {"before": float(before) if before else start, "start": start}
+        self._commit = commit()  # of the code that is running, whatever the checkout holds at the end
         self._date = datetime.now(UTC).isoformat(timespec="seconds")
         if not before:
             warn_of(start)
@@ -150,7 +151,7 @@ class Results:
             others = max(0.0, round((busy - self._busy - (_own_seconds() - self._own)) / elapsed, 2))
         content = {
             "protocol": self._protocol,
-            "machine": machine(self._device),
+            "machine": machine(self._device) | {"commit": self._commit},
             "run": {
                 "date": self._date,
                 "seconds": round(elapsed, 1),
