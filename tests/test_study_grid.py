@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tiny_runs import Dataset, contents
 
 from monai_fp4.cli import build_parser, main
 from monai_fp4.errors import ConfigError, MonaiFP4Error
-from monai_fp4.recipes import RECIPES, Recipe
+from monai_fp4.recipes import RECIPES, Format, FourOverSix, Recipe
 from monai_fp4.study.cli import definition_of, run_sweep
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.grid import check, numbers, seeds_of
@@ -288,6 +290,19 @@ def test_an_unknown_network_is_not_guessed_at_and_an_unknown_recipe_is_average()
     assert estimate.seconds("b", "x") is None and estimate.seconds("a", "x") == 20.0
     assert estimate.seconds("a", "z") == pytest.approx(10.0)  # the geometric mean of 20 and 5
     assert Estimate({}).seconds("a", "x") is None and time_left([], 3) == 0.0
+
+
+def test_number_formats_are_additions() -> None:
+    chosen = grid_recipes("all+four_over_six,all+mxfp4,sr+four_over_six_all+last10")
+    assert len(chosen) == 2 * (len(RECIPES) - 1) + 1
+    assert Recipe.from_config(chosen["sr_rht_2d+mxfp4"]) == replace(
+        RECIPES["sr_rht_2d"], name="sr_rht_2d+mxfp4", format=Format.MXFP4
+    )
+    assert Recipe.from_config(chosen["rht+four_over_six"]).four_over_six is FourOverSix.WEIGHTS
+    assert Recipe.from_config(chosen["sr+four_over_six_all+last10"]).four_over_six is FourOverSix.ALL
+    for impossible in ("rht+four_over_six_all", "sr+mxfp4+four_over_six"):
+        with pytest.raises(ConfigError, match=f"'{re.escape(impossible)}' contradicts itself"):
+            grid_recipes(impossible)
 
 
 def test_every_addition_is_a_recipe() -> None:

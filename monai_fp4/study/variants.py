@@ -35,6 +35,9 @@ ADDITIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "attention": {"attention": "fp4"},
         "ends": {"overrides": FIRST_AND_LAST},
         "last10": {"bf16_last_share": 0.1},
+        "four_over_six": {"four_over_six": "weights"},  # goes with every recipe that quantizes
+        "four_over_six_all": {"four_over_six": "all"},  # not with the Hadamard transform
+        "mxfp4": {"format": "mxfp4"},
     }
 )
 """What may stand behind a ``+``: the recipe's fields that it changes."""
