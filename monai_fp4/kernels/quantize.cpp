@@ -175,6 +175,15 @@ inline Words philox(int64_t first, int64_t step, uint64_t key) {
   return words;
 }
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE __builtin_shufflevector
+#endif
+#endif
+#ifndef SHUFFLE
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
+#endif
+
 // ------------------------------------------------------------------------------------------------ rotation
 
 // Columns are those of diag(signs) @ H16, whose numbers are +1 and -1.
@@ -248,21 +257,6 @@ template <int64_t dtype, bool columns> __attribute__((noinline)) void rotate_tin
   }
 }
 
-template <int64_t dtype> inline void rotate_rows(F *t) {
-  for (int block = 0; block < N; ++block) {
-    F sum{};
-    float x[N];
-    std::memcpy(x, &t[block], sizeof x);
-    asm("" : "+m"(x));  // read each from memory rather than shift it out of a register
-#pragma GCC unroll 16
-    for (int step = 0; step < N; ++step) {
-      const int k = dtype == BF16 ? step ^ 1 : step;
-      sum = multiply_add(load<F>(MATRIX.row[k]), splat(x[k]), sum);
-    }
-    t[block] = sum;
-  }
-}
-
 template <int64_t dtype> inline void rotate_columns(F *t) {
   F x[N];
   for (int k = 0; k < N; ++k) x[k] = t[k] * splat(0.25f);
@@ -276,6 +270,31 @@ template <int64_t dtype> inline void rotate_columns(F *t) {
     }
     t[j] = sum;
   }
+}
+
+// Rows become columns: in each of four steps, neighbours at twice the distance exchange halves.
+inline void transpose(F *t) {
+  I x[N], y[N];
+  std::memcpy(x, t, sizeof x);
+  for (int i = 0; i < N; i += 2) {
+    y[i] = SHUFFLE(x[i], x[i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    y[i + 1] = SHUFFLE(x[i], x[i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  }
+  for (int i = 0; i < N; ++i) {
+    if (i & 2) continue;
+    x[i] = SHUFFLE(y[i], y[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+    x[i + 2] = SHUFFLE(y[i], y[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  }
+  for (int i = 0; i < N; ++i) {
+    if (i & 4) continue;
+    y[i] = SHUFFLE(x[i], x[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    y[i + 4] = SHUFFLE(x[i], x[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  }
+  for (int i = 0; i < 8; ++i) {
+    x[i] = SHUFFLE(y[i], y[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    x[i + 8] = SHUFFLE(y[i], y[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+  std::memcpy(t, x, sizeof x);
 }
 
 // The same sums by butterflies, a quarter of the additions: for numbers whose sums are exact in any order.
@@ -297,12 +316,13 @@ template <int64_t dtype, bool columns> inline void rotate(F *t) {
   const Range range = range_of(t);
   if (__builtin_expect(has_tiny<dtype>(range), 0)) {
     rotate_tiny<dtype, columns>(t);
-  } else if (columns && dtype == BF16 && sums_are_exact(range)) {
-    rotate_columns_fast(t);
-  } else if (columns) {
-    rotate_columns<dtype>(t);
   } else {
-    rotate_rows<dtype>(t);
+    if (!columns) transpose(t);
+    if (dtype == BF16 && sums_are_exact(columns ? range : range_of(t)))
+      rotate_columns_fast(t);
+    else
+      rotate_columns<dtype>(t);
+    if (!columns) transpose(t);
   }
   for (int i = 0; i < N; ++i) t[i] = bits<F>(narrow_bf16_bits(t[i]));
 }
@@ -363,15 +383,6 @@ template <int64_t dtype> inline void read_columns(const Arguments &a, const Tile
     t[k] = x;
   }
 }
-
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE __builtin_shufflevector
-#endif
-#endif
-#ifndef SHUFFLE
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
-#endif
 
 // The largest lane of each of 16 vectors, as one vector: halves are merged pairwise, so it takes 15 steps, not 64.
 inline I merge1(I a, I b) {
@@ -493,6 +504,18 @@ inline void read_pairs(const Arguments &a, const Tile &tile, F *t) {
   }
 }
 
+// The whole vectors that `write` has written as FP32 (a rotated length is one of whole blocks).
+template <bool columns> inline void read_floats(const Arguments &a, const Tile &tile, F *t) {
+  const char *in = (const char *)a.out + (tile.out + tile.start * a.out_k) * 4;
+  const int64_t step = (columns ? a.out_k : tile.out_step) * 4;
+  const int vectors = columns ? N : tile.valid, lanes = columns ? tile.valid : N;
+  for (int i = 0; i < N; ++i, in += step) {
+    F x{};
+    if (i < vectors) std::memcpy(&x, in, lanes == N ? sizeof x : 4 * lanes);
+    t[i] = x;
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ passes
 
 template <bool columns> inline void quantize_tile(const Arguments &a, const Scale &scale, const Tile &tile, F *t) {
@@ -573,10 +596,12 @@ Units units(const Arguments &a) {
   return u;
 }
 
-// Whether the first pass leaves the rotated numbers in the output, where the second takes them up again.
+// Whether the first pass leaves the rotated numbers in the output, where the second takes them up again: where vectors
+// lie along memory there, and the output holds BF16 numbers as they are.
 inline bool keeps_rotated(const Arguments &a) {
-  const int64_t wanted = ROTATE | PAIRS | COLUMNS;
-  return (a.flags & (wanted | GIVEN_AMAX)) == wanted && a.out && a.out_stride[a.axes - 1] == 1;
+  if (!(a.flags & ROTATE) || a.flags & GIVEN_AMAX || !a.out) return false;
+  if (a.flags & PAIRS) return a.flags & COLUMNS && a.out_stride[a.axes - 1] == 1;
+  return a.out_dtype == F32 && (a.flags & COLUMNS ? a.out_stride[a.axes - 1] : a.out_k) == 1;
 }
 
 // Work on a share of the tiles; `scale` null: look for the largest magnitude only.
@@ -620,7 +645,10 @@ int32_t pass(const Arguments &a, const Units &u, const Scale *scale, int64_t beg
     tile.start_step = u.panels ? 0 : N;
     tile.valid = left < N ? (int)left : N;
     if (kept && scale) {
-      read_pairs(a, tile, t);
+      if (a.flags & PAIRS)
+        read_pairs(a, tile, t);
+      else
+        read_floats<columns>(a, tile, t);
     } else {
       if (columns)
         read_columns<dtype>(a, tile, t);
@@ -633,7 +661,7 @@ int32_t pass(const Arguments &a, const Units &u, const Scale *scale, int64_t beg
       write_tile<columns>(a, tile, t);
     } else {
       largest = larger(largest, column_maxima(t));
-      if (kept) write_pairs<columns>(a, tile, t);
+      if (kept) write_tile<columns>(a, tile, t);
     }
     if (++fast == fast_end) {
       fast = 0;
