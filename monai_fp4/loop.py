@@ -11,6 +11,8 @@ that was cut off and resumed gives the numbers of the run that was not, with no 
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from typing import Any
 
@@ -22,13 +24,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from monai_fp4.cohort import Cohort
 from monai_fp4.convert import quantized_layers, set_active
 from monai_fp4.data import SliceDataset
 from monai_fp4.engines import bare, seed_everything
 from monai_fp4.errors import ConfigError
 from monai_fp4.session import Session
 
-__all__ = ["EpochSeeder", "PrecisionSchedule", "Recorder", "Validation"]
+__all__ = ["EpochSeeder", "PrecisionSchedule", "Recorder", "Validation", "peak_memory"]
+
+_PR_POINTS = 500
 
 
 class EpochSeeder:
@@ -126,6 +131,10 @@ class Recorder:
     An epoch's entry in ``metrics.json`` holds its number, ``train_loss``, ``learning_rate``, ``fp4``, ``seconds``
     (with its validation), ``input_wait`` where :class:`monai_fp4.handlers.InputWait` is attached, and what the
     validation said.
+
+    Of the best epoch alone it keeps ``per_patient`` (``patient``, ``auprc``, ``recall`` and ``dice``, the latter two at
+    the run's threshold, null where undefined) in ``metrics.json``, and ``pr_curve.json``; of the whole run, over all
+    its attempts, ``peak_memory_bytes`` (see :func:`peak_memory`).
     """
 
     def __init__(
@@ -145,6 +154,8 @@ class Recorder:
         self.evaluator = evaluator
         self.key_metric = key_metric
         self.history: list[dict[str, Any]] = []
+        self.per_patient: list[dict[str, Any]] = []
+        self.peak_memory_bytes = 0
         self._losses: list[float] = []
         self._learning_rate = math.nan
         self._started = 0.0
@@ -177,6 +188,8 @@ class Recorder:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
         self.history = checkpoint["history"]
+        self.per_patient = checkpoint.get("per_patient", [])  # not in checkpoints of earlier versions
+        self.peak_memory_bytes = checkpoint.get("peak_memory_bytes", 0)
         engine.state.epoch = checkpoint["epoch"]
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
         if self.session.rank == 0:
@@ -200,21 +213,38 @@ class Recorder:
         entry["seconds"] = round(time.perf_counter() - self._started, 3)
         if (waited := getattr(engine.state, "input_wait", None)) is not None:
             entry["input_wait"] = round(waited, 4)
-        if self.evaluator.state.epoch == epoch and self.evaluator.state.metrics:
+        validated = self.evaluator.state.epoch == epoch and bool(self.evaluator.state.metrics)
+        if validated:
             entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
         self.history.append(entry)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
         if self.session.rank == 0:
             if self.best is entry:
-                self.folder.save(self.folder.model_path, bare(self.network).state_dict())
+                self._keep_best(getattr(self.evaluator.state, "cohort", None) if validated else None, entry)
             checkpoint = {
                 "network": bare(self.network).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "lr_scheduler": self.lr_scheduler.state_dict(),
                 "epoch": epoch,
                 "history": self.history,
+                "per_patient": self.per_patient,
+                "peak_memory_bytes": self.peak_memory_bytes,
             }
             self.folder.save(self.folder.checkpoint_path, checkpoint)
             self._write_metrics(finished=False)
+
+    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
+        """Write model.pt, with the curve beside it, and remember the patients."""
+        self.folder.save(self.folder.model_path, bare(self.network).state_dict())
+        threshold = entry.get("threshold")
+        self.per_patient = _by_patient(cohort, threshold) if cohort is not None and threshold is not None else []
+        if cohort is not None and cohort.pooled.positives:
+            curve = cohort.pooled.pr_curve(points=_PR_POINTS)
+            # Whole numbers as such; FP32 thresholds are exact as Python's floats.
+            named = {"thresholds": curve.thresholds, "tp": curve.tp, "fp": curve.fp}
+            totals = {"positives": int(curve.positives), "negatives": int(curve.negatives)}
+            columns = {name: values.tolist() for name, values in named.items()}
+            self.folder.write_json("pr_curve.json", {"epoch": entry["epoch"]} | totals | columns)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -247,8 +277,32 @@ class Recorder:
             "metrics.json",
             {"finished": finished, "measured_on": measured_on, "best_epoch": best["epoch"]}
             | summary
-            | {"history": self.history},
+            | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
         )
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has held so far, in bytes.
+
+    On CUDA that is torch's allocations on the device, elsewhere the process's resident memory, Python and libraries
+    included.
+
+    >>> peak_memory(torch.device("cpu")) > 2**20
+    True
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, the other systems KiB
+
+
+def _by_patient(cohort: Cohort, threshold: float) -> list[dict[str, Any]]:
+    counts = cohort.confusion(threshold)
+    return [
+        {"patient": patient.name, "auprc": _plain(patient.auprc)}
+        | {metric: _plain(getattr(counts[patient.name], metric)) for metric in ("recall", "dice")}
+        for patient in cohort.patients
+    ]
 
 
 def _is_number(value: Any) -> bool:

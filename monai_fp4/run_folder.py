@@ -8,6 +8,8 @@
 ``checkpoint.pt``         everything that resuming needs, replaced after every epoch
 ``model.pt``              the weights of the best validation AUPRC (the last ones under ``fold: all``)
 ``metrics.json``          what the validation said; written as it goes, ``"finished": true`` at the end
+``pr_curve.json``         precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
+                          positives at or above each
 ``events.out.tfevents.*`` one TensorBoard file
 ========================  ==========================================================================
 
@@ -16,6 +18,7 @@ Every file is written beside its place and then moved into it, so that a run tha
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -33,7 +36,10 @@ from monai_fp4.running_config import value_at
 
 __all__ = ["RunFolder", "describe_environment", "write_atomically"]
 
-_WRITTEN = ("checkpoint.pt", "model.pt", "metrics.json", "patients.json", "conversion.json", "environment.json")
+_WRITTEN = (
+    "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
+    "environment.json",
+)  # fmt: skip
 _PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
 
 
@@ -57,7 +63,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _not_writable(path: Path, error: OSError) -> ConfigError:
     reason = error.strerror or str(error)
-    return ConfigError(f"{path} must be writable, but the system says '{reason}'; free it or choose another output_dir")
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
+    return ConfigError(
+        f"{path} must be writable, but the system says '{reason}'; {remedy} and start again, or choose another"
+        " output_dir"
+    )
+
+
+def _system_error(error: BaseException) -> OSError:
+    """What the system said behind torch's own words, which name a line of its source code and no reason."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return OSError(0, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 class RunFolder:
@@ -146,15 +166,20 @@ class RunFolder:
         return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
 
     def save(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back."""
+        """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
+
+        Raises:
+            ConfigError: when the folder cannot be written to (no space, no permission).
+        """
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            torch.save(dict(content), beside)
+            with beside.open("wb") as file:  # given a path, torch would keep the system's reason to itself
+                torch.save(dict(content), file)
             beside.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             with suppress(OSError):
                 beside.unlink()
-            raise _not_writable(path, error if isinstance(error, OSError) else OSError(0, str(error))) from error
+            raise _not_writable(path, _system_error(error)) from error
 
     def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         """Load what :meth:`save` wrote.

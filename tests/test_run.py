@@ -23,7 +23,7 @@ def test_a_run_writes_its_folder(finished_run: Path, tiny: Dataset) -> None:
     assert len(events) == 1
     assert names - events == {
         *("config.json", "conversion.json", "environment.json", "patients.json"),
-        *("model.pt", "checkpoint.pt", "metrics.json"),
+        *("model.pt", "checkpoint.pt", "metrics.json", "pr_curve.json"),
     }
     written = metrics(finished_run)
     assert written["finished"] is True and [entry["epoch"] for entry in written["history"]] == [1, 2]
@@ -37,6 +37,56 @@ def test_a_run_writes_its_folder(finished_run: Path, tiny: Dataset) -> None:
     assert patients == chosen | {"test": []}
     environment = json.loads((finished_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__ and environment["processes"] == 1
+
+
+def test_patients_and_curve_are_those_of_the_best_epoch(tiny: Dataset, tmp_path: Path) -> None:
+    flow = workflow(tiny, tmp_path / "run", epochs=3)
+    flow.initialize()
+    evaluator, trainer = item(flow, "validate#evaluator"), item(flow, "train#trainer")
+    pretended, seen = iter([0.1, 0.9, 0.5]), {}
+
+    def keep(engine: Engine) -> None:
+        engine.state.metrics["auprc"] = next(pretended)
+        seen[engine.state.epoch] = (engine.state.metrics["threshold"], list(outputs))
+        outputs.clear()
+
+    outputs: list[dict[str, Any]] = []
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: outputs.extend(engine.state.output))
+    evaluator.add_event_handler(Events.COMPLETED, keep)
+    trainer.run()
+    written = metrics(tmp_path / "run")
+    threshold, patients = seen[2]
+    assert written["best_epoch"] == 2 and written["threshold"] == threshold and len(patients) == 2
+    expected = []
+    for output in patients:
+        scores, truth = output["pred"].flatten(), output["label"].flatten() > 0
+        called = scores >= threshold
+        hits = float((called & truth).sum())
+        numbers = {"recall": hits / float(truth.sum()), "dice": 2 * hits / float(called.sum() + truth.sum())}
+        expected.append({"patient": output["patient"], "auprc": compute_auprc(scores, truth)} | numbers)
+    for found, right in zip(written["per_patient"], expected, strict=True):
+        assert found == pytest.approx(right)
+    curve = json.loads((tmp_path / "run" / "pr_curve.json").read_text())
+    scores, truth = (torch.cat([output[key].flatten() for output in patients]) for key in ("pred", "label"))
+    assert curve["epoch"] == 2 and (curve["positives"], curve["negatives"]) == (
+        int((truth > 0).sum()),
+        int((truth == 0).sum()),
+    )
+    assert 100 < len(curve["thresholds"]) <= 500 and curve["thresholds"] == sorted(curve["thresholds"], reverse=True)
+    for at in (0, len(curve["tp"]) // 2, -1):
+        called = scores >= curve["thresholds"][at]
+        assert curve["tp"][at] == int((called & (truth > 0)).sum())
+        assert curve["fp"][at] == int((called & (truth == 0)).sum())
+
+
+def test_the_peak_of_memory_is_that_of_all_attempts(tiny: Dataset, tmp_path: Path) -> None:
+    folder = train(tiny, tmp_path / "run", epochs=1)
+    peak = metrics(folder)["peak_memory_bytes"]
+    assert 2**26 < peak < 2**37, "torch alone takes more than 64 MiB"
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(checkpoint | {"peak_memory_bytes": 2**40}, folder / "checkpoint.pt")
+    (folder / "metrics.json").write_text(json.dumps(metrics(folder) | {"finished": False}))
+    assert metrics(train(tiny, folder, epochs=1))["peak_memory_bytes"] == 2**40
 
 
 def test_the_loss_falls(finished_run: Path) -> None:
@@ -89,6 +139,8 @@ def test_a_resumed_run_is_bit_identical(recipe: str, tiny: Dataset, tmp_path: Pa
     assert _equal(one["optimizer"], other["optimizer"])
     assert _equal(one["lr_scheduler"], other["lr_scheduler"])
     assert _without_time(metrics(whole)) == _without_time(metrics(resumed))
+    assert metrics(resumed)["per_patient"]
+    assert (whole / "pr_curve.json").read_bytes() == (resumed / "pr_curve.json").read_bytes()
 
 
 def test_a_run_cut_off_before_its_last_words_only_says_them(tiny: Dataset, tmp_path: Path) -> None:
@@ -215,4 +267,4 @@ def _equal(one: Any, other: Any) -> bool:
 def _without_time(written: dict[str, Any]) -> dict[str, Any]:
     timed = ("seconds", "input_wait")
     history = [{key: value for key, value in entry.items() if key not in timed} for entry in written["history"]]
-    return written | {"history": history}
+    return {key: value for key, value in written.items() if key != "peak_memory_bytes"} | {"history": history}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.options import RunOptions, defaults
 from monai_fp4.run_folder import RunFolder, describe_environment, write_atomically
+from monai_fp4.study.worker import _DISK_FULL
 
 CONFIG = RunOptions.from_config(**defaults()).to_config()
 PATIENTS = {"train": ["anna", "bert"], "val": ["carl"], "test": []}
@@ -87,14 +88,29 @@ def test_a_full_disk_keeps_the_old_file(folder: RunFolder, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="No space left on device"):
         folder.write_json("config.json", {})
 
-    def half(_content: Any, path: Path) -> None:
-        with path.open("wb") as file:
-            file.write(b"half")
+    def half(_content: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(ConfigError, match="PytorchStreamWriter"):
         folder.save(folder.checkpoint_path, {"epoch": 2})
+    assert contents(folder.path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_checkpoint_on_a_full_disk_says_what_the_system_says(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = contents(folder.path), Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a: real(Path("/dev/full") if path.suffix == ".tmp" else path, *a))
+    with pytest.raises(ConfigError) as error:
+        folder.save(folder.checkpoint_path, {"weights": torch.zeros(100_000)})
+    monkeypatch.undo()
+    said = str(error.value)
+    assert said.startswith(f"{folder.checkpoint_path} must be writable") and "make room" in said
+    assert any(words in said for words in _DISK_FULL), "what the worker of a sweep looks for"
+    assert "inline_container" not in said and "\n" not in said
     assert contents(folder.path) == before
 
 

@@ -74,7 +74,7 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
     for entry in history:
         numbers = {name: _number(entry.get(name)) for name in ("train_loss", *METRICS)}
         rows["epochs"].append({**keys, "epoch": entry["epoch"], **numbers})
-    row |= _surroundings(run, problems)
+    row |= _surroundings(run, metrics, problems)
     events = read_events(run)
     problems += events.problems
     count, total = events.probability_sums.get(row["best_epoch"], (0.0, 0.0))
@@ -130,7 +130,7 @@ def _number(value: Any, otherwise: float = math.nan) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else otherwise
 
 
-def _surroundings(run: Path, problems: list[str]) -> dict[str, Any]:
+def _surroundings(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """Read options, patients, memory and backend: nice to have, so a damaged file costs a note and not the cell."""
     documents: dict[str, Mapping[str, Any]] = {}
     for name in ("config.json", "patients.json", "environment.json", "cell.json"):
@@ -148,7 +148,7 @@ def _surroundings(run: Path, problems: list[str]) -> dict[str, Any]:
     found |= {
         f"{part}_patients": len(patients[part]) for part in ("train", "val") if isinstance(patients.get(part), list)
     }
-    for document in documents.values():
+    for document in (*documents.values(), metrics):
         if "peak_memory_bytes" in document:
             found["peak_memory_bytes"] = _number(document["peak_memory_bytes"])
     environment = documents.get("environment.json", {})
