@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.networks.blocks import SABlock
 from sklearn.metrics import precision_recall_curve
 from synthetic_patients import evaluator_of, synthetic_cohort
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -11,6 +13,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.attention_entropy import attention_entropy
 from monai_fp4.convert import convert
 from monai_fp4.handlers import AUPRC, TensorBoard, TensorBoardValidation
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows
@@ -115,6 +118,32 @@ def test_histogram_fields_sum_up():
     fields = histogram_fields(ScoreHistogram().add([0.0, 0.5, 0.5, 1.0], [0, 0, 1, 1]))
     assert (fields["num"], fields["sum"], fields["sum_squares"]) == (4, 2.0, 1.5)
     assert sum(fields["bucket_counts"]) == 4 and len(fields["bucket_limits"]) == len(fields["bucket_counts"])
+
+
+def test_entropy_of_the_first_batch_by_epoch_where_there_is_attention(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(SABlock(hidden_size=16, num_heads=2))
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=[torch.randn(2, 8, 16), torch.randn(3, 8, 16)],
+        network=network,
+        iteration_update=lambda engine, batch: [{"seen": engine.network(batch)}],
+        decollate=False,
+    )
+    seen = []
+    with SummaryWriter(str(tmp_path)) as writer:
+        TensorBoardValidation(writer, overlays=0).attach(evaluator)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seen.append(len(network[0]._forward_hooks)))
+        for epoch in (1, 2):
+            evaluator.run(epoch)
+    assert seen == [0, 0, 0, 0], "the hooks are gone after the first batch"
+    accumulator = EventAccumulator(str(tmp_path)).Reload()
+    with attention_entropy(network) as expected:
+        network(evaluator.state.dataloader[0])
+    for measure, value in (("entropy", expected["0"].nats), ("entropy_share", expected["0"].share)):
+        written = accumulator.Scalars(f"attention/{measure}/0")
+        assert [e.step for e in written] == [1, 2]
+        assert [e.value for e in written] == pytest.approx([value, value])
 
 
 def test_without_a_writer_nothing_is_attached():

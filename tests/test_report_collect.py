@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from monai.bundle import ConfigWorkflow
@@ -59,8 +60,32 @@ def test_a_real_run_is_read_as_it_lies(finished_run: Path, tmp_path: Path) -> No
     assert 0 < only["mean_probability"] < 1
     voxels = tables.scores[["positives", "negatives"]].to_numpy().sum()
     assert voxels == 2 * 3 * 40 * 48, "two patients of three slices"
+    assert list(tables.patients["patient"]) == [entry["patient"] for entry in written["per_patient"]]
+    assert list(tables.patients["dice"]) == [entry["dice"] for entry in written["per_patient"]]
+    assert only["peak_memory_bytes"] == written["peak_memory_bytes"]
+    curve = json.loads((finished_run / "pr_curve.json").read_text())
+    assert set(tables.curves["source"]) == {"run"}
+    for column, name in (("threshold", "thresholds"), ("tp", "tp"), ("fp", "fp")):
+        assert list(tables.curves[column]) == curve[name]
     recall = tables.scores.loc[tables.scores["bin"] >= only["threshold"], "positives"].sum()
     assert recall <= only["recall"] * tables.scores["positives"].sum() + 1e-9
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"epoch": 4}', '{"epoch": 3, "thresholds": [1], "tp": [1], "fp": [1]}']
+)
+def test_without_a_curve_of_the_best_epoch_tensorboards_is_taken(tmp_path: Path, content: str) -> None:
+    folder = write_study(tmp_path, definition(archs=("unet",), recipes={"bf16": "bf16"}, seeds=(0,)))
+    (cell,) = folder.read_definition().cells()
+    (folder.run_dir(cell) / "pr_curve.json").write_text(content)
+    tables = collect(tmp_path)
+    assert set(tables.curves["source"]) == {"tensorboard"} and len(tables.curves) == 126
+    bins = tables.scores.iloc[::-1]
+    assert list(tables.curves["tp"]) == list(bins["positives"].cumsum())
+    assert list(tables.curves["fp"]) == list(bins["negatives"].cumsum())
+    assert np.allclose(tables.curves["threshold"], bins["bin"])
+    of_another_epoch = '"epoch": 3' in content  # as a run leaves it that was killed between two files: no problem
+    assert ("pr_curve.json" in tables.cells["problem"].iloc[0]) == (not of_another_epoch)
 
 
 def test_an_evaluation_within_the_run_gives_results_by_patient(

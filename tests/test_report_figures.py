@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from synthetic_study import definition, write_study
+from synthetic_study import EPOCHS, definition, write_study
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.recipes import RECIPES
@@ -87,6 +88,19 @@ def test_what_there_is_nothing_of_is_not_drawn(tables: StudyTables, tmp_path: Pa
     assert quality_figures.curves(empty, "val_loss") is None and time(empty, cost(empty)) is None
 
 
+def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, definition(archs=("vit",), recipes={"bf16": "bf16"}, seeds=(0,)))
+    coarse = output_figures.pr_curves(collect(tmp_path))
+    assert coarse is not None and "0.992" in coarse.caption
+    (cell,) = folder.read_definition().cells()
+    curve = {"thresholds": [0.999, 0.995, 0.2], "tp": [10, 12, 20], "fp": [0, 4, 60], "positives": 20, "negatives": 60}
+    (folder.run_dir(cell) / "pr_curve.json").write_text(json.dumps({"epoch": EPOCHS} | curve))
+    fine = output_figures.pr_curves(collect(tmp_path))
+    assert fine is not None and "0.992" not in fine.caption and "500 thresholds" in fine.caption
+    recall, precision = fine.figure.axes[0].lines[0].get_data()
+    assert list(recall) == [0.5, 0.6, 1.0] and list(precision) == [1.0, 0.75, 0.25]
+
+
 def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -> None:
     folder = write_study(tmp_path, definition(archs=("vit",), seeds=(0,)))
     for cell in folder.read_definition().cells():
@@ -97,4 +111,11 @@ def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -
     tables = collect(tmp_path)
     entropy, peak = health_figures.attention_over_time(tables), memory(tables, cost(tables))
     assert entropy is not None and entropy.title == "Attention entropy"
+    assert entropy.figure.axes[0].get_ylabel() == "attention entropy"
+    for cell in folder.read_definition().cells():
+        with SummaryWriter(log_dir=str(folder.run_dir(cell))) as writer:
+            writer.add_scalar("attention/entropy_share/encoder.0", 0.5, 3)
+    share = health_figures.attention_over_time(collect(tmp_path))
+    assert share is not None and share.figure.axes[0].get_ylabel() == "attention entropy / log(tokens)"
+    assert [list(axis) for axis in share.figure.axes[0].lines[0].get_data()] == [[3], [0.5]], "its step is the epoch"
     assert peak is not None and peak.figure.axes[0].patches[0].get_width() == 1.0, "GiB"

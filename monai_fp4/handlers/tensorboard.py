@@ -6,6 +6,8 @@ Both handlers take the same `SummaryWriter`; MONAI's would each open a file of t
 - `train/input_wait` by epoch: the share of it that was spent waiting for batches, where `InputWait` is attached;
 - `val/<metric>` by epoch, for every number in the evaluator's `state.metrics`;
 - `val/pr_curve`, `val/probabilities` (a histogram), `val/overlays/<reason>` by epoch;
+- `attention/entropy/<layer>` (nats) and `attention/entropy_share/<layer>` (of log(tokens)) by epoch, for the first
+  batch of a validation, of networks with attention;
 - `quantization/<snr_db, underflow, clipped>/<layer>/<operand>`, for the first step of an epoch, by step.
 """
 
@@ -22,6 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.attention_entropy import AttentionEntropy, attention_entropy
 from monai_fp4.figures import overlay_figure, to_array
 from monai_fp4.health import OperandHealth, quantization_health
 from monai_fp4.overlays import Reason, SliceGallery
@@ -105,6 +108,7 @@ class TensorBoard:
 class TensorBoardValidation:
     """Writes an evaluator's metrics, precision-recall curve, histogram of probabilities and overlays.
 
+    Where the evaluator's `network` has attention blocks, their entropy in the first batch is written too.
     It draws `state.cohort`, which `monai_fp4.handlers.AUPRC` leaves. Steps are the evaluator's epoch, the trainer's
     when the trainer runs it. Overlays are chosen from this rank's patients.
 
@@ -117,18 +121,25 @@ class TensorBoardValidation:
         self.writer = summary_writer
         self.overlays = overlays
         self._gallery = SliceGallery(overlays)
+        self._watching = ExitStack()
+        self._entropy: dict[str, AttentionEntropy] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
         if self.writer is None:
             return
         engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self._watching.close())
         if self.overlays:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _begin(self, _engine: Engine) -> None:
-        self._gallery = SliceGallery(self.overlays)
+    def _begin(self, engine: Engine) -> None:
+        self._gallery, self._entropy = SliceGallery(self.overlays), {}
+        self._watching.close()  # of a validation that failed before its first batch was through
+        network = getattr(engine, "network", None)
+        if isinstance(network, nn.Module):
+            self._entropy = self._watching.enter_context(attention_entropy(getattr(network, "module", network)))
 
     def _look(self, engine: Engine) -> None:
         for item in engine.state.output:
@@ -145,6 +156,10 @@ class TensorBoardValidation:
             if cohort.pooled.positives:
                 self.writer.add_pr_curve_raw("val/pr_curve", **pr_curve_rows(cohort.pooled), global_step=step)
             self.writer.add_histogram_raw("val/probabilities", **histogram_fields(cohort.pooled), global_step=step)
+        for layer, entropy in self._entropy.items():
+            for measure, number in (("entropy", entropy.nats), ("entropy_share", entropy.share)):
+                if math.isfinite(number):
+                    self.writer.add_scalar(f"attention/{measure}/{layer}", number, step)
         threshold = float(metrics.get("threshold", 0.5))
         chosen = self._gallery.chosen()
         for reason in Reason:

@@ -58,6 +58,7 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         "patient_comparisons": by_patient(tables),
         "variance": variance,
         "scores": tables.scores,
+        "curves": tables.curves,
         "calibration": calibration(tables),
         "health": health[measures].mean().reset_index() if len(tables.health) else tables.health,
         "cost": cost(tables),

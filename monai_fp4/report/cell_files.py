@@ -80,6 +80,7 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
     count, total = events.probability_sums.get(row["best_epoch"], (0.0, 0.0))
     row["mean_probability"] = total / count if count else math.nan
     _collect_events(keys, events, row["best_epoch"], rows)
+    _collect_curve(keys, run, events, row["best_epoch"], rows, problems)
     rows["patients"] += [{**keys, **patient} for patient in _patients(run, metrics, problems)]
     row["problem"] = "; ".join(problems)
     rows["cells"].append(row)
@@ -170,15 +171,41 @@ def _collect_events(keys: Mapping[str, Any], events: RunEvents, best_epoch: floa
         measured = pd.DataFrame(list(health.values())).reindex(columns=["snr_db", "underflow", "clipped"])
         places = pd.DataFrame(list(health), columns=["epoch", "layer", "operand"])
         rows["health"].append(pd.concat([places, measured], axis=1).assign(**keys))
-    for (step, measure, layer), value in events.attention.items():
-        named = {"layer": layer, "measure": measure}
-        rows["attention"].append({**keys, **named, "epoch": events.epoch_of(step), "value": value})
+    for (epoch, measure, layer), value in events.attention.items():
+        rows["attention"].append({**keys, "epoch": epoch, "layer": layer, "measure": measure, "value": value})
+
+
+def _collect_curve(
+    keys: Mapping[str, Any],
+    run: Path,
+    events: RunEvents,
+    best_epoch: float,
+    rows: dict[str, list[Any]],
+    problems: list[str],
+) -> None:
+    """The run's own curve, whose thresholds follow the scores; else TensorBoard's, equally spaced."""
+    path, source = run / "pr_curve.json", "run"
+    points: list[tuple[float, float, float]] = []
+    if path.exists():
+        try:
+            curve = read_json(path)
+            if curve["epoch"] == best_epoch:
+                columns = ([float(value) for value in curve[name]] for name in ("thresholds", "tp", "fp"))
+                points = list(zip(*columns, strict=True))
+        except (ConfigError, KeyError, TypeError, ValueError):
+            problems.append(f"{path} holds no precision-recall curve; TensorBoard's is taken where there is one")
+    if not points and best_epoch in events.curves:
+        (tp, fp, *_), source = events.curves[int(best_epoch)], "tensorboard"
+        # Down from the second highest: the highest is 1, above which nothing lies.
+        points = [(at / (len(tp) - 1), float(tp[at]), float(fp[at])) for at in range(len(tp) - 2, -1, -1)]
+    for threshold, hits, alarms in points:
+        rows["curves"].append({**keys, "threshold": threshold, "tp": hits, "fp": alarms, "source": source})
 
 
 def _patients(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> list[dict[str, Any]]:
     """Results by patient: of the run's own metrics, else of an evaluation in a folder within the run's."""
     found = metrics.get("per_patient")
-    for path in sorted(run.glob("*/metrics.json")) if found is None else ():
+    for path in () if found else sorted(run.glob("*/metrics.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("per_patient", found)
         except (OSError, ValueError, AttributeError) as error:

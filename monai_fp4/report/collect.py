@@ -32,9 +32,11 @@ class StudyTables:
             `epochs_done`, `best_epoch`, `train_seconds`, `version` and more.
         epochs: `KEYS`, `epoch`, losses and metrics, of every epoch of every cell, finished or not.
         scores: `KEYS`, `bin` (left edge), `positives`, `negatives`: predicted probabilities at the best epoch.
+        curves: `KEYS`, `threshold` from high to low, `tp`, `fp` at or above it, `source`: the precision-recall curve of
+            the best epoch, of the ``run`` itself (thresholds among its scores) or of ``tensorboard`` (equally spaced).
         health: `KEYS`, `epoch`, `layer`, `operand`, `snr_db`, `underflow`, `clipped`.
         attention: `KEYS`, `epoch`, `layer`, `measure`, `value`; empty unless the runs record any.
-        patients: `KEYS`, `patient`, `auprc`, `recall`, `dice`, where evaluations lie in the cells.
+        patients: `KEYS`, `patient`, `auprc`, `recall`, `dice`, of the runs or of evaluations in their folders.
         notes: sentences about the folder as a whole.
     """
 
@@ -43,6 +45,7 @@ class StudyTables:
     cells: pd.DataFrame
     epochs: pd.DataFrame
     scores: pd.DataFrame
+    curves: pd.DataFrame
     health: pd.DataFrame
     attention: pd.DataFrame
     patients: pd.DataFrame
@@ -83,7 +86,8 @@ def collect(path: str | Path) -> StudyTables:
     """
     folder = StudyFolder(path)
     definition = folder.read_definition()
-    rows: dict[str, list[Any]] = {name: [] for name in ("cells", "epochs", "scores", "health", "attention", "patients")}
+    names = ("cells", "epochs", "scores", "curves", "health", "attention", "patients")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     known = set()
     for cell in definition.cells():
         known.add(folder.run_dir(cell))
@@ -96,6 +100,7 @@ def collect(path: str | Path) -> StudyTables:
     columns = {
         "epochs": ["epoch", "train_loss", *METRICS],
         "scores": ["bin", "width", "positives", "negatives"],
+        "curves": ["threshold", "tp", "fp", "source"],
         "health": ["epoch", "layer", "operand", "snr_db", "underflow", "clipped"],
         "attention": ["epoch", "layer", "measure", "value"],
         "patients": ["patient", "auprc", "recall", "dice"],

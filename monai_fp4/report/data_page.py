@@ -20,6 +20,7 @@ _FILES = {
     "patients": "results of every patient in every evaluated cell",
     "variance": "analysis of variance of AUPRC",
     "scores": "counts of predicted probabilities in 126 bins, at the best epoch",
+    "curves": "precision-recall curve of every cell at the best epoch: counts at or above each threshold",
     "calibration": "expected calibration error of every cell",
     "health": "signal to noise, underflow and clipping by layer and epoch, mean over seeds and folds",
     "attention": "what the runs recorded of their attention",

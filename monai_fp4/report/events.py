@@ -38,7 +38,7 @@ class RunEvents:
         curves: epoch -> counts `[tp, fp, tn, fn]` x thresholds, equally spaced over [0, 1].
         probability_sums: epoch -> number of predicted probabilities and their sum.
         health: (step, measure, layer, operand) -> value.
-        attention: (step, measure, layer) -> value, where a run records any (tags `attention/<measure>/<layer>`).
+        attention: (epoch, measure, layer) -> value, of networks with attention (tags `attention/<measure>/<layer>`).
         steps_per_epoch: training steps of an epoch, if an epoch was finished.
         problems: a sentence for each file that could not be read to its end.
     """

@@ -106,12 +106,15 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
 
 
 def attention_over_time(tables: StudyTables) -> Picture | None:
-    """Whatever a run records of its attention under `attention/<measure>/<layer>`, such as the entropy."""
+    """Entropy of the attention weights as a share of the highest possible, or whatever else a run recorded."""
     known = tables.attention.dropna(subset=["value"])
     if known.empty:
         return None
-    measure = "entropy" if "entropy" in set(known["measure"]) else str(known["measure"].iloc[0])
+    # The share is comparable between layers whose windows hold different numbers of tokens; nats are in the files.
+    recorded = set(known["measure"])
+    measure = next((name for name in ("entropy_share", "entropy") if name in recorded), str(known["measure"].iloc[0]))
     known = known[known["measure"] == measure]
+    measure, unit = ("entropy", " / log(tokens)") if measure == "entropy_share" else (measure, "")
     models = [m for m in tables.models if m in set(known["model"])]
     figure, panels = grid(tables, models=models, sharex=True)
     for (model, recipe), group in known.groupby(["model", "recipe"], sort=False):
@@ -119,10 +122,11 @@ def attention_over_time(tables: StudyTables) -> Picture | None:
         style: Any = look(recipe, tables.recipes)
         panels[model].plot(line.index, line, marker=style.marker, markersize=3.5, **style.line)
     for axes in panels.values():
-        axes.set(xlabel="epoch", ylabel=f"attention {measure}")
+        axes.set(xlabel="epoch", ylabel=f"attention {measure}{unit}")
     legend(figure, [r for r in tables.recipes if r in set(known["recipe"])])
     caption = (
-        f"Attention {measure} as the runs recorded it, mean over layers, seeds and folds. {describe_cells(tables.done)}"
+        f"Attention {measure}{unit} as the runs recorded it, of one validation batch, mean over layers, seeds and"
+        f" folds; 0 is all weight on one token, log(tokens) the same weight on all. {describe_cells(tables.done)}"
     )
     alt = f"Attention {measure} against epoch for {len(models)} models."
     return Picture("attention", f"Attention {measure}", caption, alt, figure, "attention")

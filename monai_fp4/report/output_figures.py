@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from monai_fp4.report.calibration import reliability
 from monai_fp4.report.collect import StudyTables
@@ -18,27 +20,52 @@ _WHERE = "at the best epoch, all voxels of the validation patients, the seeds of
 
 def pr_curves(tables: StudyTables) -> Picture | None:
     """Precision against recall, a line a recipe."""
-    scores = _pooled(tables)
-    if scores.empty:
+    curves = _finished(tables, tables.curves)
+    if curves.empty:
         return None
     figure, panels = grid(tables, (3.1, 2.8), sharex=True, sharey=True)
-    for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
-        tp, fp = (group[name].to_numpy()[::-1].cumsum() for name in ("positives", "negatives"))
+    for (model, recipe), group in curves.groupby(["model", "recipe"], sort=False):
+        tp, fp = pooled_counts([cell for _, cell in group.groupby(["fold", "seed"], sort=False)])
         if tp[-1] > 0:
             called = tp + fp
             precision = np.divide(tp, called, out=np.ones_like(tp), where=called > 0)
             panels[model].plot(tp / tp[-1], precision, linewidth=1.3, **look(recipe, tables.recipes).line)
     for axes in panels.values():
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
-    mark_empty(panels, scores["model"])
-    legend(figure, _drawn(tables, scores), markers=False)
-    caption = (
-        f"Precision against recall {_WHERE}, at the 126 equally spaced thresholds that a run records. Voxels above the"
-        " highest, 0.992, share one point, where the curve begins; the AUPRC in the tables is computed from every"
-        f" distinct score. {_cells(tables, scores)}"
-    )
-    alt = f"Precision-recall curves of {scores['recipe'].nunique()} recipes in {len(panels)} models."
-    return Picture("pr_curves", "Precision-recall curves", caption, alt, figure, "scores")
+    mark_empty(panels, curves["model"])
+    legend(figure, _drawn(tables, curves), markers=False)
+    coarse = curves[curves["source"] == "tensorboard"].groupby(["model", "recipe", "fold", "seed"]).ngroups
+    of_all = curves.groupby(["model", "recipe", "fold", "seed"]).ngroups
+    caption = f"Precision against recall {_WHERE}, at up to 500 thresholds that each run chose among its scores."
+    if coarse:
+        which = "All" if coarse == of_all else f"{coarse} of {of_all}"
+        caption = (
+            f"Precision against recall {_WHERE}. {which} cells recorded only 126 equally spaced thresholds: there,"
+            " voxels above the highest, 0.992, share one point, where the curve begins; the AUPRC in the tables is"
+            " computed from every distinct score."
+        )
+    alt = f"Precision-recall curves of {curves['recipe'].nunique()} recipes in {len(panels)} models."
+    caption = f"{caption} {_cells(tables, tables.curves)}"
+    return Picture("pr_curves", "Precision-recall curves", caption, alt, figure, "curves")
+
+
+def pooled_counts(cells: Sequence[pd.DataFrame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """True and false positives of several cells together, at every threshold of any of them, from high to low.
+
+    Between two thresholds of a cell its counts are taken to rise evenly; above its highest they are 0.
+
+    >>> one = pd.DataFrame({"threshold": [0.9, 0.1], "tp": [1, 2], "fp": [0, 4]})
+    >>> tp, fp = pooled_counts([one, one.assign(threshold=[0.5, 0.1])])
+    >>> tp.tolist(), fp.tolist()
+    ([1.0, 2.5, 4.0], [0.0, 2.0, 8.0])
+    """
+    ordered = [cell.sort_values("threshold") for cell in cells]
+    thresholds = np.unique(np.concatenate([cell["threshold"].to_numpy(np.float64) for cell in ordered]))
+    total = {name: np.zeros(thresholds.size) for name in ("tp", "fp")}
+    for cell in ordered:
+        for name, counts in total.items():
+            counts += np.interp(thresholds, cell["threshold"].to_numpy(np.float64), cell[name], right=0.0)
+    return total["tp"][::-1], total["fp"][::-1]
 
 
 def probabilities(tables: StudyTables) -> Picture | None:
@@ -62,7 +89,7 @@ def probabilities(tables: StudyTables) -> Picture | None:
     legend(figure, _drawn(tables, scores), markers=False)
     caption = (
         f"How often each probability is predicted, {_WHERE}; logarithmic, 42 bins. A comb of few bins says that four"
-        f" bits made the output discrete. {_cells(tables, scores)}"
+        f" bits made the output discrete. {_cells(tables, tables.scores)}"
     )
     alt = f"Histograms of predicted probabilities of {scores['recipe'].nunique()} recipes in {len(panels)} models."
     return Picture("probabilities", "Predicted probabilities", caption, alt, figure, "scores")
@@ -117,7 +144,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
     legend(figure, _drawn(tables, scores))
     caption = (
         f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of tumour. The Tversky loss, which"
-        f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, scores)}"
+        f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, tables.scores)}"
     )
     alt = (
         f"Reliability curves of {scores['recipe'].nunique()} recipes in {len(panels)} models; errors in the table of"
@@ -128,20 +155,20 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
 
 def _pooled(tables: StudyTables) -> pd.DataFrame:
     """Counts by bin of every model and recipe, summed over the finished cells of the main fold."""
-    scores = _finished(tables)
+    scores = _finished(tables, tables.scores)
     pooled = scores.groupby(["model", "recipe", "bin"], sort=False)[["positives", "negatives"]].sum().reset_index()
     pooled["width"] = scores["width"].iloc[0] if len(scores) else np.nan
     return pooled
 
 
-def _finished(tables: StudyTables) -> pd.DataFrame:
+def _finished(tables: StudyTables, table: pd.DataFrame) -> pd.DataFrame:
     keys = ["model", "recipe", "fold", "seed"]
-    return tables.in_main_fold(tables.scores).merge(tables.done[keys], on=keys)
+    return tables.in_main_fold(table).merge(tables.done[keys], on=keys)
 
 
-def _cells(tables: StudyTables, scores: pd.DataFrame) -> str:
+def _cells(tables: StudyTables, table: pd.DataFrame) -> str:
     keys = ["model", "recipe", "fold", "seed"]
-    drawn = tables.done.merge(_finished(tables)[keys].drop_duplicates(), on=keys)
+    drawn = tables.done.merge(_finished(tables, table)[keys].drop_duplicates(), on=keys)
     return describe_cells(drawn)
 
 

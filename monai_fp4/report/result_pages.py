@@ -142,7 +142,7 @@ def outputs_page(found: Analysis) -> Page:
     ece = found.frames["calibration"]
     blocks = [
         heading("Curves"),
-        *pictures(output_figures.pr_curves(tables), missing=missing),
+        *pictures(output_figures.pr_curves(tables), missing="Not recorded: no finished cell has a curve."),
         heading("Probabilities"),
         *pictures(output_figures.probabilities(tables), missing=missing),
         heading("Levels"),
