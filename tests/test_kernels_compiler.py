@@ -143,3 +143,20 @@ def test_another_processor_has_another_library(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(compiler, "_processor", lambda: "another")
     assert cpu_quantize.available()
     assert len(libraries(fresh)) == 2
+
+
+def test_cxx_is_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++ 'unbalanced")
+    assert_plain_numbers("CXX is no command")
+
+
+@pytest.mark.parametrize("outcome", ["exit 1", "exit 0"])
+def test_a_bad_compiler_is_one_warning(monkeypatch: pytest.MonkeyPatch, fresh: Path, outcome: str) -> None:
+    """However many libraries would have needed it."""
+    fake = fresh / "cxx"
+    fake.write_text(f"#!/bin/sh\n{outcome}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    with pytest.warns(RuntimeWarning) as caught:
+        assert compiler.load("quantize") is compiler.load("histogram") is None
+    assert len(caught) == 1

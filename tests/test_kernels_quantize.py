@@ -209,3 +209,30 @@ def test_the_order_of_the_rotations_sums_is_kept(distance: int) -> None:
     for pairs in (False, True):
         found = cpu_quantize.quantize(x.mT, rht=True, dtype=torch.bfloat16, pairs=pairs)
         assert found is not None and same(found.amax, expected.amax)
+
+
+@pytest.mark.parametrize("largest", [1e38, 2.0**126, 3.2e38, torch.inf])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rotated_sums_overflow_in_one_order(largest: float, transposed: bool) -> None:
+    """Butterflies would give other infinities and NaN than the plain order."""
+    x = torch.full((32, 48), largest).copysign_(torch.randn(32, 48, generator=torch.Generator().manual_seed(0)))
+    x[::2, ::3] /= 2
+    x[:16] = largest
+    for dtype in (torch.bfloat16, torch.float32):
+        assert_equal(x.to(dtype).mT if transposed else x.to(dtype), rht=True)
+
+
+def test_memory_that_holds_other_numbers() -> None:
+    """Conjugation leaves memory as it is, and a zero tensor has none."""
+    negative = torch.randn(4, 32, dtype=torch.complex64, generator=torch.Generator().manual_seed(0)).conj().imag
+    assert negative.is_neg()
+    assert same(fake_quantize(negative), fake_quantize(negative.resolve_neg()))
+    assert same(fake_quantize(torch._efficientzerotensor((4, 32))), torch.zeros(4, 32))
+
+
+@pytest.mark.parametrize(
+    "x", [torch.ones(4, 32, dtype=torch.float64), torch.ones(4, 32, device="meta"), torch.eye(32).to_sparse()]
+)
+def test_what_cannot_be_read_is_refused(x: Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"expected a (dense )?tensor"):
+        cpu_quantize.quantize(x)

@@ -95,7 +95,7 @@ def load(name: str, check: Check | None = None) -> ctypes.CDLL | None:
                 _libraries[name], _reasons[name] = library, f"compiled, {path}"
             except _UnavailableError as reason:
                 _libraries[name], _reasons[name] = None, str(reason)
-                _warn(str(reason))
+                _warn(name, str(reason))
         return _libraries[name]
 
 
@@ -104,11 +104,12 @@ def status() -> tuple[KernelStatus, ...]:
     return tuple(KernelStatus(name, _libraries[name] is not None, reason) for name, reason in _reasons.items())
 
 
-def _warn(reason: str) -> None:
-    # One missing compiler is one warning, however many libraries would have needed it; who turned them off knows.
-    if reason in _warned or reason.startswith("turned off"):
+def _warn(name: str, reason: str) -> None:
+    # One bad compiler is one warning, however many libraries would have needed it; who turned them off knows.
+    cause = reason.replace(f"{name}.cpp", "")
+    if cause in _warned or reason.startswith("turned off"):
         return
-    _warned.add(reason)
+    _warned.add(cause)
     warnings.warn(
         f"the compiled CPU kernels cannot be used, plain torch computes the same numbers more slowly: {reason}",
         RuntimeWarning,
@@ -130,7 +131,7 @@ def _build(name: str) -> tuple[ctypes.CDLL, Path]:
     if (library := _open(target)) is None:
         _compile(compiler, source, target)
         if (library := _open(target)) is None:
-            raise _UnavailableError(f"{target} was built but cannot be loaded")
+            raise _UnavailableError(f"what {shlex.join(compiler)} makes of {name}.cpp cannot be loaded ({folder})")
     return library, target
 
 
@@ -178,7 +179,10 @@ def _compiler() -> tuple[tuple[str, ...], str]:
     """The command that compiles C++, and what it says of its version."""
     named = os.environ.get("CXX")
     for candidate in [named] if named else ["c++", "g++", "clang++"]:
-        words = tuple(shlex.split(candidate))
+        try:
+            words = tuple(shlex.split(candidate))
+        except ValueError as error:
+            raise _UnavailableError(f"CXX is no command, {candidate!r} ({error})") from None
         if words and shutil.which(words[0]):
             break
     else:

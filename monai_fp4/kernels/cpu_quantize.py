@@ -23,6 +23,7 @@ from monai_fp4.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blo
 from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import compiler
 from monai_fp4.kernels.switch import is_plain, plain
+from monai_fp4.rounding import check_dtype
 
 __all__ = ["available", "plain", "quantize", "usable"]
 
@@ -85,7 +86,7 @@ def quantize(
         The operand, or ``None`` where there is no kernel: compute in plain torch.
 
     Raises:
-        ConfigError: shapes, dtypes or options that do not fit.
+        ConfigError: shapes, dtypes, devices or options that do not fit.
     """
     library = compiler.load("quantize", _fault)
     if library is None:
@@ -108,6 +109,7 @@ def _quantize(
     length: int | None = None,
     with_scales: bool = True,
 ) -> ScaledValues:
+    x = _readable(x)
     shape = x.shape
     if length is None:
         length = shape[-1] - offset
@@ -163,6 +165,19 @@ def _quantize(
     if library.monai_fp4_quantize(arguments + tail):
         raise RuntimeError("quantize.cpp and its binding disagree")
     return ScaledValues(out, largest, scales)
+
+
+def _readable(x: Tensor) -> Tensor:
+    """The tensor, if the kernel may read its numbers from memory as they are; a copy or a refusal where it may not."""
+    check_dtype(x)
+    if not x.is_cpu or x.layout is not torch.strided:
+        raise ConfigError(
+            f"expected a dense tensor on the CPU, found one of layout {x.layout} on {x.device}: move it to the CPU"
+            " (a layer and its input belong on one device) or call to_dense()"
+        )
+    if x.is_neg() or x._is_zerotensor():  # their memory holds other numbers, or there is none
+        return x.resolve_neg().clone()
+    return x
 
 
 def _empty_like(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
