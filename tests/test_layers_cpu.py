@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import cpu_gemm
 from monai_fp4.kernels.switch import plain
 from monai_fp4.layers import LAYER_TYPES
@@ -121,3 +122,37 @@ def test_swapped_pairs_are_those_of_the_transposed_matrix(rows: int, length: int
     swapped = swap_pairs(quantized(weight, two_d=True, pairs=True), length)
     expected = quantized(weight.mT, two_d=True, pairs=True)
     assert torch.equal(swapped.values, expected.values) and torch.equal(swapped.amax, expected.amax)
+
+
+def test_backward_of_a_forward_in_plain_torch() -> None:
+    """As under ``torch.compile``, which may trace the forward pass alone."""
+    layer = LAYER_TYPES[nn.Linear].from_float(nn.Linear(48, 40), "sr_rht_2d")
+    x = torch.randn(32, 48)
+    gradients = []
+    for in_plain in (True, False):
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(3)
+        with plain() if in_plain else nullcontext():
+            y = layer(leaf)
+        y.square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    """The products read memory by the sizes that they are given: a wrong one must not reach them."""
+    linear = LAYER_TYPES[nn.Linear].from_float(nn.Linear(32, 16), "sr_rht_2d")
+    for features in (30, 48, 640):
+        with pytest.raises(ConfigError, match=f"32 input features found an input of {features}"):
+            linear(torch.ones(4, features))
+    conv = LAYER_TYPES[nn.Conv2d].from_float(nn.Conv2d(32, 16, 3), "sr_rht_2d")
+    with pytest.raises(ConfigError, match="32 channels, found 48"):
+        conv(torch.ones(1, 48, 8, 8))
+    with pytest.raises(ConfigError, match="that the kernel fits in"):
+        conv(torch.ones(1, 32, 2, 2))
+
+
+def test_a_weight_elsewhere_is_refused() -> None:
+    layer = LAYER_TYPES[nn.Linear].from_float(nn.Linear(32, 16, device="meta"), "sr_rht_2d")
+    with pytest.raises(ConfigError, match="belong on one device"):
+        layer(torch.ones(4, 32))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import cpu_gemm
 from monai_fp4.layers.cpu_operands import quantized
 from monai_fp4.layers.geometry import ConvGeometry
@@ -172,6 +173,11 @@ def _multiply(
     """Sum over the taps, into the pixels of ``result`` ``[N, columns, *spatial]`` that start, step and counts name."""
     values = rows.values
     half, columns = values.shape[-1] // 2, result.shape[1]
+    if kernel.values.shape[-3] != half:  # the product would read beyond the kernel
+        raise ConfigError(
+            f"a convolution expected an image of {2 * kernel.values.shape[-3]} channels, found {2 * half} (each a"
+            " multiple of 16, by padding): check what precedes it"
+        )
     image, *strides = (stride // 2 for stride in values.stride()[:-1])
     steps_out = _three(result.stride()[2:], 0)
     a_offsets = [sum(place * stride for place, stride in zip(at, strides, strict=True)) for _, at in taps]

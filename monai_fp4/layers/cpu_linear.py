@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import cpu_gemm
 from monai_fp4.layers.cpu_operands import quantized, quantized_rows, round_trip, swap_pairs
 from monai_fp4.numerics import ScaledValues, gemm_alpha
@@ -15,6 +16,10 @@ __all__ = ["decoded", "forward", "gradients"]
 
 def forward(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, ScaledValues | None]:
     """Multiply; see `linear_products.forward`."""
+    if x.shape[1] != weight.shape[1]:
+        raise ConfigError(
+            f"a linear layer of {weight.shape[1]} input features found an input of {x.shape[1]}: check what precedes it"
+        )
     rows, pairs = quantized_rows(x), quantized(weight, two_d=recipe.two_d_weights, pairs=True)
     y = cpu_gemm.product_of_rows(rows.values, pairs.values, gemm_alpha(rows.amax, pairs.amax), dtype)
     return y, pairs if recipe.two_d_weights else None
@@ -39,7 +44,7 @@ def gradients(
     stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
     if needed[0]:
         a = quantized_rows(dy, stochastic=stochastic)
-        if kept is not None:
+        if kept is not None and kept.values.ndim == 3:  # plain torch, under a compiler say, keeps a matrix
             b = swap_pairs(kept, weight.shape[1])
         else:
             b = quantized(weight.mT, two_d=recipe.two_d_weights, pairs=True)

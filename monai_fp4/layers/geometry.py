@@ -14,6 +14,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from monai_fp4.errors import ConfigError
+
 __all__ = ["ConvGeometry"]
 
 
@@ -36,9 +38,19 @@ class ConvGeometry:
         return (self.stride, self.padding, self.dilation, False, (0,) * len(self.kernel), self.groups)
 
     def out_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the number of output pixels along each axis of an image of this size."""
+        """Return the number of output pixels along each axis of an image of this size.
+
+        Raises:
+            ConfigError: the image is smaller than the kernel.
+        """
         axes = zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+        out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+        if min(out) < 1:
+            raise ConfigError(
+                f"a convolution with kernel {self.kernel}, dilation {self.dilation} and padding {self.padding} expected"
+                f" an image that the kernel fits in, found {spatial}: give larger images, or down-sample less"
+            )
+        return out
 
     def only_last_axis(self) -> ConvGeometry:
         """Return the same geometry with every axis but the last left as it is (kernel 1, stride 1)."""
