@@ -267,8 +267,9 @@ def test_gradients_are_rounded_stochastically_in_other_formats(change: dict[str,
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-@pytest.mark.parametrize("name", ["all", "mxfp4"])
+@pytest.mark.parametrize("name", ["weights", "activations", "mxfp4"])
 def test_chain_rule_and_health_see_the_format(kind: str, name: str) -> None:
+    torch.manual_seed(0)
     formats = Formats.of(name)
     recipe = Recipe.from_config(RECIPES[name] | {"base": "chain_rule"})
     layer: Any
@@ -291,9 +292,18 @@ def test_chain_rule_and_health_see_the_format(kind: str, name: str) -> None:
         watched(x.clone().requires_grad_()).backward(dy)
     pixels = (lambda t: t) if kind == "linear" else (lambda t: t.movedim(1, -1))
     assert health[""]["input"] == operand_health(pixels(x), scheme=formats.input)
-    assert health[""]["weight"].snr_db == operand_health(pixels(layer.weight), scheme=formats.weight).snr_db
+    weight = operand_health(pixels(layer.weight), scheme=formats.weight)
+    assert health[""]["weight"].snr_db == pytest.approx(weight.snr_db, rel=1e-9)
+    assert health[""]["weight"].clipped == weight.clipped
+    assert weight.clipped != operand_health(pixels(layer.weight)).clipped or name == "activations"
     assert health[""]["gradient"] == operand_health(pixels(dy), scheme=formats.gradient)
-    assert health[""]["input"] != operand_health(pixels(x))
+    assert (health[""]["input"] == operand_health(pixels(x))) is (name == "weights")
+
+
+def test_a_scale_of_mxfp4_clips_nothing() -> None:
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    assert operand_health(x).clipped > 0
+    assert operand_health(x, scheme=Scheme.MXFP4).clipped == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

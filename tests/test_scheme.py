@@ -76,6 +76,42 @@ def test_four_over_six_is_te_s(x: Tensor, two_d: bool) -> None:
     assert same(found.values, oracle.values[:rows, :columns])
 
 
+@pytest.mark.parametrize("two_d", [False, True])
+def test_four_over_six_is_te_s_where_both_scales_lose_nearly_the_same(two_d: bool) -> None:
+    """In units of its scale, a 5 beside the 6 wants four as much as a 4 wants six: rounding and order decide."""
+    generator = torch.Generator().manual_seed(0)
+    found = torch.zeros(0)
+    for amax in torch.rand(20, generator=generator) + 1:
+        side, count = (16 if two_d else 1), (40 if two_d else 1000)
+        blocks = torch.tensor([6.0, 5.0, 4.0, 5.0, 4.0, 0.1, 1.7, 3.2]).repeat(count, 2 * side)
+        blocks = blocks.gather(1, torch.rand(blocks.shape, generator=generator).argsort(1))
+        blocks = blocks * torch.tensor([8, 10, 12]).repeat(count)[:count, None] / 64
+        blocks[0, 0] = 6 * 256
+        x = (blocks * (amax / 1536)).unflatten(1, (side, 16)).transpose(0, 1).flatten(1).contiguous()
+        ours, oracle = (
+            quantize(x, two_d=two_d, **options)
+            for quantize, options in ((scaled_values, {"scheme": SIX}), (te_oracle.quantize_four_over_six, {}))
+        )
+        assert torch.equal(ours.scales, oracle.scales.float())
+        assert torch.equal(ours.values, oracle.values)
+        found = torch.cat([found, ours.scales[0]])
+    taken = {value: int((found == value / 64).sum()) for value in (8, 10, 12, 15, 18)}
+    assert min(taken.values()) > 5, "both choices must be among them"
+
+
+def test_four_over_six_rounds_its_scales_as_te_does() -> None:
+    """Maxima within some last bits of those whose scale is a tie between two E4M3 numbers."""
+    generator = torch.Generator().manual_seed(0)
+    ties = (torch.arange(8, 16) + 0.5)[:, None] * 2.0 ** torch.arange(-4, 4)
+    for amax in torch.rand(100, generator=generator) + 1:
+        maxima = (ties.flatten() * 6 * (amax / 1536))[:, None].view(torch.int32) + torch.arange(
+            -4, 5, dtype=torch.int32
+        )
+        x = torch.zeros(maxima.numel() + 1, 16)
+        x[0, 0], x[1:, 0] = amax, maxima.view(torch.float32).flatten()
+        assert torch.equal(scaled_values(x, scheme=SIX).scales, te_oracle.quantize_four_over_six(x).scales.float())
+
+
 def test_four_over_six_of_infinity_is_te_s() -> None:
     x = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))
     x[3, 5] = INF
