@@ -16,8 +16,8 @@ from monai.networks.nets import UNet, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer, WindowAttention, compute_mask
 from torch import Tensor, nn
 
-from monai_fp4.convert import convert, set_active
 from monai_fp4.conv3d import guard_conv3d
+from monai_fp4.convert import convert, set_active
 from monai_fp4.errors import ConfigError
 from monai_fp4.networks import (
     ARCHITECTURES,
