@@ -240,10 +240,12 @@ class Recorder:
         self.per_patient = _by_patient(cohort, threshold) if cohort is not None and threshold is not None else []
         if cohort is not None and cohort.pooled.positives:
             curve = cohort.pooled.pr_curve(points=_PR_POINTS)
-            # Whole numbers as such; FP32 thresholds are exact as Python's floats.
-            named = {"thresholds": curve.thresholds, "tp": curve.tp, "fp": curve.fp}
+            columns = {
+                "thresholds": curve.thresholds.tolist(),  # FP32 numbers are exact as Python's floats
+                "tp": curve.tp.tolist(),
+                "fp": curve.fp.tolist(),
+            }
             totals = {"positives": int(curve.positives), "negatives": int(curve.negatives)}
-            columns = {name: values.tolist() for name, values in named.items()}
             self.folder.write_json("pr_curve.json", {"epoch": entry["epoch"]} | totals | columns)
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.philox import BYTES_PER_COUNTER, draw_key, random_bytes
+from monai_fp4.scheme import E2M1_MAX, E4M3_MAX
 
 __all__ = [
     "E2M1_GRID",
@@ -37,8 +38,6 @@ __all__ = [
 E2M1_GRID = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The eight magnitudes of a four-bit code, in the order of their codes."""
 
-E2M1_MAX = 6.0
-E4M3_MAX = 448.0
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _EXPONENT_MASK = 0x7F800000  # of an FP32 number's bits

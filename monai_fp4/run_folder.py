@@ -26,13 +26,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.options import differences
 from monai_fp4.running_config import value_at
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["RunFolder", "describe_environment", "write_atomically"]
 
@@ -171,6 +172,8 @@ class RunFolder:
         Raises:
             ConfigError: when the folder cannot be written to (no space, no permission).
         """
+        import torch  # here, since a sweep reads and writes folders without it
+
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with beside.open("wb") as file:  # given a path, torch would keep the system's reason to itself
@@ -187,6 +190,8 @@ class RunFolder:
         Raises:
             ConfigError: when the file is missing or damaged.
         """
+        import torch
+
         try:
             content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
@@ -221,6 +226,8 @@ class RunFolder:
 
 def describe_environment(device: torch.device, backend: str) -> dict[str, Any]:
     """Say what a run ran on: enough to know whether two runs may be compared."""
+    import torch
+
     versions = {}
     for name in _PACKAGES:
         try:

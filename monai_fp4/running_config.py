@@ -12,8 +12,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
-
 __all__ = ["differing_ids", "running_config", "value_at"]
 
 SEPARATOR = "::"
@@ -22,6 +20,8 @@ SEPARATOR = "::"
 
 def running_config() -> dict[str, Any]:
     """The config of the bundle whose component is being made, as plain JSON; empty outside of a bundle."""
+    from monai.bundle import ConfigParser, ConfigWorkflow  # takes seconds, and `differing_ids` needs none of it
+
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -24,9 +24,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from monai_fp4.rounding import E2M1_MAX, E4M3_MAX
-
 __all__ = ["STANDARD", "TENSOR_MAX", "Scheme"]
+
+# The largest values of the two formats; here and not in `rounding`, since recipes are read without torch.
+E2M1_MAX = 6.0
+E4M3_MAX = 448.0
 
 TENSOR_MAX = E2M1_MAX * E4M3_MAX
 """2688: what amax becomes after the first level of scaling."""

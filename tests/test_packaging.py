@@ -118,3 +118,39 @@ def test_readme_subcommands_exist(command: str) -> None:
         option for line in readme_commands() if line.startswith(command) for option in re.findall(r" (--\w+)", line)
     }:
         assert option in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["sweep", "--dry_run", "--archs", "unet"]])
+def test_commands_that_compute_nothing_start_quickly(tmp_path: Path, arguments: list[str]) -> None:
+    if "--dry_run" in arguments:
+        arguments = [*arguments, "--manifest", "phantom", "--output_dir", str(tmp_path / "study")]
+    program = "import sys; from monai_fp4.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    program += "print('loaded:', sorted({'torch', 'monai', 'ignite'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    counted = "['torch']" if "--dry_run" in arguments else "[]"  # torch tells how many GPUs there are
+    assert done.stdout.rstrip().endswith(f"loaded: {counted}"), done.stdout + done.stderr
+
+
+def test_the_public_names_are_there_whatever_was_imported_before() -> None:
+    program = """
+import monai_fp4.convert
+from monai_fp4.convert import unconvert
+import monai_fp4
+assert set(monai_fp4.__all__) <= set(dir(monai_fp4))
+for name in monai_fp4.__all__:
+    value = getattr(monai_fp4, name)
+    assert type(value).__name__ != "module", name
+assert monai_fp4.convert.__module__ == "monai_fp4.convert" and callable(monai_fp4.convert)
+from monai_fp4 import *
+assert convert is monai_fp4.convert and RECIPES["sr"].name == "sr"
+import monai_fp4.data, monai_fp4.networks
+for package in (monai_fp4.data, monai_fp4.networks):
+    assert all(hasattr(package, name) for name in package.__all__) and not hasattr(package, "nonsense")
+try:
+    monai_fp4.nonsense
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "module 'monai_fp4' has no attribute 'nonsense'\n"

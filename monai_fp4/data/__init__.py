@@ -7,15 +7,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from monai_fp4.data.build import build_manifest, check_manifest
 from monai_fp4.data.datalist import load_datalist, prepare_data
-from monai_fp4.data.datasets import PatientDataset, SliceDataset
 from monai_fp4.data.folds import assign_folds, select_patients
-from monai_fp4.data.loader import BackgroundLoader
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
 from monai_fp4.data.phantom import write_phantom
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
-from monai_fp4.data.transforms import NormalizeForegroundd, augmentation
+
+if TYPE_CHECKING:
+    from monai_fp4.data.datasets import PatientDataset, SliceDataset
+    from monai_fp4.data.loader import BackgroundLoader
+    from monai_fp4.data.transforms import NormalizeForegroundd, augmentation
 
 __all__ = [
     "build_manifest",
@@ -39,3 +44,16 @@ __all__ = [
     "Patient",
     "Split",
 ]
+
+# Loaded when first asked for: these need torch and MONAI, and manifests do not.
+_HOME = {
+    **dict.fromkeys(("PatientDataset", "SliceDataset"), "datasets"),
+    "BackgroundLoader": "loader",
+    **dict.fromkeys(("NormalizeForegroundd", "augmentation"), "transforms"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

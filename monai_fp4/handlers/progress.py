@@ -16,6 +16,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
+from monai_fp4.durations import duration
+
 __all__ = ["Progress"]
 
 _DISPLAY = {"auprc": "AUPRC"}
@@ -142,19 +144,6 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as people say them.
-
-    >>> duration(4.2), duration(75), duration(7384)
-    ('4 s', '1 min 15 s', '2 h 03 min')
-    """
-    whole = math.ceil(seconds) if seconds < 1 else round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _total(engine: Engine) -> int | None:

@@ -230,7 +230,7 @@ def _print_plan(
     args: argparse.Namespace,
     executor_type: type[Executor] | Any,
 ) -> None:
-    from monai_fp4.handlers.progress import duration
+    from monai_fp4.durations import duration
     from monai_fp4.study.estimate import Estimate, time_left
     from monai_fp4.study.executor import here, needs_of, room
     from monai_fp4.study.sweep import kind, timings

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from monai_fp4.handlers.progress import duration
+from monai_fp4.durations import duration
 from monai_fp4.study.layout import Cell
 
 __all__ = ["State", "SweepProgress"]
