@@ -26,8 +26,8 @@ from monai_fp4.attention import FP4SABlock, FP4WindowAttention, fp4_product
 
 __all__ = ["AttentionEntropy", "attention_entropy"]
 
-_MOST_SCORES = 2**23
-"""Scores of one look, over all heads: 32 MiB in FP32."""
+_MOST_SCORES = 2**21
+"""Scores of one look, over all heads: 8 MiB in FP32."""
 _MOST_ITEMS = 64
 """Windows; of images, whose attention is between many more tokens, `_MOST_SCORES` leaves few."""
 
