@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.recipes import Recipe
 
-__all__ = ["NVFP4Layer"]
+__all__ = ["NVFP4Layer", "check_image", "working_dtype"]
 
 
 class NVFP4Layer(nn.Module):
@@ -73,12 +73,30 @@ class NVFP4Layer(nn.Module):
         return f"{super().extra_repr()}, recipe={self.recipe.name}{state}"
 
 
+def check_image(x: Tensor, channels: int, dims: int) -> None:
+    """Refuse, with a ConfigError, what is no ``[N, channels, *spatial]`` or ``[channels, *spatial]``.
+
+    The compiled products read memory by the sizes that they are given: a wrong one must not reach them.
+    """
+    if x.dim() not in (dims + 1, dims + 2):
+        raise ConfigError(
+            f"a {dims}D convolution expected {dims + 2} axes [N, {channels}, ...], or {dims + 1} without N, found shape"
+            f" {tuple(x.shape)}: check what precedes it"
+        )
+    if x.shape[-1 - dims] != channels:
+        raise ConfigError(
+            f"a convolution expected an image of {channels} channels, found {x.shape[-1 - dims]} (shape"
+            f" {tuple(x.shape)}): check what precedes it"
+        )
+
+
 def working_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that a float layer would work in: autocast's where it is on, else that of ``x``.
 
     It is the dtype of the output and of both gradients, and of the operands of whatever is multiplied in high
-    precision. The operands of FP4 products are quantized from the dtype that they come in (see
-    `monai_fp4.layers.operands`).
+    precision, and what the input is cast to before it is quantized (see `monai_fp4.layers.operands`).
     """
+    if x.is_meta:  # where only shapes are computed; autocast does not know it
+        return x.dtype
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.layers.base import NVFP4Layer, working_dtype
 from monai_fp4.layers.gemm import LinearFunction
 from monai_fp4.layers.linear_products import quantized_input, quantized_weight
@@ -31,6 +32,12 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         """Apply the layer to ``[..., in_features]``."""
         if not self.quantizing or input.numel() == 0:
             return super().forward(input)
+        found = input.shape[-1] if input.ndim else 0
+        if found != self.in_features:  # the compiled products read memory by the sizes that they are given
+            raise ConfigError(
+                f"a linear layer of {self.in_features} input features found an input of {found} (shape"
+                f" {tuple(input.shape)}): check what precedes it"
+            )
         dtype = working_dtype(input)
         x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
         y = LinearFunction.apply(x, self.weight, self.recipe, dtype)

@@ -81,7 +81,8 @@ def gradients(
     scheme = recipe.scheme_of(Operand.GRADIENT)
     if needed[0]:
         rows = scaled_values(dy, stochastic=stochastic, scheme=scheme)
-        if kept is not None:  # 16 x 16 blocks are those of the transposed matrix too
+        # 16 x 16 blocks are those of the transposed matrix too; what the compiled path kept is in pairs.
+        if kept is not None and kept.values.ndim == 2:
             dx = multiply(rows, replace(kept, values=kept.values.mT), dtype)
         else:
             dx = multiply(rows, quantized_weight(weight.mT, recipe), dtype)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -90,7 +91,8 @@ def without_autocast(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
-        with torch.autocast(tensor.device.type, enabled=False):
+        # Autocast knows no device "meta", where only shapes are computed.
+        with nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False):
             return method(ctx, tensor, *args)
 
     return cast(_Method, wrapped)
