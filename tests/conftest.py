@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,6 +22,9 @@ def pytest_configure() -> None:
     """A developer may do without the oracle, and its tests are skipped; CI may not."""
     if os.environ.get("CI") and importlib.util.find_spec("transformer_engine") is None:
         raise pytest.UsageError("CI compares with Transformer Engine's reference, which is not installed: make install")
+    # A shell that starts the tests in the background has Ctrl-C ignored, here and in every process that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Triton decides when it is first imported, by whomever, whether it interprets its kernels.
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")

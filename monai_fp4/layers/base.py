@@ -96,7 +96,7 @@ def working_dtype(x: Tensor) -> torch.dtype:
     It is the dtype of the output and of both gradients, and of the operands of whatever is multiplied in high
     precision, and what the input is cast to before it is quantized (see `monai_fp4.layers.operands`).
     """
-    if x.is_meta:  # where only shapes are computed; autocast does not know it
-        return x.dtype
     device = x.device.type
+    if device == "meta":  # where only shapes are computed; autocast does not know it
+        return x.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
