@@ -4,8 +4,6 @@ With torch 2.13 (oneDNN on AVX512_BF16), the gradient of a 3D kernel reads memor
 fewer slices than the kernel, as at the deepest level of a UNet on 32 slices: the result is noise, NaN or 1e36, and
 differs from one call to the next. A run would stop at NaN, but be spoilt by the noise without a word. Such
 convolutions are computed in FP32 here; they are the smallest of a network. Two dimensions are not affected.
-
-``python -m pytest tests/test_conv3d.py`` shows whether the fault is still there.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,10 +41,3 @@ def test_the_kernels_gradient_is_right(size: tuple[int, ...], recipe: str) -> No
     for _ in range(3):
         # FP4 rounds coarsely; what the fault gives is off by orders of magnitude.
         assert relative_error(kernel_gradient(network[0], x, amp=True), expected) < (0.35 if recipe == "sr" else 0.2)
-
-
-def test_whether_torch_still_has_the_fault() -> None:
-    layer, x = nn.Conv3d(32, 32, 3, padding=1), torch.randn(2, 32, 2, 8, 8)
-    expected = kernel_gradient(nn.Conv3d(32, 32, 3, padding=1, dtype=torch.float64), x.double(), amp=False)
-    if max(relative_error(kernel_gradient(layer, x, amp=True), expected) for _ in range(5)) < 0.02:
-        warnings.warn("this torch gives the right gradients: monai_fp4.conv3d may have served its time", stacklevel=1)
