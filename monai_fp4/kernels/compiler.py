@@ -1,6 +1,6 @@
 """Build a C++ source of this package with the system's compiler, once per machine, and load it.
 
-The kernels are plain C functions: no header of torch, no binding generator, and a build of one or two seconds. The
+The kernels are plain C functions: no header of torch, no binding generator, and a short build. The
 shared object is kept in ``$MONAI_FP4_CACHE`` (by default the user's cache folder) under a name that follows from the
 source, the compiler, its flags and the processor, so a short run pays for it once, and a home folder that is shared by
 different machines holds one for each. Where anything fails, the caller gets ``None`` and computes in plain torch, the

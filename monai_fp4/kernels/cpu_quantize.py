@@ -22,10 +22,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from monai_fp4.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
 from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import compiler
-from monai_fp4.kernels.switch import is_plain, plain
+from monai_fp4.kernels.switch import is_plain
 from monai_fp4.rounding import check_dtype
 
-__all__ = ["available", "plain", "quantize", "usable"]
+__all__ = ["available", "quantize", "usable"]
 
 # As in quantize.cpp.
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
