@@ -13,11 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_runs import Dataset, item, refusal, train, workflow
 
-from monai_fp4 import loop
 from monai_fp4.cohort import Cohort
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers import LAYER_TYPES
-from monai_fp4.loop import Recorder, Validation, peak_memory
+from monai_fp4.loop import Recorder, Validation, memory, peak_memory, recorder
 
 
 def test_the_last_share_of_the_steps_runs_in_bf16(tiny: Dataset, tmp_path: Path) -> None:
@@ -102,15 +101,15 @@ def test_a_patient_without_tumour_has_no_auprc() -> None:
     cohort = Cohort()
     cohort.add("anna", [0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0])
     cohort.add("carl", [0.1, 0.2, 0.3, 0.1], [0, 0, 0, 0])
-    anna, carl = loop._by_patient(cohort, cohort.choose_threshold())
+    anna, carl = recorder._by_patient(cohort, cohort.choose_threshold())
     assert anna == {"patient": "anna", "auprc": 1.0, "recall": 1.0, "dice": 1.0}
     assert carl == {"patient": "carl", "auprc": None, "recall": None, "dice": None}
 
 
 @pytest.mark.parametrize(("platform", "peak"), [("linux", 5 * 1024), ("darwin", 5)])
 def test_peak_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch, platform: str, peak: int) -> None:
-    monkeypatch.setattr(loop.sys, "platform", platform)
-    monkeypatch.setattr(loop.resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=5))
+    monkeypatch.setattr(memory.sys, "platform", platform)
+    monkeypatch.setattr(memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=5))
     assert peak_memory(torch.device("cpu")) == peak
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if device.type == "cuda" else 0)
     assert peak_memory(torch.device("cuda")) == 7

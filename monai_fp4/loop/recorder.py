@@ -1,23 +1,12 @@
-"""Handlers that turn MONAI's trainer into a run that can be stopped at any time.
-
-MONAI's own CheckpointSaver and CheckpointLoader keep the trainer's counters but not its best metric, and a trainer
-cannot stand in the ``save_dict`` of its own handlers, because a config may not refer to itself. :class:`Recorder` gets
-the trainer when it is attached, so nothing has to refer back.
-
-An epoch is reproducible from the seed and its number alone: everything random is seeded anew when it begins. So a run
-that was cut off and resumed gives the numbers of the run that was not, with no generator's state to keep.
-"""
+"""What a run writes as it goes (``metrics.json``, checkpoint, best weights and their curve), and how it resumes."""
 
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
@@ -25,96 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from monai_fp4.cohort import Cohort
-from monai_fp4.convert import quantized_layers, set_active
-from monai_fp4.data import SliceDataset
-from monai_fp4.engines import bare, seed_everything
+from monai_fp4.convert import quantized_layers
+from monai_fp4.engines import bare
 from monai_fp4.errors import ConfigError
+from monai_fp4.loop.memory import peak_memory
 from monai_fp4.session import Session
 
-__all__ = ["EpochSeeder", "PrecisionSchedule", "Recorder", "Validation", "peak_memory"]
+__all__ = ["Recorder"]
 
 _PR_POINTS = 500
-
-
-class EpochSeeder:
-    """Seed the data order, the augmentation and torch at the start of every epoch.
-
-    Args:
-        session: the run; its seed and rank go into every seed.
-        dataset: the training set; its items' augmentation follows seed, epoch and index.
-    """
-
-    def __init__(self, session: Session, dataset: SliceDataset) -> None:
-        self.session = session
-        self.dataset = dataset
-
-    def attach(self, engine: Engine) -> None:
-        """Seed at EPOCH_STARTED, before the first batch of the epoch is fetched."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Seed for the epoch that begins."""
-        seed, epoch, rank = self.session.options.seed, engine.state.epoch, self.session.rank
-        seed_everything(seed, epoch, rank)
-        self.session.generator.manual_seed(seed * 1_000_003 + epoch)  # the loader's workers
-        self.dataset.set_epoch(epoch)
-
-
-class PrecisionSchedule:
-    """Switch the FP4 layers to BF16 for the last share of the steps, as the recipe says.
-
-    Args:
-        session: the run, whose recipe holds ``bf16_last_share``.
-        network: the converted network.
-    """
-
-    def __init__(self, session: Session, network: nn.Module) -> None:
-        self.recipe = session.options.recipe
-        self.network = network
-
-    def attach(self, engine: Engine) -> None:
-        """Decide before every step, so that a resumed run is in the right precision at once."""
-        if self.recipe.quantizes and self.recipe.bf16_last_share > 0:
-            engine.add_event_handler(Events.ITERATION_STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Switch for the step that begins."""
-        steps = engine.state.max_epochs * engine.state.epoch_length
-        set_active(bare(self.network), not self.recipe.runs_in_bf16(step=engine.state.iteration - 1, steps=steps))
-
-
-class Validation:
-    """Validate every ``interval`` epochs and after the last.
-
-    Under ``fold: all`` there is nothing to validate on: the evaluator then runs once, at the end, on the patients that
-    were trained on, and only to choose the threshold.
-
-    Args:
-        session: the run.
-        validator: the evaluator, over patients.
-        interval: epochs between validations.
-    """
-
-    def __init__(self, session: Session, validator: SupervisedEvaluator, interval: int = 1) -> None:
-        self.session = session
-        self.held_out = session.options.fold != "all"
-        self.validator = validator
-        self.interval = interval
-
-    def attach(self, engine: Engine) -> None:
-        """Validate at EPOCH_COMPLETED; attach this before :class:`Recorder`."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Validate, if it is time."""
-        epoch = engine.state.epoch
-        due = self.held_out and epoch % self.interval == 0
-        if due or epoch == engine.state.max_epochs:
-            if self.session.world_size > 1:
-                # After a step every rank has batch-norm statistics of its own; checkpoints hold those of rank 0.
-                for buffer in bare(self.validator.network).buffers():
-                    dist.broadcast(buffer, 0)
-            self.validator.run(epoch)
 
 
 class Recorder:
@@ -134,7 +42,7 @@ class Recorder:
 
     Of the best epoch alone it keeps ``per_patient`` (``patient``, ``auprc``, ``recall`` and ``dice``, the latter two at
     the run's threshold, null where undefined) in ``metrics.json``, and ``pr_curve.json``; of the whole run, over all
-    its attempts, ``peak_memory_bytes`` (see :func:`peak_memory`).
+    its attempts, ``peak_memory_bytes`` (see `peak_memory`).
     """
 
     def __init__(
@@ -281,21 +189,6 @@ class Recorder:
             | summary
             | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
         )
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory that this process has held so far, in bytes.
-
-    On CUDA that is torch's allocations on the device, elsewhere the process's resident memory, Python and libraries
-    included.
-
-    >>> peak_memory(torch.device("cpu")) > 2**20
-    True
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, the other systems KiB
 
 
 def _by_patient(cohort: Cohort, threshold: float) -> list[dict[str, Any]]:

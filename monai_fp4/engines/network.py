@@ -1,0 +1,106 @@
+"""A network from its config to the device: built, seeded, converted, wrapped.
+
+The order matters: the weights are drawn before the layers are swapped, and the generators are seeded again afterwards,
+so that two recipes with one seed start from the same weights and see the same slices in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from monai_fp4.conv3d import guard_conv3d
+from monai_fp4.convert import convert
+from monai_fp4.engines.memory_format import lay_out
+from monai_fp4.networks import build_network
+from monai_fp4.session import Session
+
+__all__ = [
+    "autocast",
+    "bare",
+    "build_and_seed",
+    "compute_dtype",
+    "network_of_run",
+    "prepare_network",
+    "seed_everything",
+]
+
+
+def seed_everything(seed: int, *numbers: int) -> None:
+    """Seed torch's generators from a seed and any counters (epoch, rank), without leaving correlated streams."""
+    mixed = seed
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
+    torch.manual_seed(mixed)
+
+
+def build_and_seed(
+    arch: str, scale: str, *, seed: int, in_channels: int, out_channels: int, image_size: Any
+) -> nn.Module:
+    """Build one of the study's networks with weights that depend on the seed alone.
+
+    Args:
+        arch: architecture, see `monai_fp4.networks.ARCHITECTURES`.
+        scale: scale, see `monai_fp4.networks.SCALES`.
+        seed: seed of the initial weights.
+        in_channels: image channels.
+        out_channels: channels of the logits.
+        image_size: two or three sizes; their number is the number of spatial dimensions.
+    """
+    seed_everything(seed)
+    size = tuple(image_size)
+    return build_network(arch, scale, in_channels, out_channels, image_size=size, spatial_dims=len(size))
+
+
+def prepare_network(network: nn.Module, session: Session) -> nn.Module:
+    """Convert a network to the session's recipe and put it on its device, in DDP if there are several processes.
+
+    Args:
+        network: any float network; a bundle passes its ``network_def``.
+        session: the run that it is for. The report of the conversion is written to its folder.
+
+    Returns:
+        The network to train.
+    """
+    options = session.options
+    network = network.to(session.device)
+    network, report = convert(network, options.recipe, backend=session.backend.name, dtype=compute_dtype(options.amp))
+    network = lay_out(guard_conv3d(network), options.image_size)
+    if session.rank == 0:
+        session.run_folder.write_json("conversion.json", report.to_dict())
+        print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
+    seed_everything(options.seed)
+    if session.world_size > 1:
+        devices = [session.device.index] if session.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices)
+    return network
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside a DDP wrapper, or the network itself."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def compute_dtype(amp: bool) -> torch.dtype:
+    """What the layers compute in: BF16 under autocast, else what the parameters are stored in."""
+    return torch.bfloat16 if amp else torch.float32
+
+
+def autocast(device: torch.device, amp: bool) -> torch.autocast:
+    """BF16 autocast on the device, or none."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
+
+
+def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
+    """Build the unconverted network that a run's ``config.json`` describes, be it of the study or the user's own.
+
+    Args:
+        config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
+        in_channels: image channels, which a run takes from its manifest.
+    """
+    session = {"_target_": "types.SimpleNamespace", "in_channels": in_channels}
+    return ConfigParser({**config, "session": session}).get_parsed_content("network_def")

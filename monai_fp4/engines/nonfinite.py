@@ -1,0 +1,64 @@
+"""Where a NaN or an infinity came from: the first layer, gradient or input in which it stands.
+
+A training step looks at its loss and the norm of its gradient, two numbers that are computed anyway. Only when one of
+them is not finite is the network run once more, layer by layer, to say where that began.
+
+>>> network = nn.Sequential(nn.Identity(), nn.Threshold(0, torch.inf), nn.Identity())
+>>> first_nonfinite_layer(network, -torch.ones(1), amp=False)
+'1'
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from monai_fp4.engines.network import autocast, bare
+from monai_fp4.errors import NumericsError
+
+__all__ = ["first_nonfinite_layer", "not_finite"]
+
+
+def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str | None:
+    """Run the network once more and name the first layer whose output is not finite, or None if all are."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        with torch.no_grad(), autocast(images.device, amp):
+            network(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found[0] if found else None
+
+
+def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) -> NumericsError:
+    """The error of a training step: what is not finite (``"loss"`` or ``"gradient"``), where it began, what is kept."""
+    state = engine.state
+    if not torch.isfinite(images).all():
+        where = "the input image"
+    elif what == "gradient":
+        named = bare(engine.network).named_parameters()
+        where = next(
+            (f"the gradient of {n}" for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "?"
+        )
+    else:
+        layer = first_nonfinite_layer(bare(engine.network), images, amp)
+        where = f"the output of layer '{layer}'" if layer else "the loss function"
+    kept = f"checkpoint.pt keeps epoch {state.epoch - 1}" if state.epoch > 1 else "no epoch was finished before"
+    return NumericsError(
+        f"the {what} must be finite, but at step {state.iteration} (epoch {state.epoch}) NaN or infinity first"
+        f" stands in {where}; {kept}; lower learning_rate or check the scans"
+    )
