@@ -8,19 +8,17 @@ any time. Nothing that matters is in its memory: a new sweep learns everything f
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import FrameType
 from typing import Any
 
 from monai_fp4.errors import MonaiFP4Error
 from monai_fp4.study.commands import arguments_of, epochs_of
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.executor import Executor, needs_of
+from monai_fp4.study.interrupt import interruptible
 from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolder
 from monai_fp4.study.progress import State, SweepProgress
 from monai_fp4.study.worker import Outcome, Task
@@ -108,7 +106,7 @@ class Sweep:
         """Run until nothing is left to do, the disk is full, or SIGINT or SIGTERM arrives."""
         self._begin()
         try:
-            with _interruptible():
+            with interruptible():
                 while self._flying or (self._todo and not self.result.disk_full):
                     self._submit()
                     for handle, outcome in self.executor.wait(self._flying, POLL_SECONDS):
@@ -260,21 +258,3 @@ def kind(cell: Cell) -> tuple[str, str]:
     """What the time of a cell depends on: its network, and its recipe with any further axes."""
     network, _, rest = cell.group.partition("/")
     return network, rest
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, which a batch system sends, ends a sweep as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

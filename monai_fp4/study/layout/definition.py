@@ -1,0 +1,118 @@
+"""What a study is: the axes of its grid, what all cells have in common, and ``study.json``, which says so.
+
+>>> definition = StudyDefinition(
+...     archs=("unet", "swinunetr"), scales=("500k",), recipes={"sr_last": {"base": "sr", "bf16_last_share": 0.1}},
+...     folds=(0,), seeds=(0,), manifest="phantom", dataset_dir="data/phantom")
+>>> [definition.bundle(cell) for cell in definition.cells()]  # swinunetr has no 500k
+['unet_500k_sr']
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from monai_fp4.bundle_template import bundle_name
+from monai_fp4.errors import ConfigError
+from monai_fp4.networks.table import network_table
+from monai_fp4.study.layout.cell import Cell
+
+__all__ = ["FORMAT", "StudyDefinition"]
+
+FORMAT = 1
+"""Version of the layout, in ``study.json``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDefinition:
+    """``study.json``: the axes of the grid and what all its cells have in common.
+
+    Attributes:
+        archs: architectures.
+        scales: scales; a pair that the network table does not hold (swinunetr below 15m) is no cell.
+        recipes: name -> what the bundle's option ``recipe`` is given: a name, or a mapping of the recipe's fields.
+        folds: folds to validate on.
+        seeds: seeds.
+        further: option of the bundles -> its values, one axis each.
+        manifest: shipped name of the manifest, or ``manifest.json``: a copy of it in the study folder.
+        dataset_dir: folder of its scans.
+        options: options of the bundles that all cells have in common, such as ``{"epochs": 3}``.
+        version: version of the package that began the study, with the commit where it ran from a checkout.
+        created: when, ISO 8601 in UTC.
+    """
+
+    archs: tuple[str, ...]
+    scales: tuple[str, ...]
+    recipes: Mapping[str, Any]
+    folds: tuple[int | str, ...]
+    seeds: tuple[int, ...]
+    manifest: str
+    dataset_dir: str
+    further: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+    created: str = ""
+
+    def networks(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of architecture and scale that exist, in the order of the axes."""
+        known = {(row.arch, row.scale) for row in network_table()}
+        return tuple((arch, scale) for arch in self.archs for scale in self.scales if (arch, scale) in known)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, seed by seed: a study that is cut off has whole grids of the first seeds."""
+        combinations: list[tuple[tuple[str, Any], ...]] = [()]
+        for name, values in self.further.items():
+            combinations = [(*chosen, (name, _frozen(value))) for chosen in combinations for value in values]
+        return tuple(
+            Cell(arch, scale, recipe, fold, seed, further)
+            for seed in self.seeds
+            for fold in self.folds
+            for arch, scale in self.networks()
+            for recipe in self.recipes
+            for further in combinations
+        )
+
+    def bundle(self, cell: Cell) -> str:
+        """File name, without ending, of the bundle that a cell runs: the one of its recipe, or of its recipe's base."""
+        recipe = self.recipes[cell.recipe]
+        base = recipe if isinstance(recipe, str) else recipe.get("base", "full")
+        return bundle_name(cell.arch, cell.scale, base)
+
+    def to_json(self) -> dict[str, Any]:
+        """The definition as JSON values, with the layout's version."""
+        return {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
+
+    @classmethod
+    def from_json(cls, document: Any, source: str = "study.json") -> StudyDefinition:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: when it is something else, naming the field.
+        """
+        if not isinstance(document, Mapping) or document.get("format") != FORMAT:
+            found = document.get("format") if isinstance(document, Mapping) else type(document).__name__
+            raise ConfigError(
+                f"{source} must define a study in format {FORMAT}, but format {found!r} was found; choose the folder"
+                " of a study, or the version of monai-fp4 that wrote it"
+            )
+        values = {name: value for name, value in document.items() if name != "format"}
+        known = {item.name: item for item in fields(cls)}
+        wrong = [name for name in values if name not in known]
+        wrong += [name for name in ("archs", "scales", "recipes", "folds", "seeds") if not values.get(name)]
+        wrong += [name for name in ("manifest", "dataset_dir") if not isinstance(values.get(name), str)]
+        wrong += [n for n in ("recipes", "further", "options") if not isinstance(values.get(n, {}), Mapping)]
+        wrong += [n for n in ("archs", "scales", "folds", "seeds") if not isinstance(values.get(n, []), list)]
+        if wrong:
+            raise ConfigError(
+                f"{source} must define a study, but its field '{wrong[0]}' is missing or wrong; restore it"
+            )
+        for name in ("archs", "scales", "folds", "seeds"):
+            values[name] = tuple(values[name])
+        values["further"] = {name: tuple(_frozen(v) for v in axis) for name, axis in values.get("further", {}).items()}
+        return cls(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

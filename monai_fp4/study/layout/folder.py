@@ -1,0 +1,122 @@
+"""The files of a study: where each is, how it is read, and what is said of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.run_folder import write_atomically
+from monai_fp4.study.layout.cell import Cell, CellRecord, CellStatus
+from monai_fp4.study.layout.definition import StudyDefinition
+
+__all__ = ["StudyFolder", "read_json", "write_json"]
+
+
+class StudyFolder:
+    """The files of a study.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.definition_path = self.path / "study.json"
+        self.cells_path = self.path / "cells"
+        self.bundles_path = self.path / "bundles"
+        self.lock_path = self.path / ".lock"
+
+    def read_definition(self) -> StudyDefinition:
+        """Read ``study.json``.
+
+        Raises:
+            ConfigError: when the folder holds no study, or a damaged one.
+        """
+        if not self.definition_path.is_file():
+            raise ConfigError(
+                f"{self.path} must be the folder of a study, but it holds no study.json; give the output_dir of a"
+                " 'monai-fp4 sweep'"
+            )
+        return StudyDefinition.from_json(read_json(self.definition_path), str(self.definition_path))
+
+    def write_definition(self, definition: StudyDefinition) -> None:
+        """Write ``study.json``, whole or not at all."""
+        write_json(self.definition_path, definition.to_json())
+
+    def manifest(self, definition: StudyDefinition) -> str:
+        """The study's manifest as `monai_fp4.data.load_manifest` takes it: a path, or a shipped name."""
+        copy = self.path / definition.manifest
+        return str(copy) if copy.is_file() else definition.manifest
+
+    def run_dir(self, cell: Cell) -> Path:
+        """The cell's run folder."""
+        return self.cells_path / cell.id
+
+    def record(self, cell: Cell) -> CellRecord:
+        """What ``cell.json`` says; a cell without one is waiting.
+
+        Raises:
+            ConfigError: when the file is damaged.
+        """
+        path = self.run_dir(cell) / "cell.json"
+        if not path.exists():
+            return CellRecord()
+        document = read_json(path)
+        known = {item.name for item in fields(CellRecord)}
+        try:
+            values = {name: value for name, value in document.items() if name in known}
+            return CellRecord(**{**values, "status": CellStatus(document["status"])})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ConfigError(f"{path} must hold a cell's 'status', but does not; remove it, and sweep again") from None
+
+    def write_record(self, cell: Cell, record: CellRecord) -> None:
+        """Write ``cell.json``, whole or not at all."""
+        write_json(self.run_dir(cell) / "cell.json", asdict(record))
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether the cell's run reached its last epoch, which the run itself says."""
+        metrics = self.metrics(cell)
+        return metrics is not None and metrics.get("finished") is True
+
+    def metrics(self, cell: Cell) -> dict[str, Any] | None:
+        """The run's ``metrics.json`` as it is now, or None before its first epoch.
+
+        Raises:
+            ConfigError: when the file is damaged.
+        """
+        path = self.run_dir(cell) / "metrics.json"
+        document = read_json(path) if path.exists() else None
+        if document is not None and not isinstance(document, dict):
+            raise ConfigError(f"{path} must hold a JSON object, but holds a {type(document).__name__}; restore it")
+        return document
+
+    def run_dirs(self) -> Iterator[tuple[Cell, Path]]:
+        """Every cell of the definition and its run folder, which may not exist yet."""
+        for cell in self.read_definition().cells():
+            yield cell, self.run_dir(cell)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ConfigError: when it cannot be read as JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} must hold JSON, but reading it failed ({error}); restore or remove it") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Raises:
+        ConfigError: when the system does not let it, such as on a full disk.
+    """
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
