@@ -72,7 +72,7 @@ def test_output_in_a_folder_that_is_not_there(good, tmp_path):
         save_manifest(good, tmp_path / "no" / "m.json")
 
 
-@pytest.mark.parametrize("name", ["phantom", "lgg"])
+@pytest.mark.parametrize("name", ["phantom", "nodules", "lgg"])
 def test_shipped_manifests_are_found_from_anywhere_and_written_as_we_write(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert name in shipped_manifests()
@@ -105,7 +105,7 @@ def test_unknown_names_come_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"nearest names are 'phantom'"):
         load_manifest("fantom")
-    with pytest.raises(DataError, match=r"no such file.*lgg, phantom"):
+    with pytest.raises(DataError, match=r"no such file.*lgg, nodules, phantom"):
         load_manifest("elsewhere/m.json")
 
 

@@ -1,4 +1,4 @@
-"""Data: manifests, readers, the phantom, transforms and data sets.
+"""Data: manifests, readers, made-up data, transforms and data sets.
 
 >>> from monai_fp4.data import load_manifest, select_patients
 >>> [patient.id for patient in select_patients(load_manifest("phantom"), fold=0, part="test")][0]
@@ -14,6 +14,7 @@ from monai_fp4.data.build import build_manifest, check_manifest
 from monai_fp4.data.datalist import load_datalist, prepare_data
 from monai_fp4.data.folds import assign_folds, select_patients
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
+from monai_fp4.data.nodules import write_nodules
 from monai_fp4.data.phantom import write_phantom
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
 
@@ -38,6 +39,7 @@ __all__ = [
     "NormalizeForegroundd",
     "augmentation",
     "write_phantom",
+    "write_nodules",
     "DataFormat",
     "ImagePair",
     "Manifest",

@@ -1,9 +1,9 @@
 """Draw one head of the phantom: scalp, skull and brain, folds, ventricles, lesions, and then the scanner's faults.
 
 Lengths are in units of half the picture, ``u`` to the right, ``v`` down (towards the back of the head), ``w`` up
-through the slices. A shape is a function that is below 1 inside; :func:`_inside` turns it into a soft membership
-between 0 and 1, so that edges are not jagged. Intensities run from 0 (air) to 1 (fat) until the scanner's gain.
-Every operation is one that IEEE 754 rounds in one way only, element by element; :mod:`monai_fp4.data.phantom` says why.
+through the slices. A shape is a function that is below 1 inside, turned into a soft membership between 0 and 1, so that
+edges are not jagged. Intensities run from 0 (air) to 1 (fat) until the scanner's gain. Drawn with
+:mod:`monai_fp4.data.drawing`, so every machine gets the same bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-__all__ = ["Head", "Lesion", "draw_head"]
+from monai_fp4.data.drawing import Field, clouds, inside, noise, norm
 
-Field = NDArray[np.float64]
+__all__ = ["Head", "Lesion", "draw_head"]
 
 # Pre-contrast T1, FLAIR, post-contrast T1.
 _SCALP = (0.80, 0.78, 0.86)
@@ -95,31 +95,31 @@ def draw_head(
     """Draw the three channels and the mask: uint8 ``[3, H, W, D]``, and uint8 ``[H, W, D]`` of 0 and 1."""
     shape = (head.size, head.size, head.slices)
     u, v, w = _coordinates(head)
-    outline = 1.0 + 0.05 * _clouds(random, shape, 3)
-    radius = _norm(u / (head.width * (1.0 + 0.09 * v)), v / head.length, w / 1.05) * outline
-    folds = 0.7 * _clouds(random, shape, 13) + 0.45 * _clouds(random, shape, 21)
-    brain = _inside(radius + 0.02 * folds, 0.87, 0.03)
+    outline = 1.0 + 0.05 * clouds(random, shape, 3)
+    radius = norm(u / (head.width * (1.0 + 0.09 * v)), v / head.length, w / 1.05) * outline
+    folds = 0.7 * clouds(random, shape, 13) + 0.45 * clouds(random, shape, 21)
+    brain = inside(radius + 0.02 * folds, 0.87, 0.03)
     fluid, caps = _fluid(head, u, v, w, radius, folds, random)
     grey = _grey(u, v, w, radius, folds)
-    texture = 0.03 * _clouds(random, shape, 24)
+    texture = 0.03 * clouds(random, shape, 24)
 
-    fat = 0.94 + 0.03 * _clouds(random, shape, 5)
+    fat = 0.94 + 0.03 * clouds(random, shape, 5)
     scalp = (
-        _inside(radius, 1.0, 0.02) * np.clip((radius - fat) / 0.02, 0.0, 1.0) * (0.8 + 0.35 * _clouds(random, shape, 9))
+        inside(radius, 1.0, 0.02) * np.clip((radius - fat) / 0.02, 0.0, 1.0) * (0.8 + 0.35 * clouds(random, shape, 9))
     )
-    skull = _inside(radius, 1.0, 0.02)
+    skull = inside(radius, 1.0, 0.02)
     channels = [grey * _GREY[channel] + (1.0 - grey) * _WHITE[channel] + texture for channel in range(3)]
     for _ in range(head.spots):
         place = [(2.0 * float(random.random_sample()) - 1.0) * reach for reach in (0.4, 0.55, 0.5)]
         dot = 0.02 + 0.035 * float(random.random_sample())
-        spot = _inside(_norm((u - place[0]) / dot, (v - place[1]) / dot, (w - place[2]) / (2.5 * dot)), 1.0, 0.6)
+        spot = inside(norm((u - place[0]) / dot, (v - place[1]) / dot, (w - place[2]) / (2.5 * dot)), 1.0, 0.6)
         channels[1] = channels[1] + 0.28 * spot
     channels[1] = channels[1] + head.caps * caps
 
     mask = np.zeros(shape, dtype=bool)
     for lesion in lesions:
         distance = _lesion_distance(lesion, u, v, w, random)
-        _add_lesion(channels, lesion, distance, _clouds(random, shape, 8))
+        _add_lesion(channels, lesion, distance, clouds(random, shape, 8))
         mask |= (distance < 1.0) & (radius < 0.86)
     for channel in range(3):
         inner = fluid * _FLUID[channel] + (1.0 - fluid) * channels[channel]
@@ -141,47 +141,24 @@ def _coordinates(head: Head) -> tuple[Field, Field, Field]:
     return cosine * right - sine * down, sine * right + cosine * down, up[None, None, :]
 
 
-def _norm(x: Field, y: Field, z: Field) -> Field:
-    return np.sqrt(x * x + y * y + z * z)
-
-
-def _inside(distance: Field, edge: float, width: float) -> Field:
-    """1 inside ``edge``, 0 outside, a straight ramp of ``width`` between."""
-    return np.clip(0.5 + (edge - distance) / width, 0.0, 1.0)
-
-
-def _clouds(random: RandomState, shape: tuple[int, int, int], cells: int) -> Field:
-    """Smooth noise between -1 and 1: random numbers on a lattice of ``cells`` along each side, blended in between."""
-    grid = [cells + 2, cells + 2, max(2, cells // 4) + 2]
-    values = 2.0 * random.random_sample(grid[0] * grid[1] * grid[2]).reshape(grid) - 1.0
-    for axis in range(3):
-        position = np.arange(shape[axis]) * ((grid[axis] - 1.5) / shape[axis])
-        low = np.floor(position).astype(np.int64)
-        part = position - low
-        weight = part * part * (3.0 - 2.0 * part)
-        weight = weight.reshape([-1 if other == axis else 1 for other in range(3)])
-        values = np.take(values, low, axis=axis) * (1.0 - weight) + np.take(values, low + 1, axis=axis) * weight
-    return values
-
-
 def _fluid(
     head: Head, u: Field, v: Field, w: Field, radius: Field, folds: Field, random: RandomState
 ) -> tuple[Field, Field]:
     """Membership of cerebrospinal fluid, and of the brightish caps around the ventricles."""
     side = np.abs(u) / head.ventricles
     height = (w - 0.08) / (0.38 * head.ventricles)
-    front = _norm((side - 0.075 - 0.12 * (-0.12 - v)) / 0.055, (v + 0.17) / 0.17, height)
-    back = _norm((side - 0.11 - 0.35 * (v - 0.15)) / 0.06, (v - 0.20) / 0.20, height)
-    ventricle = np.minimum(front, back) * (1.0 + 0.12 * _clouds(random, folds.shape, 6))
-    caps = _inside(ventricle, 1.55, 0.5) * (1.0 - _inside(ventricle, 1.0, 0.2))
+    front = norm((side - 0.075 - 0.12 * (-0.12 - v)) / 0.055, (v + 0.17) / 0.17, height)
+    back = norm((side - 0.11 - 0.35 * (v - 0.15)) / 0.06, (v - 0.20) / 0.20, height)
+    ventricle = np.minimum(front, back) * (1.0 + 0.12 * clouds(random, folds.shape, 6))
+    caps = inside(ventricle, 1.55, 0.5) * (1.0 - inside(ventricle, 1.0, 0.2))
     # Folds: fluid where the noise crosses zero, the more the nearer to the surface.
     sulci = np.clip((radius - 0.48) / 0.30, 0.0, 1.0) * np.clip(1.0 - np.abs(folds) / 0.13, 0.0, 1.0)
-    fissure = _inside(np.abs(u), 0.012, 0.02) * np.clip(
+    fissure = inside(np.abs(u), 0.012, 0.02) * np.clip(
         (np.abs(v + 0.02) - 0.30) / 0.1 + np.maximum(w - 0.3, 0.0) * 8.0, 0.0, 1.0
     )
     gap = np.clip((radius - 0.845) / 0.02, 0.0, 1.0)
     return np.maximum(
-        np.maximum(_inside(ventricle, 1.0, 0.25), 0.85 * sulci), np.maximum(0.9 * fissure, 0.8 * gap)
+        np.maximum(inside(ventricle, 1.0, 0.25), 0.85 * sulci), np.maximum(0.9 * fissure, 0.8 * gap)
     ), caps
 
 
@@ -189,7 +166,7 @@ def _grey(u: Field, v: Field, w: Field, radius: Field, folds: Field) -> Field:
     """Share of grey matter: a ribbon along the folds and the surface, and two nuclei in the middle."""
     ribbon = np.clip((radius - 0.45) / 0.2, 0.0, 1.0) * np.clip(1.4 - np.abs(folds) / 0.28, 0.0, 1.0)
     surface = np.clip((radius - 0.76) / 0.05, 0.0, 1.0)
-    nuclei = _inside(_norm((np.abs(u) - 0.17) / 0.10, (v - 0.02) / 0.16, (w + 0.08) / 0.25), 1.0, 0.3)
+    nuclei = inside(norm((np.abs(u) - 0.17) / 0.10, (v - 0.02) / 0.16, (w + 0.08) / 0.25), 1.0, 0.3)
     return np.maximum(np.maximum(ribbon, surface), 0.8 * nuclei)
 
 
@@ -199,16 +176,16 @@ def _lesion_distance(lesion: Lesion, u: Field, v: Field, w: Field, random: Rando
         (axis - centre) / (lesion.radius * stretch)
         for axis, centre, stretch in zip((u, v, w), lesion.centre, lesion.stretch, strict=True)
     )
-    distance = _norm(du, dv, dw)
+    distance = norm(du, dv, dw)
     return distance * (
-        1.0 + lesion.ragged * (_clouds(random, distance.shape, 7) + 0.5 * _clouds(random, distance.shape, 18))
+        1.0 + lesion.ragged * (clouds(random, distance.shape, 7) + 0.5 * clouds(random, distance.shape, 18))
     )
 
 
 def _add_lesion(channels: list[Field], lesion: Lesion, distance: Field, blotches: Field) -> None:
     """Change the tissue within a tumour, in place; the edge fades before the mask ends."""
-    body = _inside(distance, 1.0 - 0.25 * lesion.softness, lesion.softness)
-    core = _inside(distance, 0.6, 0.25) * lesion.core
+    body = inside(distance, 1.0 - 0.25 * lesion.softness, lesion.softness)
+    core = inside(distance, 0.6, 0.25) * lesion.core
     ring = np.clip(1.0 - np.abs(distance - 0.72) / 0.16, 0.0, 1.0)
     strength = abs(lesion.contrast)
     # Tumour tissue is its own: grey and white matter can no longer be told apart in it.
@@ -222,7 +199,7 @@ def _add_lesion(channels: list[Field], lesion: Lesion, distance: Field, blotches
 
 def _vessels(u: Field, v: Field, radius: Field, folds: Field) -> Field:
     """Vessels shine after contrast: the sinus at the back and here and there a fold."""
-    sinus = _inside(_norm(u / 0.05, (v - 0.75) / 0.06, 0.0 * radius), 1.0, 0.5)
+    sinus = inside(norm(u / 0.05, (v - 0.75) / 0.06, 0.0 * radius), 1.0, 0.5)
     veins = np.clip((radius - 0.72) / 0.1, 0.0, 1.0) * np.clip((folds - 0.45) / 0.1, 0.0, 1.0)
     return np.maximum(sinus, veins)
 
@@ -230,14 +207,8 @@ def _vessels(u: Field, v: Field, radius: Field, folds: Field) -> Field:
 def _scan(channel: Field, head: Head, number: int, random: RandomState) -> NDArray[np.uint8]:
     """Shading, the scanner's grey scale, and noise that is never below zero, as in a magnitude image."""
     bend = head.curves[number]
-    shaded = np.clip(channel * (1.0 + head.bias * _clouds(random, channel.shape, 1)), 0.0, 1.2)
+    shaded = np.clip(channel * (1.0 + head.bias * clouds(random, channel.shape, 1)), 0.0, 1.2)
     signal = head.gains[number] * shaded / (shaded + bend * (1.0 - shaded) + 0.02)
-    real, imaginary = (_noise(random, channel.shape) * head.noise for _ in range(2))
+    real, imaginary = (noise(random, channel.shape) * head.noise for _ in range(2))
     grey = np.sqrt((signal + real) * (signal + real) + imaginary * imaginary)
     return np.clip(np.floor(grey + 0.5), 0.0, 255.0).astype(np.uint8)
-
-
-def _noise(random: RandomState, shape: tuple[int, ...]) -> Field:
-    """Nearly normal, variance 1: the sum of three uniform numbers between -1 and 1."""
-    one, two, three = (2.0 * random.random_sample(shape) - 1.0 for _ in range(3))
-    return one + two + three

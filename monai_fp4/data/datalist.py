@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_fp4.data.folds import select_patients
+from monai_fp4.data.generators import GENERATORS
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import load_manifest
-from monai_fp4.data.phantom import write_phantom
 from monai_fp4.data.records import Manifest, Patient
 from monai_fp4.errors import DataError
 
@@ -20,7 +20,7 @@ __all__ = ["load_datalist", "patient_record", "prepare_data"]
 
 
 def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Path:
-    """Make sure that the data folder is there: the phantom is written on first use, all other data must exist.
+    """Make sure that the data folder is there: made-up data is written on first use, all other data must exist.
 
     Safe to call from several processes at once, as ``torchrun`` does.
 
@@ -31,10 +31,10 @@ def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Pa
         DataError: no such folder, or none of the manifest's patients in it.
     """
     manifest = load_manifest(manifest)
-    if manifest.generator == "phantom":
+    if manifest.generator is not None:
         folder = Path(dataset_dir).expanduser()
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            write_phantom(folder)
+            GENERATORS[manifest.generator].write(folder)
     root = data_root(dataset_dir)
     if not any((root / patient.images[0].image).is_file() for patient in manifest.patients):
         raise DataError(
@@ -70,7 +70,7 @@ def load_datalist(
 
     Args:
         manifest: a shipped name, a path or a manifest.
-        dataset_dir: the data folder; the phantom is written there on first use.
+        dataset_dir: the data folder; made-up data is written there on first use.
         fold: a number or ``"all"``.
         part: ``"train"``, ``"val"`` or ``"test"``; see :func:`monai_fp4.data.select_patients`.
 

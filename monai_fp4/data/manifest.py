@@ -5,7 +5,7 @@ holds one entry a patient and, within it, one line an image. The rules of its fi
 which lies beside the shipped manifests; :mod:`monai_fp4.data.checks` holds the rules that a schema cannot say, such
 as "no patient twice".
 
-Shipped manifests are found by name (``"phantom"``, ``"lgg"``), all others by path.
+Shipped manifests are found by name (``"phantom"``, ``"nodules"``, ``"lgg"``), all others by path.
 
 >>> manifest = load_manifest("phantom")
 >>> manifest.name, manifest.format.value, manifest.channels
@@ -55,7 +55,7 @@ def shipped_manifests() -> tuple[str, ...]:
     """Names that :func:`load_manifest` takes in place of a path.
 
     >>> shipped_manifests()
-    ('lgg', 'phantom')
+    ('lgg', 'nodules', 'phantom')
     """
     return tuple(sorted(path.stem for path in manifest_dir().glob("*.json") if path.name != SCHEMA_FILE))
 

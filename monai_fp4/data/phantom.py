@@ -5,23 +5,19 @@ what makes the real one hard: intensities that vary from patient to patient, a b
 bright spots that are no tumour, lesions that are faint, dark or small, a sequence that is missing, and two patients
 without any tumour.
 
-The files are the same, bit for bit, on every machine, because ``data_manifests/phantom.json`` holds their hashes.
-Hence only what IEEE 754 rounds in one way only (sums, products, quotients, square roots, each element by itself) and
-NumPy's legacy ``RandomState``, whose stream is frozen: no sine, no exponential, no reduction, no image library.
+The files are the same, bit for bit, on every machine, because ``data_manifests/phantom.json`` holds their hashes:
+:mod:`monai_fp4.data.drawing` says how, and :mod:`monai_fp4.data.tiff` why no image library writes them.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from monai_fp4.data.anatomy import Head, Lesion, draw_head
+from monai_fp4.data.generated import write_patients
 from monai_fp4.data.tiff import encode_tiff
-from monai_fp4.errors import DataError
 
 __all__ = ["PATIENTS", "TEST_PATIENTS", "phantom_patients", "write_phantom"]
 
@@ -50,11 +46,8 @@ TEST_PATIENTS = phantom_patients()[-4:]
 def write_phantom(folder: str | Path, *, patients: int = PATIENTS, size: int = SIZE, seed: int = 0) -> Path:
     """Write the phantom's files; the defaults give what the shipped manifest names.
 
-    The files appear all at once: they are written beside ``folder`` under another name, which is then changed. A write
-    that was interrupted leaves nothing that looks like data, and of several processes the first one wins.
-
     Args:
-        folder: a folder that does not exist, or is empty.
+        folder: a folder that does not exist, or is empty; it is filled whole or not at all.
         patients: how many heads.
         size: pixels along each side of a slice.
         seed: other heads for another seed.
@@ -65,35 +58,15 @@ def write_phantom(folder: str | Path, *, patients: int = PATIENTS, size: int = S
     Raises:
         DataError: there is something else in the folder, or it cannot be written.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(
-            f"expected no folder or an empty one at {target} for the phantom, found files; choose another dataset_dir"
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"expected to write the phantom to {target}, found {error}; choose another dataset_dir"
-        ) from error
-    try:
-        for index, patient in enumerate(tqdm(phantom_patients(patients), desc="phantom", disable=None)):
-            _write_patient(partial / patient, index, size, seed)
-        partial.chmod(0o755)  # mkdtemp lets nobody else in
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir() or not any(target.iterdir()):
-                raise  # not the race that another process has won
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+
+    def write(place: Path, index: int) -> None:
+        _write_patient(place, index, size, seed)
+
+    return write_patients(folder, "phantom", phantom_patients(patients), write)
 
 
 def _write_patient(folder: Path, index: int, size: int, seed: int) -> None:
     image, mask = make_patient(index, size=size, seed=seed)
-    folder.mkdir()
     for number in range(image.shape[-1]):
         stem = f"{folder.name}_{number + 1}"
         # Pictures are [rows, columns, RGB].

@@ -1,6 +1,7 @@
 """How the shipped manifests were made; run it again to see that nothing drifted.
 
     python -m monai_fp4.data.published phantom --output data_manifests/phantom.json
+    python -m monai_fp4.data.published nodules --output data_manifests/nodules.json
     python -m monai_fp4.data.published lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
 
 For LGG, ``files.sha256`` lists the SHA-256 of all published files, in the format of ``sha256sum``. Patients whose
@@ -21,13 +22,13 @@ from pathlib import Path
 from monai_fp4.data.build import LGG_CHANNELS, build_manifest
 from monai_fp4.data.checks import check_patients, slice_number
 from monai_fp4.data.folds import assign_folds
+from monai_fp4.data.generators import GENERATORS
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import save_manifest
-from monai_fp4.data.phantom import TEST_PATIENTS, write_phantom
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
-__all__ = ["lgg_manifest", "phantom_manifest"]
+__all__ = ["generated_manifest", "lgg_manifest"]
 
 LGG_DESCRIPTION = (
     "Lower-grade glioma, brain MRI of 110 patients: Buda, Saha and Mazurowski, Computers in Biology and Medicine "
@@ -36,18 +37,30 @@ LGG_DESCRIPTION = (
     "mateuszbuda/lgg-mri-segmentation. "
     "88 patients in five folds; 22 patients form the test split, their tumour volume is not known here."
 )
-PHANTOM_DESCRIPTION = (
-    "Computed brain-like volumes with lesions; written on first use by monai_fp4.data.phantom. No medical data."
-)
 
 
-def phantom_manifest() -> Manifest:
-    """Write the phantom into a temporary folder and describe it: five folds, and a test split of four patients."""
+def generated_manifest(name: str) -> Manifest:
+    """Write a made-up data set into a temporary folder and describe it: five folds, and its test split.
+
+    Args:
+        name: a key of :data:`monai_fp4.data.generators.GENERATORS`.
+    """
+    generator = GENERATORS[name]
     with tempfile.TemporaryDirectory() as folder:
-        root = write_phantom(Path(folder) / "phantom")
-        manifest = build_manifest(root, format="lgg", folds=5, seed=0, name="phantom", description=PHANTOM_DESCRIPTION)
-    held_out = [replace(p, split=Split.TEST, fold=None) if p.id in TEST_PATIENTS else p for p in manifest.patients]
-    return replace(manifest, patients=assign_folds(held_out, 5, 0), generator="phantom")
+        manifest = build_manifest(
+            generator.write(Path(folder) / name),
+            format=generator.format,
+            folds=5,
+            seed=0,
+            name=name,
+            groups=generator.groups,
+            description=generator.description,
+        )
+    held_out = [
+        replace(patient, split=Split.TEST, fold=None) if patient.id in generator.test_patients else patient
+        for patient in manifest.patients
+    ]
+    return replace(manifest, patients=assign_folds(held_out, 5, 0), generator=name)
 
 
 def lgg_manifest(dataset_dir: Path, hashes: Path, folds: int = 5, seed: int = 0) -> Manifest:
@@ -100,14 +113,17 @@ def _from_hashes(name: str, files: dict[str, str], no_tumour: str) -> Patient:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one of the shipped manifests."""
     parser = argparse.ArgumentParser(prog="python -m monai_fp4.data.published", description="Write a shipped manifest.")
-    parser.add_argument("name", choices=("phantom", "lgg"))
+    parser.add_argument("name", choices=(*GENERATORS, "lgg"))
     parser.add_argument("--dataset_dir", type=Path, help="lgg: the kaggle_3m folder or its parent")
     parser.add_argument("--hashes", type=Path, help="lgg: the published hashes, as sha256sum writes them")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     if options.name == "lgg" and (options.dataset_dir is None or options.hashes is None):
         parser.error("lgg needs --dataset_dir and --hashes")
-    manifest = phantom_manifest() if options.name == "phantom" else lgg_manifest(options.dataset_dir, options.hashes)
+    if options.name == "lgg":
+        manifest = lgg_manifest(options.dataset_dir, options.hashes)
+    else:
+        manifest = generated_manifest(options.name)
     check_patients(manifest, source=str(options.output))
     save_manifest(manifest, options.output, force=True)
 

@@ -1,0 +1,61 @@
+"""Write a made-up data set: whole or not at all, and never over somebody's files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from monai_fp4.errors import DataError
+
+__all__ = ["write_patients"]
+
+
+def write_patients(
+    folder: str | Path, name: str, patients: Sequence[str], write_patient: Callable[[Path, int], None]
+) -> Path:
+    """Write the folders of all patients.
+
+    The files appear all at once: they are written beside ``folder`` under another name, which is then changed. A write
+    that was interrupted leaves nothing that looks like data, and of several processes the first one wins.
+
+    Args:
+        folder: a folder that does not exist, or is empty.
+        name: of the data set, for messages.
+        patients: their ids, each the name of a folder.
+        write_patient: called with a patient's new folder and number, from 0.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        DataError: there is something else in the folder, or it cannot be written.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(
+            f"expected no folder or an empty one at {target} for the {name}, found files; choose another dataset_dir"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise DataError(
+            f"expected to write the {name} to {target}, found {error}; choose another dataset_dir"
+        ) from error
+    try:
+        for index, patient in enumerate(tqdm(patients, desc=name, disable=None)):
+            (partial / patient).mkdir()
+            write_patient(partial / patient, index)
+        partial.chmod(0o755)  # mkdtemp lets nobody else in
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir() or not any(target.iterdir()):
+                raise  # not the race that another process has won
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
