@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows, write_health
 from monai_fp4.health import OperandHealth
 from monai_fp4.recipes import RECIPES, Recipe
+from monai_fp4.report.collect import StudyTables
 from monai_fp4.run_folder import RunFolder
 from monai_fp4.score_histogram import ScoreHistogram
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
@@ -96,6 +98,38 @@ def cell_auprc(cell: Cell, noise: float = NOISE) -> float:
     own = generator("cell", cell.id).normal(0, noise)
     fold = 0.02 * (int(cell.fold) - 2) if isinstance(cell.fold, int) and cell.fold else 0.0
     return BASE.get(cell.arch, 0.8) + true_effect(cell.arch, cell.scale, cell.recipe) + shared + own + fold
+
+
+def tables_of(
+    study: StudyDefinition,
+    effect: Callable[[Cell], float],
+    *,
+    levels: Callable[[Cell], float] = lambda cell: 90_000.0,
+    done: Callable[[Cell], bool] = lambda cell: True,
+    noise: float = NOISE,
+) -> StudyTables:
+    """The tables of a study in memory: cells alone, for what is computed from their results.
+
+    Args:
+        study: its definition.
+        effect: what each cell's recipe changes in AUPRC and in recall.
+        levels: distinct probabilities of each cell.
+        done: cells that are finished; the others wait.
+        noise: standard deviation that no factor explains.
+    """
+    rows = []
+    for cell in study.cells():
+        shared = generator("seed", cell.arch, cell.scale, cell.fold, cell.seed).normal(0, SEED_SPREAD)
+        value = BASE.get(cell.arch, 0.8) + shared + effect(cell) + generator("cell", cell.id).normal(0, noise)
+        variant = ", ".join(f"{name}={chosen}" for name, chosen in cell.further)
+        row = {"model": f"{cell.arch} {cell.scale}" + (f" ({variant})" if variant else ""), "variant": variant}
+        row |= {"arch": cell.arch, "scale": cell.scale, "recipe": cell.recipe, "fold": str(cell.fold)}
+        row |= {"seed": cell.seed, "id": cell.id, "status": "done" if done(cell) else "waiting"}
+        numbers = {"auprc": value, "recall": value + 0.03, "dice": value - 0.1, "distinct_scores": levels(cell)}
+        row |= numbers if done(cell) else dict.fromkeys(numbers, np.nan)
+        rows.append(row | {"train_patients": 70.0, "val_patients": 18.0})
+    empty = dict.fromkeys(("epochs", "scores", "curves", "health", "attention", "patients"), pd.DataFrame())
+    return StudyTables(study, "synthetic", pd.DataFrame(rows), **empty, notes=())
 
 
 def write_run(path: Path, cell: Cell, finished: bool, *, events: bool, patients: int, noise: float) -> None:

@@ -23,7 +23,7 @@ from monai_fp4.report.cli import main
 from monai_fp4.report.collect import collect
 from monai_fp4.study.layout import Cell, CellStatus
 
-PAGES = ["index", "recipes", "quality", "statistics", "outputs", "health", "cost", "cells", "data"]
+PAGES = ["index", "recipes", "claims", "quality", "statistics", "outputs", "health", "cost", "cells", "data"]
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 

@@ -7,6 +7,7 @@
 `statistics`, `variance`  intervals, paired tests, correction for many comparisons; variance explained
 `comparisons`             those statistics applied to the study's cells, as tables
 `verdicts`, `limits`      what the evidence supports for each model, and what it does not cover
+`claims`, `claim_rules`   what a study says of each claim of the paper; `claim_evidence` and `claims_page` beside them
 `style`                   colours, markers, order and captions of every figure
 `quality_figures` ...     the figures
 `analysis`, `content`     what is computed, and what stands on which page

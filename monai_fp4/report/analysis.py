@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from monai_fp4.report.claims import judge_claims
 from monai_fp4.report.collect import StudyTables
 from monai_fp4.report.comparisons import (
     MARGIN,
@@ -62,6 +63,7 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         "calibration": calibration(tables),
         "health": health[measures].mean().reset_index() if len(tables.health) else tables.health,
         "cost": cost(tables),
+        "claims": judge_claims(tables, comparisons, margin),
     }
     if tables.cells["variant"].nunique() > 1:
         frames["axes"] = between_variants(tables, margin=margin)

@@ -64,8 +64,16 @@ def paired(tables: StudyTables, metric: str) -> pd.DataFrame:
     return both
 
 
-def against_baseline(tables: StudyTables, margin: float = MARGIN, metrics: Sequence[str] = TESTED) -> pd.DataFrame:
+def against_baseline(
+    tables: StudyTables, margin: float = MARGIN, metrics: Sequence[str] = TESTED, *, by_folds: bool = False
+) -> pd.DataFrame:
     """Every recipe of every model against BF16.
+
+    Args:
+        tables: the study.
+        margin: the loss that is taken not to matter.
+        metrics: what is compared.
+        by_folds: take the folds as pairs, however many seeds there are.
 
     Returns:
         One row a metric, model and recipe: `unit`, `n`, `mean` difference with `low` and `high`, mean `percent`, `p`,
@@ -80,7 +88,9 @@ def against_baseline(tables: StudyTables, margin: float = MARGIN, metrics: Seque
             own = pairs[(pairs["model"] == model) & (pairs["recipe"] == recipe)]
             if recipe == baseline(tables) or own.empty:
                 continue
-            family.append({"metric": metric} | _named(own) | {"recipe": recipe} | _compare(tables, own, margin))
+            family.append(
+                {"metric": metric} | _named(own) | {"recipe": recipe} | _compare(tables, own, margin, by_folds)
+            )
         rows += _corrected(family)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -180,10 +190,10 @@ def _named(rows: pd.DataFrame) -> dict[str, Any]:
     return {name: rows[name].iloc[0] for name in _MODEL}
 
 
-def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float) -> dict[str, Any]:
+def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: bool = False) -> dict[str, Any]:
     seeds = tables.in_main_fold(pairs)
     folds = pairs.groupby("fold", sort=False)["difference"].mean()
-    if len(seeds) >= min(FEW, len(folds)):
+    if len(seeds) >= min(FEW, len(folds)) and not by_folds:
         unit, test, percent = f"seeds of fold {tables.main_fold}", paired_test(seeds["difference"], margin), seeds
     else:
         done = tables.done

@@ -22,6 +22,7 @@ from monai_fp4.report.blocks import (
     table,
     text,
 )
+from monai_fp4.report.claims_page import claims_page
 from monai_fp4.report.collect import STATUSES, StudyTables
 from monai_fp4.report.comparisons import baseline
 from monai_fp4.report.data_page import data_page
@@ -36,6 +37,7 @@ def build_pages(found: Analysis) -> list[Page]:
     return [
         _overview(found),
         _advice(found),
+        claims_page(found),
         result_pages.quality_page(found),
         result_pages.statistics_page(found),
         result_pages.outputs_page(found),
@@ -84,6 +86,7 @@ def _overview(found: Analysis) -> Page:
                 " Open: this study cannot tell."
             ),
             link("recipes", "Which recipe for my model: the reasons, and what the evidence does not cover"),
+            link("claims", "The paper's claims: which of them this study holds, refutes, leaves open or cannot test"),
         ]
         blocks += pictures(quality_figures.percent_of_baseline(tables))
     blocks += [heading("The study"), _protocol(tables)]

@@ -25,6 +25,7 @@ _FILES = {
     "health": "signal to noise, underflow and clipping by layer and epoch, mean over seeds and folds",
     "attention": "what the runs recorded of their attention",
     "cost": "seconds and memory",
+    "claims": "the paper's claims: verdict, numbers, what is missing, and the rule",
     "advice": "the advice of the page 'Which recipe', with its reasons",
 }
 

@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["BalancedPart", "analyse_variance", "balanced_part"]
+__all__ = ["BalancedPart", "analyse_variance", "balanced_part", "beyond_chance"]
 
 PLOT_ERROR, RESIDUAL = "seed within model", "remainder (recipe x seed)"
 _MOST_SUBSETS = 20_000
@@ -140,6 +140,29 @@ def analyse_variance(part: BalancedPart) -> pd.DataFrame:
                 f = row["sum_of_squares"] / row["df"] / mean_square
                 table.loc[index, ["f", "p"]] = f, float(stats.f.sf(f, row["df"], error["df"]))
     return table
+
+
+def beyond_chance(part: BalancedPart) -> dict[str, float]:
+    """Share of the variance of each source beyond what chance alone would give it: omega squared.
+
+    Eta squared grows with a factor's degrees of freedom even where the factor does nothing, so a factor of ten levels
+    looks larger than one of three. Here ``df`` times the mean square that the source is tested against is taken off
+    first; the share of a source without effect is around 0, on either side.
+
+    Args:
+        part: with two seeds or more.
+
+    Returns:
+        Source -> share, without the two sources of error.
+    """
+    table = analyse_variance(part).set_index("source")
+    total = table["sum_of_squares"].sum()
+    shares: dict[str, float] = {}
+    for source, row in table.drop(index=[PLOT_ERROR, RESIDUAL], errors="ignore").iterrows():
+        error = table.loc[RESIDUAL if "recipe" in str(source).split(" x ") else PLOT_ERROR]
+        chance = row["df"] * error["sum_of_squares"] / error["df"]
+        shares[str(source)] = float((row["sum_of_squares"] - chance) / total) if total else math.nan
+    return shares
 
 
 def _square(values: NDArray[np.float64], subset: tuple[int, ...]) -> float:
