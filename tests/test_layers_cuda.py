@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from triton_setup import DEVICE, needs_kernels
 
-from monai_fp4.layers import linear_products
+from monai_fp4.layers.linear_products import LinearProducts
 from monai_fp4.recipes import RECIPES, Recipe
 
 pytestmark = needs_kernels
@@ -32,30 +32,27 @@ def close(found: Tensor | None, expected: Tensor | None) -> None:
 
 @pytest.mark.parametrize("name", ["full", "sr", "2d", "sr_rht_2d", "chain_rule"])
 def test_products_are_those_of_plain_torch(name: str) -> None:
-    from monai_fp4.layers import cuda_linear
+    from monai_fp4.layers.cuda_linear import CUDALinearProducts
 
     recipe: Recipe = RECIPES[name]
+    ours, plain = CUDALinearProducts(recipe, torch.bfloat16), LinearProducts(recipe, torch.bfloat16)
     x, weight, dy = operands()
-    y, kept = cuda_linear.forward(x, weight, recipe, torch.bfloat16)
-    expected, expected_kept = linear_products.forward(x, weight, recipe, torch.bfloat16)
+    y, kept = ours.forward(x, weight)
+    expected, expected_kept = plain.forward(x, weight)
     close(y, expected)
     assert (kept is None) == (expected_kept is None)
-    for ours, plain in zip(
-        cuda_linear.decoded(x, weight, recipe, torch.bfloat16),
-        linear_products.decoded(x, weight, recipe, torch.bfloat16),
-        strict=True,
-    ):
-        assert torch.equal(ours, plain)
+    for found, want in zip(ours.decoded(x, weight), plain.decoded(x, weight), strict=True):
+        assert torch.equal(found, want)
     for needed in ((True, True), (True, False), (False, True)):
         torch.manual_seed(5)
-        ours = cuda_linear.gradients(dy, x, weight, kept, recipe, torch.bfloat16, needed)
+        gradients = ours.gradients(dy, x, weight, kept, needed)
         torch.manual_seed(5)
-        plain = linear_products.gradients(dy, x, weight, expected_kept, recipe, torch.bfloat16, needed)
-        for found, want, wanted in zip(ours, plain, needed, strict=True):
+        expected_gradients = plain.gradients(dy, x, weight, expected_kept, needed)
+        for gradient, wanted_gradient, wanted in zip(gradients, expected_gradients, needed, strict=True):
             if wanted:
-                close(found, want)
+                close(gradient, wanted_gradient)
             else:
-                assert found is None and want is None
+                assert gradient is None and wanted_gradient is None
 
 
 def test_a_failure_of_triton_leaves_the_work_to_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +66,6 @@ def test_a_failure_of_triton_leaves_the_work_to_plain_torch(monkeypatch: pytest.
     monkeypatch.setattr(cuda_linear, "quantize", fail)
     x, weight, _ = operands()
     with pytest.warns(RuntimeWarning, match="PTXAS error"):
-        y, _ = cuda_linear.forward(x, weight, RECIPES["full"], torch.bfloat16)
-    assert torch.equal(y, linear_products.forward(x, weight, RECIPES["full"], torch.bfloat16)[0])
+        y, _ = cuda_linear.CUDALinearProducts(RECIPES["full"], torch.bfloat16).forward(x, weight)
+    assert torch.equal(y, LinearProducts(RECIPES["full"], torch.bfloat16).forward(x, weight)[0])
     assert not triton_quantize.available("cuda")[0]

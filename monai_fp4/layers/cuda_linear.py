@@ -13,78 +13,66 @@ from torch import Tensor
 
 from monai_fp4.kernels.triton_gemm import multiply
 from monai_fp4.kernels.triton_quantize import attempt, quantize, quantize_both
-from monai_fp4.layers import linear_products
+from monai_fp4.layers.linear_products import LinearProducts
 from monai_fp4.numerics import ScaledValues
 from monai_fp4.philox import draw_key
-from monai_fp4.recipes import Recipe
 
-__all__ = ["decoded", "forward", "gradients"]
+__all__ = ["CUDALinearProducts"]
 
 _BF16 = torch.bfloat16
 
 
-def forward(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, ScaledValues | None]:
-    """Multiply; see `linear_products.forward`."""
+class CUDALinearProducts(LinearProducts):
+    """The products by the Triton kernels, or in plain torch where those fail."""
 
-    def on_triton() -> tuple[Tensor, ScaledValues | None]:
-        a = quantize(x, dtype=_BF16, with_scales=False)
-        b = quantize(weight, two_d=recipe.two_d_weights, dtype=_BF16, with_scales=False)
-        return multiply(a, b, dtype), b if recipe.two_d_weights else None
+    def forward(self, x: Tensor, weight: Tensor) -> tuple[Tensor, ScaledValues | None]:
+        """Multiply; see `LinearProducts.forward`."""
 
-    return attempt(on_triton) or linear_products.forward(x, weight, recipe, dtype)
+        def on_triton() -> tuple[Tensor, ScaledValues | None]:
+            a, b = quantize(x, dtype=_BF16, with_scales=False), self._quantized(weight)
+            return multiply(a, b, self.dtype), b if self.recipe.two_d_weights else None
 
+        return attempt(on_triton) or super().forward(x, weight)
 
-def decoded(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Decode what the forward product saw; see `linear_products.decoded`."""
+    def decoded(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode what the forward product saw; see `LinearProducts.decoded`."""
 
-    def on_triton() -> tuple[Tensor, Tensor]:
-        a = quantize(x, dtype=dtype, decoded=True, with_scales=False)
-        b = quantize(weight, two_d=recipe.two_d_weights, dtype=dtype, decoded=True, with_scales=False)
-        return a.values, b.values
+        def on_triton() -> tuple[Tensor, Tensor]:
+            a = quantize(x, dtype=self.dtype, decoded=True, with_scales=False)
+            two_d = self.recipe.two_d_weights
+            b = quantize(weight, two_d=two_d, dtype=self.dtype, decoded=True, with_scales=False)
+            return a.values, b.values
 
-    return attempt(on_triton) or linear_products.decoded(x, weight, recipe, dtype)
+        return attempt(on_triton) or super().decoded(x, weight)
 
+    def gradients(
+        self, dy: Tensor, x: Tensor, weight: Tensor, kept: ScaledValues | None, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Multiply backward; see `LinearProducts.gradients`."""
+        rht, stochastic = self.recipe.hadamard, self.recipe.stochastic_rounding
 
-def gradients(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    kept: ScaledValues | None,
-    recipe: Recipe,
-    dtype: torch.dtype,
-    needed: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Multiply backward; see `linear_products.gradients`."""
-    arguments = (dy, x, weight, kept, recipe, dtype, needed)
-    return attempt(lambda: _gradients(*arguments)) or linear_products.gradients(*arguments)
+        def on_triton() -> tuple[Tensor | None, Tensor | None]:
+            dx = dw = None
+            # The keys are drawn in the order of the plain path, and only where it draws one.
+            row_key = draw_key() if stochastic and needed[0] else None
+            column_key = draw_key() if stochastic and needed[1] else None
+            if all(needed):
+                rows, columns = quantize_both(dy, rht=rht, row_key=row_key, column_key=column_key, with_scales=False)
+            elif needed[0]:
+                rows = quantize(dy, key=row_key, dtype=_BF16, with_scales=False)
+            elif needed[1]:
+                columns = quantize(dy.mT, rht=rht, key=column_key, dtype=_BF16, with_scales=False)
+            if needed[0]:
+                if kept is not None:  # 16 x 16 blocks are those of the transposed matrix too
+                    other = ScaledValues(kept.values.mT, kept.amax, kept.scales)
+                else:
+                    other = self._quantized(weight.mT)
+                dx = multiply(rows, other, self.dtype)
+            if needed[1]:
+                dw = multiply(columns, quantize(x.mT, rht=rht, dtype=_BF16, with_scales=False), self.dtype)
+            return dx, dw
 
+        return attempt(on_triton) or super().gradients(dy, x, weight, kept, needed)
 
-def _gradients(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    kept: ScaledValues | None,
-    recipe: Recipe,
-    dtype: torch.dtype,
-    needed: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    dx = dw = None
-    rht, stochastic = recipe.hadamard, recipe.stochastic_rounding
-    # The keys are drawn in the order of the plain path, and only where it draws one.
-    row_key = draw_key() if stochastic and needed[0] else None
-    column_key = draw_key() if stochastic and needed[1] else None
-    if all(needed):
-        rows, columns = quantize_both(dy, rht=rht, row_key=row_key, column_key=column_key, with_scales=False)
-    elif needed[0]:
-        rows = quantize(dy, key=row_key, dtype=_BF16, with_scales=False)
-    elif needed[1]:
-        columns = quantize(dy.mT, rht=rht, key=column_key, dtype=_BF16, with_scales=False)
-    if needed[0]:
-        if kept is not None:  # 16 x 16 blocks are those of the transposed matrix too
-            other = ScaledValues(kept.values.mT, kept.amax, kept.scales)
-        else:
-            other = quantize(weight.mT, two_d=recipe.two_d_weights, dtype=_BF16, with_scales=False)
-        dx = multiply(rows, other, dtype)
-    if needed[1]:
-        dw = multiply(columns, quantize(x.mT, rht=rht, dtype=_BF16, with_scales=False), dtype)
-    return dx, dw
+    def _quantized(self, weight: Tensor) -> ScaledValues:
+        return quantize(weight, two_d=self.recipe.two_d_weights, dtype=_BF16, with_scales=False)

@@ -18,7 +18,6 @@ precision, after the cast.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,7 +26,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from monai_fp4.kernels import cpu_gemm, triton_quantize
-from monai_fp4.layers import cpu_linear, linear_products
+from monai_fp4.layers.cpu_linear import CPULinearProducts
+from monai_fp4.layers.linear_products import LinearProducts
 from monai_fp4.layers.operands import without_autocast
 from monai_fp4.recipes import Backward, Recipe
 
@@ -41,12 +41,11 @@ class LinearFunction(Function):
     @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> Tensor:
         """Quantize both operands along K and multiply them."""
-        products = _products(x, recipe)
+        products = _products(x, recipe, dtype)
         ctx.recipe, ctx.dtype = recipe, dtype
-        y: Tensor
-        y, ctx.kept = products.forward(x, weight, recipe, dtype)
+        y, ctx.kept = products.forward(x, weight)
         if recipe.backward is Backward.DEQUANTIZED:
-            ctx.save_for_backward(*products.decoded(x, weight, recipe, dtype))
+            ctx.save_for_backward(*products.decoded(x, weight))
         else:
             ctx.save_for_backward(x, weight)
         return y
@@ -60,21 +59,20 @@ class LinearFunction(Function):
         dtype: torch.dtype = ctx.dtype
         needed = ctx.needs_input_grad[:2]
         if ctx.recipe.backward is Backward.FP4:
-            dx, dw = _products(dy, ctx.recipe).gradients(dy, x, weight, ctx.kept, ctx.recipe, dtype, needed)
+            dx, dw = _products(dy, ctx.recipe, dtype).gradients(dy, x, weight, ctx.kept, needed)
         else:
             dx = dy @ weight.to(dtype) if needed[0] else None
             dw = dy.mT @ x.to(dtype) if needed[1] else None
         return dx, dw, None, None
 
 
-def _products(x: Tensor, recipe: Recipe) -> ModuleType:
-    """The module that multiplies where ``x`` is, in the recipe's format."""
-    if not recipe.standard_format:
-        return linear_products
-    if cpu_gemm.usable(x):
-        return cpu_linear
-    if triton_quantize.usable(x):
-        from monai_fp4.layers import cuda_linear  # imports Triton
+def _products(x: Tensor, recipe: Recipe, dtype: torch.dtype) -> LinearProducts:
+    """The quickest products where ``x`` is that know the recipe's format."""
+    if recipe.standard_format:
+        if cpu_gemm.usable(x):
+            return CPULinearProducts(recipe, dtype)
+        if triton_quantize.usable(x):
+            from monai_fp4.layers.cuda_linear import CUDALinearProducts  # imports Triton
 
-        return cuda_linear
-    return linear_products
+            return CUDALinearProducts(recipe, dtype)
+    return LinearProducts(recipe, dtype)

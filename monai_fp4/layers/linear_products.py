@@ -14,7 +14,7 @@ from monai_fp4.layers.operands import finish
 from monai_fp4.numerics import ScaledValues, decode, scaled_values
 from monai_fp4.recipes import Operand, Recipe
 
-__all__ = ["decoded", "forward", "gradients", "multiply", "quantized_input", "quantized_weight"]
+__all__ = ["LinearProducts", "multiply", "quantized_input", "quantized_weight"]
 
 
 def quantized_input(x: Tensor, recipe: Recipe) -> ScaledValues:
@@ -32,61 +32,55 @@ def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     return finish(a.values @ b.values.mT, a, b, dtype)
 
 
-def forward(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, ScaledValues | None]:
-    """Quantize both operands along K and multiply them.
+class LinearProducts:
+    """The products of a layer with an input ``[T, K]``, a weight ``[N, K]`` and an output gradient ``[T, N]``.
 
     Args:
-        x: ``[T, K]``.
-        weight: ``[N, K]``.
-        recipe: what is quantized, and how.
-        dtype: of the result.
-
-    Returns:
-        ``[T, N]``; and the quantized weight where its 16 x 16 blocks will serve the gradient too.
-    """
-    a, b = quantized_input(x, recipe), quantized_weight(weight, recipe)
-    return multiply(a, b, dtype), b if recipe.two_d_weights else None
-
-
-def decoded(x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What `forward` saw of its operands, decoded: the operands of ``chain_rule``'s backward."""
-    return decode(quantized_input(x, recipe), dtype), decode(quantized_weight(weight, recipe), dtype)
-
-
-def gradients(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    kept: ScaledValues | None,
-    recipe: Recipe,
-    dtype: torch.dtype,
-    needed: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Quantize the operands of both backward products and multiply them.
-
-    Args:
-        dy: ``[T, N]``.
-        x: ``[T, K]``.
-        weight: ``[N, K]``.
-        kept: what `forward` returned beside its result.
         recipe: what is quantized, and how.
         dtype: of the results.
-        needed: whether the gradients of x and of the weight are wanted.
-
-    Returns:
-        The gradients of x and of the weight, or None.
     """
-    dx = dw = None
-    stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
-    scheme = recipe.scheme_of(Operand.GRADIENT)
-    if needed[0]:
-        rows = scaled_values(dy, stochastic=stochastic, scheme=scheme)
+
+    def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
+        self.recipe, self.dtype = recipe, dtype
+
+    def forward(self, x: Tensor, weight: Tensor) -> tuple[Tensor, ScaledValues | None]:
+        """Quantize both operands along K and multiply them.
+
+        Returns:
+            ``[T, N]``; and the quantized weight where its 16 x 16 blocks will serve the gradient too.
+        """
+        a, b = quantized_input(x, self.recipe), quantized_weight(weight, self.recipe)
+        return multiply(a, b, self.dtype), b if self.recipe.two_d_weights else None
+
+    def decoded(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` saw of its operands, decoded: the operands of ``chain_rule``'s backward."""
+        a, b = quantized_input(x, self.recipe), quantized_weight(weight, self.recipe)
+        return decode(a, self.dtype), decode(b, self.dtype)
+
+    def gradients(
+        self, dy: Tensor, x: Tensor, weight: Tensor, kept: ScaledValues | None, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of x and of the weight, or None where ``needed`` says that one is not wanted.
+
+        ``kept`` is what `forward` returned beside its result.
+        """
+        # In this order on every device, since both may draw a key for stochastic rounding.
+        dx = self.input_gradient(dy, weight, kept) if needed[0] else None
+        dw = self.weight_gradient(dy, x) if needed[1] else None
+        return dx, dw
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None) -> Tensor:
+        """``dy W`` ``[T, K]``, both quantized along N."""
+        scheme = self.recipe.scheme_of(Operand.GRADIENT)
+        rows = scaled_values(dy, stochastic=self.recipe.stochastic_rounding, scheme=scheme)
         # 16 x 16 blocks are those of the transposed matrix too; what the compiled path kept is in pairs.
         if kept is not None and kept.values.ndim == 2:
-            dx = multiply(rows, replace(kept, values=kept.values.mT), dtype)
-        else:
-            dx = multiply(rows, quantized_weight(weight.mT, recipe), dtype)
-    if needed[1]:
-        columns = scaled_values(dy.mT, rht=rht, stochastic=stochastic, scheme=scheme)
-        dw = multiply(columns, scaled_values(x.mT, rht=rht, scheme=recipe.scheme_of(Operand.INPUT)), dtype)
-    return dx, dw
+            return multiply(rows, replace(kept, values=kept.values.mT), self.dtype)
+        return multiply(rows, quantized_weight(weight.mT, self.recipe), self.dtype)
+
+    def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+        """``dy^T x`` ``[N, K]``, both quantized along T and rotated where the recipe says so."""
+        recipe, rht = self.recipe, self.recipe.hadamard
+        scheme = recipe.scheme_of(Operand.GRADIENT)
+        columns = scaled_values(dy.mT, rht=rht, stochastic=recipe.stochastic_rounding, scheme=scheme)
+        return multiply(columns, scaled_values(x.mT, rht=rht, scheme=recipe.scheme_of(Operand.INPUT)), self.dtype)
