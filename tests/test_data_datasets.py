@@ -84,9 +84,9 @@ def test_training_and_evaluation_see_the_same_image(data):
 
 def test_nifti_gives_slices_along_the_last_axis(tmp_path):
     folder = write_nifti(tmp_path, ["anna", "bert"])
-    dataset = SliceDataset(load_datalist(build_manifest(folder, format="nifti", folds=2), folder, 0, "val"), (8, 9))
+    dataset = SliceDataset(load_datalist(build_manifest(folder, format="nifti", folds=2), folder, 0, "val"), (9, 8))
     assert len(dataset) == 5
-    assert dataset[3]["image"].shape == (2, 8, 9)
+    assert dataset[3]["image"].shape == (2, 9, 8)
     assert [int(item["label"].sum()) for item in dataset] == [0, 0, 0, 1, 0]
 
 

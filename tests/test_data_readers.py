@@ -104,12 +104,11 @@ def test_nifti_channels_are_files(tmp_path, mask):
     assert manifest.channels == ("flair", "t1")
     assert manifest.patients[0].tumour_voxels == 1
     volume = read(manifest, folder)
-    assert volume.image.shape == (2, 8, 9, 5)
+    assert volume.image.shape == (2, 9, 8, 5)
     for number, channel in enumerate(manifest.channels):
-        assert np.array_equal(
-            volume.image[number], nibabel.load(folder / "anna" / f"{channel}.nii.gz").get_fdata(dtype=np.float32)
-        )
-    assert volume.mask[0, 1, 2, 3] == 1
+        written = nibabel.load(folder / "anna" / f"{channel}.nii.gz").get_fdata(dtype=np.float32)
+        assert np.array_equal(volume.image[number], looked_at(written))
+    assert volume.mask[0, 9 - 1 - 2, 8 - 1 - 1, 3] == 1
 
 
 def test_nifti_of_four_axes(tmp_path):
@@ -117,19 +116,24 @@ def test_nifti_of_four_axes(tmp_path):
     manifest = rebuild(folder, format="nifti")
     assert manifest.channels == ("channel_0", "channel_1", "channel_2")
     volume = read(manifest, folder)
-    assert volume.image.shape == (3, 4, 5, 6)
+    assert volume.image.shape == (3, 5, 4, 6)
     written = nibabel.load(folder / "anna" / "image.nii.gz").get_fdata(dtype=np.float32)
-    assert np.array_equal(volume.image[1], written[..., 1])
+    assert np.array_equal(volume.image[1], looked_at(written[..., 1]))
 
 
-def test_nifti_axes_are_turned_to_right_anterior_superior(tmp_path):
+def looked_at(written: np.ndarray) -> np.ndarray:
+    """From axes that run right, forward and up to rows that run back, columns that run left, and slices up."""
+    return written[::-1, ::-1].transpose(1, 0, 2)
+
+
+def test_nifti_slices_are_axial_and_as_radiologists_look_at_them(tmp_path):
     # Stored as superior, right, anterior: the axial slices lie along the first axis of the file.
     affine = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [3, 0, 0, 0], [0, 0, 0, 1]])
     folder = write_nifti(tmp_path, ["anna", "bert"], channels=("image",), shape=(5, 8, 9), affine=affine)
     volume = read(rebuild(folder, format="nifti"), folder)
     written = nibabel.load(folder / "anna" / "image.nii.gz").get_fdata(dtype=np.float32)
-    assert np.array_equal(volume.image[0], written.transpose(1, 2, 0))
-    assert volume.mask[0, 2, 3, 1] == 1
+    assert np.array_equal(volume.image[0], looked_at(written.transpose(1, 2, 0)))
+    assert volume.mask[0, 9 - 1 - 3, 8 - 1 - 2, 1] == 1
 
 
 # --- Bad input: one sentence, that names what, where, and what to do.
@@ -315,7 +319,7 @@ def test_nifti_mask_elsewhere_of_another_size_or_not_binary(tmp_path):
     with pytest.raises(DataError, match=r"affine of .* differs"):
         rebuild(folder, format="nifti")
     resave(path, np.zeros((8, 9, 4), np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
-    with pytest.raises(DataError, match=r"8 x 9 x 5 in .* and 8 x 9 x 4 in"):
+    with pytest.raises(DataError, match=r"9 x 8 x 5 in .* and 9 x 8 x 4 in"):
         rebuild(folder, format="nifti")
     resave(path, np.arange(360, dtype=np.uint16).reshape(8, 9, 5))
     with pytest.raises(DataError, match=r"binary mask.*found 0, 1, 2, 3, 4, 5, \.\.\."):

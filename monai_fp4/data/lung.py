@@ -52,12 +52,12 @@ def _trees(hu: Field, chest: Chest, lung: Field, axes: Axes, random: RandomState
     width = 2.4 / chest.size
     vessels, walls, lumens = np.zeros(axes.shape), np.zeros(axes.shape), np.zeros(axes.shape)
     for side in (-1.0, 1.0):
-        for _ in range(11):
+        for _ in range(7):
             root = (side * uniform(random, 0.20, 0.30), uniform(random, -0.04, 0.16), uniform(random, -0.18, 0.16))
             way = (side * uniform(random, 0.3, 1.0), uniform(random, -1.0, 1.0), uniform(random, -0.8, 0.8))
-            for piece in grow_tree(random, root, way, uniform(random, 0.020, 0.036), 0.0062):
+            for piece in grow_tree(random, root, way, uniform(random, 0.013, 0.021), 0.0050):
                 paint_tube(vessels, axes, piece.ends, piece.radii, width)
-        for _ in range(3):
+        for _ in range(2):
             root = (side * uniform(random, 0.20, 0.26), uniform(random, 0.04, 0.14), uniform(random, -0.14, 0.06))
             way = (side * uniform(random, 0.4, 1.0), uniform(random, -0.9, 0.9), uniform(random, -0.9, 0.3))
             for piece in grow_tree(random, root, way, uniform(random, 0.03, 0.04), 0.014):

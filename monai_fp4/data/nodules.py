@@ -2,9 +2,9 @@
 
 Thirty chests of 12 to 16 slices, 128 x 128, in Hounsfield units, one NIfTI volume and one mask each: all that the
 phantom is not. One channel in place of three, a scale with a unit in place of grey values, a slice distance of twice
-the pixels, and lesions of 3 to 10 pixels, one or two voxels in a thousand. Vessels, airways, chalk and
-thickened pleura look like nodules; some nodules are as faint as ground glass; every institution's scanner has its own
-noise and sharpness; and five patients have no nodule at all.
+the pixels, and lesions of 4 to 12 pixels, three voxels in a thousand. Vessels, airways, chalk and thickened pleura
+look like nodules; some nodules are as faint as ground glass; every institution's scanner has its own noise and
+sharpness; and five patients have no nodule at all.
 
 It is computed and stands for no real CT. The files are the same, bit for bit, on every machine, because
 ``data_manifests/nodules.json`` holds their hashes; :mod:`monai_fp4.data.drawing` says how.
@@ -34,7 +34,7 @@ SPACING = (2.7, 2.7, 5.0)
 # The institution of each patient, round robin; HC and HD are small.
 _GROUPS = ("HA", "HB", "HA", "HC", "HB", "HA", "HD", "HB", "HC", "HA")
 # Noise of each institution's scanner in Hounsfield units, how much its kernel blurs, and whether it pads the corners.
-_SCANNERS = {"HA": (22.0, 0.20, True), "HB": (38.0, 0.05, False), "HC": (14.0, 0.45, True), "HD": (55.0, 0.10, False)}
+_SCANNERS = {"HA": (22.0, 0.20, True), "HB": (34.0, 0.05, False), "HC": (14.0, 0.45, True), "HD": (45.0, 0.10, False)}
 _WITHOUT_NODULE = (3, 10, 17, 23, 28)
 
 
@@ -84,7 +84,7 @@ def make_nodules_patient(index: int, *, size: int = SIZE, seed: int = 0) -> tupl
     """Draw one patient: scan int16 ``[H, W, D]`` in Hounsfield units and mask uint8 ``[H, W, D]`` of 0 and 1."""
     random = RandomState(104729 + 7919 * seed + index)
     chest = _draw_chest(index, size, random)
-    nodules = [] if index in _WITHOUT_NODULE else [_draw_nodule(random) for _ in range(2 + int(6 * _unit(random)))]
+    nodules = [] if index in _WITHOUT_NODULE else [_draw_nodule(random) for _ in range(3 + int(6 * _unit(random)))]
     axes = chest.axes
     hu, lung, cage = draw_body(chest, axes, random)
     hu, mask = draw_lungs(hu, lung, cage, chest, nodules, axes, random)
@@ -113,23 +113,22 @@ def _draw_chest(index: int, size: int, random: RandomState) -> Chest:
         smooth=smooth,
         padded=padded,
         calcified=int(3.0 * _unit(random)),
-        plaques=int(3.5 * _unit(random)),
+        plaques=int(3.0 * _unit(random)),
     )
 
 
 def _draw_nodule(random: RandomState) -> Nodule:
     kind = _unit(random)
-    # Small ones are the rule. Ground glass is larger, as it would hardly be seen otherwise.
-    small = uniform(random, 0.0, 1.0)
-    radius = 0.029 + 0.050 * small * small
-    glass = kind > 0.62
+    radius = uniform(random, 0.038, 0.084)
+    glass = kind > 0.68
     return Nodule(
-        radius=max(radius, 0.042) if glass else radius,
+        # Ground glass is larger, as it would hardly be seen otherwise.
+        radius=max(radius, 0.055) if glass else radius,
         stretch=(uniform(random, 0.85, 1.2), uniform(random, 0.85, 1.2), uniform(random, 0.9, 1.2)),
-        value=uniform(random, -620.0, -450.0) if glass else uniform(random, -20.0, 60.0),
+        value=uniform(random, -600.0, -380.0) if glass else uniform(random, -20.0, 60.0),
         core=uniform(random, -100.0, 40.0) if kind > 0.85 else None,
         ragged=uniform(random, 0.1, 0.45),
-        pleural=_unit(random) < 0.25 and not glass,
+        pleural=_unit(random) < 0.2 and not glass,
     )
 
 

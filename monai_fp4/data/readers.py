@@ -1,8 +1,9 @@
 """Read one patient from disk: check every byte, then hand out one volume and its mask.
 
 Whatever the format, a patient becomes a :class:`Volume`: image float32 ``[C, H, W, D]`` and mask uint8 ``[1, H, W,
-D]`` of 0 and 1, with slices along the last axis. Files are hashed as they are read, so a run never trains on other
-data than its manifest names.
+D]`` of 0 and 1, with slices along the last axis. NIfTI volumes are turned as they are looked at: rows from front to
+back, columns from the patient's right to the left, slices from feet to head. Files are hashed as they are read, so a
+run never trains on other data than its manifest names.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +30,9 @@ from monai_fp4.data.records import DataFormat
 from monai_fp4.errors import DataError
 
 __all__ = ["Volume", "read_patient", "sha256_of"]
+
+# Rows run to the back, columns to the left, slices to the head: an axial slice as radiologists look at it, in every scan.
+_AS_LOOKED_AT = orientations.axcodes2ornt("PLS")
 
 # Everything that Pillow, nibabel and the decompressors raise on damaged files.
 _DECODE_ERRORS = (
@@ -178,8 +183,9 @@ def _decode_picture(path: Path, digest: str | None, *, intensities: bool = False
 def _decode_nifti(path: Path, digest: str | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     def decode(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        # Closest canonical: axes run right, anterior, superior, so that the last axis is the axial one in every scan.
-        image = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(raw))
+        image = nibabel.Nifti1Image.from_bytes(raw)
+        turn = orientations.ornt_transform(orientations.io_orientation(image.affine), _AS_LOOKED_AT)
+        image = image.as_reoriented(turn)
         return image.get_fdata(dtype=np.float32, caching="unchanged"), image.affine
 
     return _load(path, digest, decode)
