@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewher
 
 import result_tables  # noqa: E402
 import speed_tables  # noqa: E402
+import study_tables  # noqa: E402
 from result_tables import markdown  # noqa: E402
 
 BACKWARD = {
@@ -73,6 +74,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     **result_tables.TABLES,
     **speed_tables.TABLES,
+    **study_tables.TABLES,
 }
 
 

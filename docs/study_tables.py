@@ -1,0 +1,182 @@
+"""The tables of the studies, written from what benchmarks/study.py leaves in benchmarks/results/study_<name>.json.
+
+A study has a table of each kind below, under ``study_<name>_<kind>``. Whatever is not finished is said to be: a mean of
+fewer seeds than planned says of how many, and a cell that was not run is "not run".
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from result_tables import RESULTS, markdown, measured
+
+STUDIES = ("lgg_500k", "nodules_500k")
+"""Studies that the pages speak of, run or not."""
+_METRICS = {"recall": "Recall", "auprc": "AUPRC", "distinct_scores": "distinct levels"}
+
+
+def _models(content: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(cell["model"] for cell in content["cells"]))
+
+
+def _of(content: Mapping[str, Any], model: str, recipe: str) -> list[dict[str, Any]]:
+    return [cell for cell in content["cells"] if (cell["model"], cell["recipe"]) == (model, recipe)]
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(map(str, values)) or "not recorded"
+
+
+def protocol(content: Mapping[str, Any], name: str) -> str:
+    """What was run, on what, by which code, and how much of it is finished."""
+    p = content["protocol"]
+    options = ", ".join(f"{k} {' x '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in p["options"].items())
+    states = ", ".join(f"{count} {status}" for status, count in sorted(p["statuses"].items()))
+    done = p["statuses"].get("done", 0)
+    whole = "All" if done == p["cells"] else "**Partial:**"
+    rows = [
+        ["Data", f"`{p['data_set']}`, {_listed(p['train_patients'])} patients to train on, "
+         f"{_listed(p['val_patients'])} to validate on"],
+        ["Grid", f"{_listed(p['archs'])}; {_listed(p['scales'])}; {len(p['recipes'])} recipes; seeds "
+         f"{_listed(p['seeds'])}; folds {_listed(p['folds'])}"],
+        ["Finished", f"{whole} {done} of {p['cells']} cells" + ("" if done == p["cells"] else f" ({states})")],
+        ["Options", f"{options}; the bundles' own otherwise"],
+        ["Code", f"{_listed(p['versions'])}; backend {_listed(p['backend'])} on {_listed(p['device'])}"],
+        ["Machine", p["cpu"]],
+    ]  # fmt: skip
+    source = f"From `benchmarks/results/study_{name}.json`, by `benchmarks/study.py`."
+    return markdown(["What", "Value"], rows) + "\n\n" + source
+
+
+def quality(content: Mapping[str, Any], name: str, metric: str) -> str:
+    """Mean and standard deviation over the seeds, and the share of BF16: a row a recipe, a column a model."""
+    models = _models(content)
+    shares = {(c["model"], c["recipe"]): c["percent"] for c in content["comparisons"] if c["metric"] == metric}
+
+    def entry(model: str, recipe: str) -> str:
+        cells = _of(content, model, recipe)
+        values = [cell[metric] for cell in cells if cell["status"] == "done" and metric in cell]
+        if not cells:
+            return "not planned"
+        if not values:
+            return "not run"
+        said = f"{statistics.fmean(values):.3f}"
+        said += f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        said += f", {shares[model, recipe]:.1f} %" if (model, recipe) in shares else ""
+        return said if len(values) == len(cells) else f"{said} ({len(values)} of {len(cells)} seeds)"
+
+    rows = [[f"`{recipe}`", *(entry(model, recipe) for model in models)] for recipe in content["protocol"]["recipes"]]
+    words = f"{_METRICS[metric]}: mean ± standard deviation over the seeds, and the mean over BF16 of the same seed."
+    return markdown([f"{_METRICS[metric]}", *models], rows) + "\n\n" + words
+
+
+def comparisons(content: Mapping[str, Any], name: str) -> str:
+    """Every recipe beside BF16, recall and AUPRC, with what the tests say."""
+    found = {(c["model"], c["recipe"], c["metric"]): c for c in content["comparisons"]}
+    rows = []
+    for model, recipe in itertools.product(_models(content), content["protocol"]["recipes"]):
+        tests = [found.get((model, recipe, metric)) for metric in ("recall", "auprc")]
+        if not any(tests):
+            continue
+        known = [test for test in tests if test is not None]
+        entries = [_test(test) if test else "not run" for test in tests]
+        rows.append([model, f"`{recipe}`", str(known[0]["n"]), *entries, known[0].get("advice", "")])
+    if not rows:
+        return "No recipe has a finished cell beside a finished BF16 cell of its seed."
+    count = sum(key[2] == "auprc" for key in found)
+    words = (
+        f"Difference to BF16 of the same seed with its 95 % t interval; p of a paired t-test, corrected (Holm) for "
+        f"{count} comparisons; p < margin: that a loss of {content['margin']:g} or more is excluded, corrected too. "
+        "[What the last column means](howto/report.md#how-to-read-supported-open-and-advised-against)."
+    )
+    header = ["Model", "Recipe", "n", "Recall", "AUPRC", "Verdict"]
+    return markdown(header, rows) + "\n\n" + words
+
+
+def _test(test: Mapping[str, Any]) -> str:
+    said = f"{test['mean']:+.4f}"
+    if "low" in test:
+        said += f" ({test['low']:+.4f} to {test['high']:+.4f}); p {_p(test['p_holm'])}"
+        said += f"; p < margin {_p(test['p_margin_holm'])}"
+    return said
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def variance(content: Mapping[str, Any], name: str) -> str:
+    """The analysis of variance of AUPRC."""
+    if not content["variance"]:
+        return content["variance_words"]
+    rows = [
+        [
+            row["source"],
+            str(row["df"]),
+            f"{100 * row['eta_squared']:.1f} %" if "eta_squared" in row else "",
+            f"{row['f']:.2f}" if "f" in row else "",
+            _p(row["p"]) if "p" in row else "",
+        ]
+        for row in content["variance"]
+    ]
+    words = content["variance_words"]
+    return markdown(["Source", "df", "Share of the variance of AUPRC", "F", "p"], rows) + f"\n\nSplit plot, {words}"
+
+
+def claims(content: Mapping[str, Any], name: str) -> str:
+    """The paper's claims and what this study says of them; metrics that are judged alike share a row."""
+    rows: list[list[str]] = []
+    keys = ("claim", "verdict", "numbers", "missing")
+    for _, group in itertools.groupby(content["claims"], key=lambda row: tuple(row.get(key, "") for key in keys)):
+        own = list(group)
+        first = own[0]
+        metrics = ", ".join(_METRICS.get(row["metric"], row["metric"]) for row in own)
+        words = [first.get("numbers", ""), f"Missing: {first['missing']}" if first.get("missing") else ""]
+        count = f" (n = {first['n']})" if first["n"] else ""
+        rows.append([first["says"], metrics, f"**{first['verdict']}**{count}", ". ".join(w for w in words if w)])
+    return markdown(["The paper says", "Judged in", "This study", "Numbers, and what is missing"], rows)
+
+
+def overhead(content: Mapping[str, Any], name: str) -> str:
+    """The share of time in which a place for a cell stood empty."""
+    found = content["overhead"]
+    if not found:
+        return "Not computed: fewer than two cells are finished."
+    said = (
+        f"In the study `{name}`, {found['cells']} cells at {found['places']} places took "
+        f"{found['cell_seconds']:,.0f} s in all. The first process began {found['start_seconds']:.0f} s after the "
+        f"study was written, and the {found['gaps']} gaps between two cells add up to {found['gap_seconds']:.0f} s, the "
+        f"longest {found['longest_gap_seconds']:.0f} s: a place stood empty for {100 * found['empty_share']:.2f} % of "
+        "the time."
+    )
+    if found["pauses"]:
+        said += (
+            f" Not in it are {found['pauses']} pauses of together {found['pause_seconds']:,.0f} s, in which the sweep "
+            "had been stopped or cells were begun whose first attempt is not on record."
+        )
+    return said
+
+
+def _table(name: str, kind: Callable[[Mapping[str, Any], str], str]) -> str:
+    return measured(f"study_{name}", lambda content: kind(content, name))
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "protocol": protocol,
+    "recall": partial(quality, metric="recall"),
+    "auprc": partial(quality, metric="auprc"),
+    "comparisons": comparisons,
+    "variance": variance,
+    "claims": claims,
+    "overhead": overhead,
+}
+_FOUND = [path.stem.removeprefix("study_") for path in sorted(RESULTS.glob("study_*.json"))]
+TABLES: dict[str, Callable[[], str]] = {
+    f"study_{name}_{kind}": partial(_table, name, table)
+    for name in dict.fromkeys((*STUDIES, *_FOUND))
+    for kind, table in KINDS.items()
+}
