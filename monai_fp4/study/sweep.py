@@ -25,7 +25,8 @@ from monai_fp4.study.worker import Outcome, Task
 
 __all__ = ["Sweep", "SweepResult", "kind", "timings"]
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
+"""How often to look how far the running cells are; one that ends, and Ctrl-C, are heard of sooner."""
 STOP_SECONDS = 10.0
 """How long the running cells have to end when a sweep is stopped."""
 
@@ -194,7 +195,7 @@ class Sweep:
         return 0
 
     def _poll(self) -> None:
-        if time.monotonic() - self._polled >= 2 * POLL_SECONDS:
+        if time.monotonic() - self._polled >= POLL_SECONDS:
             self._polled = time.monotonic()
             self.progress.show(self._state())
 
