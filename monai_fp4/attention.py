@@ -27,6 +27,7 @@ import torch
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from monai_fp4.numerics import ScaledValues, decode, gemm_alpha, scaled_values
 from monai_fp4.recipes import Backward, Operand, Recipe
@@ -67,6 +68,7 @@ class _Product(torch.autograd.Function):
         return _gemm(qa, qb, a.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (dc,) = gradients
         a, b = ctx.saved_tensors

@@ -38,7 +38,7 @@ def compute_auprc(scores: Any, labels: Any) -> float:
 
     Raises:
         NumericsError: a score is NaN.
-        DataError: the sizes differ, or a label is neither 0 nor 1.
+        DataError: the sizes differ, a score is no real number, or a label is neither 0 nor 1.
 
     Example:
         >>> round(compute_auprc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])), 4)

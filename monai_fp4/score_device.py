@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_fp4.errors import DataError, NumericsError
 
-__all__ = ["device_auprc", "device_distinct", "from_host", "on_device", "split_on_device", "to_host"]
+__all__ = ["device_auprc", "device_distinct", "from_host", "not_real", "on_device", "split_on_device", "to_host"]
 
 _SIGN = np.uint32(0x80000000)
 
@@ -28,6 +28,8 @@ def on_device(scores: Any) -> bool:
 
 def split_on_device(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
     """As `monai_fp4.score_keys.split_keys`, in signed keys, with one wait for the device to check both."""
+    if scores.is_complex():
+        raise not_real(scores.dtype)
     values = scores.detach().float().reshape(-1)
     truth = torch.as_tensor(labels, device=values.device).detach().reshape(-1)
     if len(values) != len(truth):
@@ -46,6 +48,11 @@ def split_on_device(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
     bits = (values + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return keys[~positive], keys[positive]
+
+
+def not_real(dtype: Any) -> DataError:
+    """The error of scores that have no order, such as complex ones, whose imaginary part a cast would drop."""
+    return DataError(f"a metric expects real numbers as scores, found {dtype}; give it probabilities or logits")
 
 
 def to_host(keys: Tensor) -> NDArray[np.uint32]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_fp4.errors import DataError, NumericsError
-from monai_fp4.score_device import device_auprc, device_distinct, from_host, on_device, split_on_device
+from monai_fp4.score_device import device_auprc, device_distinct, from_host, not_real, on_device, split_on_device
 from monai_fp4.score_native import sort_natively, split_natively
 
 __all__ = ["Keys", "SortedScores", "key_scores", "runs", "score_keys", "sort_keys", "split_keys"]
@@ -60,7 +60,7 @@ def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys] | tuple[Tensor, Te
 
     Raises:
         NumericsError: a score is NaN.
-        DataError: the sizes differ, or a label is neither 0 nor 1.
+        DataError: the sizes differ, a score is no real number, or a label is neither 0 nor 1.
     """
     if on_device(scores):
         return split_on_device(scores, labels)
@@ -69,6 +69,8 @@ def split_keys(scores: Any, labels: Any) -> tuple[Keys, Keys] | tuple[Tensor, Te
         raise DataError(
             f"a metric expects as many labels as scores, found {truth.size} for {values.size}; check shapes"
         )
+    if values.dtype.kind not in "biufVO":  # V: NumPy's name for other people's formats, such as bfloat16
+        raise not_real(values.dtype)
     values = values.astype(np.float32, copy=False)
     if truth.dtype in (np.bool_, np.uint8) and (split := split_natively(values, truth.view(np.uint8))) is not None:
         return split

@@ -7,6 +7,7 @@ and features, every floating dtype.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from im2col_reference import Quantized, alpha, gemm, pad_last, quantize_referenc
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.layers import LAYER_TYPES, NVFP4Linear
+from monai_fp4.layers import LAYER_TYPES, NVFP4Conv2d, NVFP4ConvTranspose2d, NVFP4Layer, NVFP4Linear
 from monai_fp4.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("both_paths")
@@ -290,6 +291,22 @@ def test_quantized_operands_are_the_decoded_forward_operands() -> None:
     assert all(torch.equal(a, b) for a, b in zip(under_autocast["weight"], operands["weight"], strict=True))
     cast = layer.quantized_operands(x.bfloat16())["input"]
     assert all(torch.equal(a, b) for a, b in zip(under_autocast["input"], cast, strict=True))
+
+
+def _gradient(layer: nn.Module, x: Tensor) -> Tensor:
+    return torch.func.grad(lambda example: layer(example).sum())(x[0])
+
+
+@pytest.mark.parametrize("transformed", [lambda layer, x: torch.func.vmap(layer)(x), _gradient], ids=["vmap", "grad"])
+def test_transforms_of_functions_are_refused_with_a_reason(transformed: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    layers: list[NVFP4Layer] = [NVFP4Linear(16, 16, recipe="sr"), NVFP4Conv2d(16, 16, 1, recipe="sr")]
+    layers.append(NVFP4ConvTranspose2d(16, 16, 2, recipe="sr"))
+    for layer, shape in zip(layers, [(3, 2, 16), (3, 2, 16, 4, 4), (3, 2, 16, 4, 4)], strict=True):
+        x = torch.randn(shape)
+        with pytest.raises(ConfigError, match=r"torch\.func"):
+            transformed(layer, x)
+        layer.active = False
+        assert torch.isfinite(transformed(layer, x)).all()
 
 
 def test_only_a_linear_layer_becomes_one() -> None:

@@ -280,6 +280,23 @@ def test_prelu_with_one_slope_equals_torch(amp: bool, layout: torch.memory_forma
     torch.testing.assert_close(theirs[0].weight.grad, expected, rtol=1e-2 if amp else 1e-5, atol=1e-5)
 
 
+def test_prelu_with_one_slope_can_be_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    x, upstream = torch.randn(3, 4, 5, dtype=torch.double), torch.randn(3, 4, 5, dtype=torch.double)
+    ours, theirs = quicken_prelu(nn.Sequential(nn.PReLU(init=0.3))).double(), nn.PReLU(init=0.3).double()
+
+    def second_order(module: nn.Module) -> tuple[torch.Tensor, ...]:
+        leaf, dy = x.clone().requires_grad_(), upstream.clone().requires_grad_()
+        wanted = (leaf, *module.parameters())
+        dx, da = torch.autograd.grad(module(leaf), wanted, dy, create_graph=True)
+        return dx, da, *torch.autograd.grad((dx**2).sum() + (dx * x).sum() + da**2, (*wanted, dy))
+
+    for found, expected in zip(second_order(ours), second_order(theirs), strict=True):
+        torch.testing.assert_close(found, expected)
+    leaf = x.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(ours, leaf)
+
+
 @pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("size", [(32, 48), (32, 32, 32)], ids=["2d", "3d"])
 def test_unet_is_monais(size: tuple[int, ...], amp: bool) -> None:

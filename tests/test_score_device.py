@@ -39,6 +39,11 @@ def test_keys_are_those_of_the_host() -> None:
         np.testing.assert_array_equal(to_host(got), wanted)
 
 
+def test_complex_scores_are_refused() -> None:
+    with pytest.raises(DataError, match="real numbers as scores"):
+        split_on_device(torch.tensor([1j, 0.5]), torch.tensor([0, 1]))
+
+
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("count", [1, 50, 40_000])
 def test_exact_numbers_are_those_of_the_host(count: int) -> None:

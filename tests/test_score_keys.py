@@ -74,6 +74,15 @@ def test_labels_other_than_0_and_1_are_refused(labels):
         split_keys([0.1, 0.2, 0.3], labels)
 
 
+@pytest.mark.parametrize(
+    ("scores", "found"),
+    [(torch.tensor([1j, 0.5]), "complex64"), (np.array([1j, 0.5]), "complex128"), (["high", "low"], "<U4")],
+)
+def test_scores_that_are_no_real_numbers_are_refused(scores, found):
+    with pytest.raises(DataError, match=f"real numbers as scores, found {found}"):
+        split_keys(scores, [0, 1])
+
+
 def test_sizes_that_differ_are_refused():
     with pytest.raises(DataError, match="found 2 for 3"):
         split_keys([0.1, 0.2, 0.3], [0, 1])

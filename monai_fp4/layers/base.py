@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.recipes import Recipe
 
-__all__ = ["NVFP4Layer", "check_image", "working_dtype"]
+__all__ = ["NVFP4Layer", "check_image", "check_untransformed", "working_dtype"]
 
 
 class NVFP4Layer(nn.Module):
@@ -87,6 +87,18 @@ def check_image(x: Tensor, channels: int, dims: int) -> None:
         raise ConfigError(
             f"a convolution expected an image of {channels} channels, found {x.shape[-1 - dims]} (shape"
             f" {tuple(x.shape)}): check what precedes it"
+        )
+
+
+def check_untransformed() -> None:
+    """Refuse, with a ConfigError, to be run inside a transform of `torch.func`, which torch refuses less clearly.
+
+    `vmap` would have to give each example a maximum of its own, and rounding has no forward-mode derivative.
+    """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise ConfigError(
+            "FP4 layers expected a plain forward pass, found one inside torch.func (vmap, grad, jvp): use autograd and"
+            " whole batches there, or switch the layers off with monai_fp4.convert.set_active"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_fp4.conv3d import SafeConv3d
 from monai_fp4.errors import ConfigError
-from monai_fp4.layers.base import NVFP4Layer, check_image, working_dtype
+from monai_fp4.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
 from monai_fp4.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
 from monai_fp4.layers.geometry import ConvGeometry
 from monai_fp4.layers.operands import as_kernel, channels_first
@@ -43,6 +43,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
         """Convolve; called by the ``forward`` of the float class."""
         if not self.quantizing or input.numel() == 0:
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
+        check_untransformed()
         check_image(input, self.in_channels, len(self.kernel_size))
         dtype = working_dtype(input)
         batched = input.dim() == 2 + len(self.kernel_size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.layers.base import NVFP4Layer, working_dtype
+from monai_fp4.layers.base import NVFP4Layer, check_untransformed, working_dtype
 from monai_fp4.layers.gemm import LinearFunction
 from monai_fp4.layers.linear_products import quantized_input, quantized_weight
 from monai_fp4.numerics import decode
@@ -32,6 +32,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         """Apply the layer to ``[..., in_features]``."""
         if not self.quantizing or input.numel() == 0:
             return super().forward(input)
+        check_untransformed()
         found = input.shape[-1] if input.ndim else 0
         if found != self.in_features:  # the compiled products read memory by the sizes that they are given
             raise ConfigError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.layers.base import NVFP4Layer, check_image, working_dtype
+from monai_fp4.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
 from monai_fp4.layers.conv import check_groups
 from monai_fp4.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
 from monai_fp4.layers.geometry import ConvGeometry
@@ -43,6 +43,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         if not self.quantizing or input.numel() == 0:
             return super().forward(input, output_size)  # type: ignore[misc]
         dims = len(self.kernel_size)
+        check_untransformed()
         check_image(input, self.in_channels, dims)
         dtype = working_dtype(input)
         sides = (self.stride, self.padding, self.kernel_size)

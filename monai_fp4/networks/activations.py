@@ -7,7 +7,8 @@ one product and one sum:
 
     y = x where x > 0 else a x,    dx = dy where x > 0 else a dy,    da = sum(dy min(x, 0))
 
-The outputs and `dx` are the same bits as torch's, `da` the same within the rounding of a sum.
+The outputs and `dx` are the same bits as torch's, `da` the same within the rounding of a sum. Gradients can be
+differentiated again, as torch's can.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 __all__ = ["OneSlopePReLU", "quicken_prelu"]
 
@@ -59,11 +59,14 @@ class _LeakyReLU(torch.autograd.Function):
         return F.leaky_relu(x, slope.item())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,) = gradients
         x, slope = ctx.saved_tensors
         needs_x, needs_slope = ctx.needs_input_grad
-        dx = torch.ops.aten.leaky_relu_backward(dy, x, slope.item(), False) if needs_x else None
+        dx: Tensor | None = None
+        if needs_x and torch.is_grad_enabled():  # `create_graph`: the kernel's slope is a number without a gradient
+            dx = torch.where(x > 0, dy, dy * slope)
+        elif needs_x:
+            dx = torch.ops.aten.leaky_relu_backward(dy, x, slope.item(), False)
         da = (dy * x.clamp_max(0)).sum().view_as(slope) if needs_slope else None
         return dx, da
