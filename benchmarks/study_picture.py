@@ -46,7 +46,8 @@ def panel(axes: Axes, values: Mapping[str, list[float]], colour: str, theme: The
             axes.plot([place - 0.3, place + 0.3], [interval.mean] * 2, color=colour, linewidth=2.2)
         axes.plot(offsets, numbers, "o", color=colour, markersize=3.6, markeredgewidth=0)
         if not numbers:
-            axes.annotate("not run", (place, 100), rotation=90, ha="center", va="center", fontsize=7, color=theme.text)
+            where = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "center", "va": "bottom"}
+            axes.annotate("not run", (place, 0.04), fontsize=7, color=theme.text, **where)
     axes.axhline(100, color=theme.text, linewidth=0.8)
     axes.set_xlim(-0.6, len(values) - 0.4)
     axes.grid(axis="x", visible=False)

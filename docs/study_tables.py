@@ -67,10 +67,13 @@ def quality(content: Mapping[str, Any], name: str, metric: str) -> str:
         said = f"{statistics.fmean(values):.3f}"
         said += f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         said += f", {shares[model, recipe]:.1f} %" if (model, recipe) in shares else ""
-        return said if len(values) == len(cells) else f"{said} ({len(values)} of {len(cells)} seeds)"
+        return said if len(values) == len(cells) else f"{said} ({len(values)} of {len(cells)})"
 
     rows = [[f"`{recipe}`", *(entry(model, recipe) for model in models)] for recipe in content["protocol"]["recipes"]]
-    words = f"{_METRICS[metric]}: mean ± standard deviation over the seeds, and the mean over BF16 of the same seed."
+    words = (
+        f"{_METRICS[metric]}: mean ± standard deviation over the seeds, and the mean over BF16 of the same seed; in "
+        "brackets how many of the planned seeds are finished, where it is not all of them."
+    )
     return markdown([f"{_METRICS[metric]}", *models], rows) + "\n\n" + words
 
 
@@ -146,12 +149,12 @@ def overhead(content: Mapping[str, Any], name: str) -> str:
     found = content["overhead"]
     if not found:
         return "Not computed: fewer than two cells are finished."
+    share = 100 * found["empty_share"]
     said = (
         f"In the study `{name}`, {found['cells']} cells at {found['places']} places took "
         f"{found['cell_seconds']:,.0f} s in all. The first process began {found['start_seconds']:.0f} s after the "
-        f"study was written, and the {found['gaps']} gaps between two cells add up to {found['gap_seconds']:.0f} s, the "
-        f"longest {found['longest_gap_seconds']:.0f} s: a place stood empty for {100 * found['empty_share']:.2f} % of "
-        "the time."
+        f"study was written, and the {found['gaps']} gaps between two cells add up to {found['gap_seconds']:.0f} s, "
+        f"the longest {found['longest_gap_seconds']:.0f} s: a place stood empty for {share:.2f} % of the time."
     )
     if found["pauses"]:
         said += (

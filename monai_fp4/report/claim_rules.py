@@ -42,7 +42,8 @@ def architecture_over_recipe(study: Study, metric: str) -> Evidence:
     pairs = pairs[pairs["variant"] == pairs["variant"].iloc[0]] if len(pairs) else pairs
     part = balanced_part(pairs, factors, "difference") if len(pairs) else None
     if part is None or min(len(part.levels["arch"]), len(part.levels["recipe"])) < 2 or len(part.seeds) < FEW:
-        have = f"{len(part.seeds)} seeds of {_shape(part)}" if part is not None else "no balanced part"
+        seeds = f"{len(part.seeds)} seed{'s' if len(part.seeds) != 1 else ''}" if part is not None else ""
+        have = f"{seeds} of {_shape(part)}" if part is not None else "no balanced part"
         missing = f"two architectures and two recipes with BF16 and the same {FEW} seeds; finished: {have}"
         return Evidence(Verdict.NOT_TESTED, "", 0, missing)
     shares, n = beyond_chance(part), len(part.seeds)
@@ -190,7 +191,8 @@ def _turned(test: PairedTest) -> PairedTest:
 
 
 def _shape(part: BalancedPart) -> str:
-    return " x ".join(f"{len(levels)} {factor}s" for factor, levels in part.levels.items())
+    words = {"arch": "architecture", "scale": "scale", "recipe": "recipe"}
+    return " x ".join(f"{len(n)} {words[factor]}{'s' if len(n) != 1 else ''}" for factor, n in part.levels.items())
 
 
 def _without(part: BalancedPart, seed: int) -> float:

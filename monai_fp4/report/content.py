@@ -31,6 +31,9 @@ from monai_fp4.report.style import describe_cells
 
 __all__ = ["build_pages"]
 
+_LISTED = 15
+"""Rows up to which a table is read without a filter, and cells that only wait are listed on the overview."""
+
 
 def build_pages(found: Analysis) -> list[Page]:
     """Every page, in the order of the navigation."""
@@ -140,6 +143,14 @@ def _unfinished(tables: StudyTables) -> list[Block]:
     rest = tables.cells[(tables.cells["status"] != "done") | tables.cells["problem"].ne("")]
     if rest.empty:
         return [text("Every cell is finished, and every file could be read.")]
+    waiting = rest["status"].eq("waiting") & rest["problem"].eq("")
+    blocks: list[Block] = []
+    if waiting.sum() > _LISTED:
+        words = f"{waiting.sum()} cells wait, or were cut off, and nothing else is to be said of them; All cells lists"
+        blocks.append(text(f"{words} them one by one."))
+        rest = rest[~waiting]
+    if rest.empty:
+        return blocks
     order = {name: place for place, name in enumerate(reversed(STATUSES))}
     rest = rest.sort_values("status", key=lambda s: s.map(order), kind="stable")
     columns = [
@@ -150,12 +161,13 @@ def _unfinished(tables: StudyTables) -> list[Block]:
         Column("problem", "What is known", "words"),
     ]
     return [
+        *blocks,
         table(
             rest,
             columns,
             f"{len(rest)} cells that are not finished, or of which a file could not be read",
-            filtered=len(rest) > 15,
-        )
+            filtered=len(rest) > _LISTED,
+        ),
     ]
 
 
@@ -173,8 +185,11 @@ def _advice(found: Analysis) -> Page:
     for entry in found.advice:
         groups = []
         for advice in rules.Advice:
-            members = [(name, entry.reasons[name]) for name, given in entry.recipes.items() if given is advice]
-            if members:
+            same: dict[str, list[str]] = {}
+            for name, given in entry.recipes.items():
+                if given is advice:
+                    same.setdefault(entry.reasons[name], []).append(name)
+            if members := [(", ".join(names), reason) for reason, names in same.items()]:
                 groups.append({"advice": str(advice), "members": members})
         entries.append({"title": entry.model, "summary": entry.summary, "groups": groups, "last": entry.ranking})
     blocks = [

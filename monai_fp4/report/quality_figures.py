@@ -55,7 +55,8 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=measure.replace("_", " "))
         axes.locator_params(axis="x", integer=True)
-        if measure != "auprc" and known[measure].gt(0).all():
+        # Within a decade a logarithmic axis would have a single number on it.
+        if measure != "auprc" and known[measure].gt(0).all() and known[measure].max() > 10 * known[measure].min():
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(lambda value, _: "")
     mark_empty(panels, known["model"], "no epoch yet")
@@ -100,6 +101,8 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
         panel.set_axis_off()
     for panel in axes[:, 0]:
         panel.set_ylabel("AUPRC")
+    shown = {f"{arch} {variant}".strip(): panel for (arch, variant), panel in zip(rows, axes.ravel(), strict=False)}
+    mark_empty(shown, {f"{row.arch} {row.variant}".strip() for row in done.itertuples()})
     legend(figure, tables.recipes)
     caption = (
         "AUPRC of the best epoch on the validation patients: every seed a dot, the mean with its 95 % t interval. "

@@ -189,7 +189,8 @@ def _numbers(metric: str, row: Any, judgement: Judgement) -> str:
     said = f"{metric_name(metric, inside=True)} {row['mean']:+.4f}"
     if not math.isnan(row["low"]):
         said += f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
-    said += f", n = {int(row['n'])} {row['unit'].split(' of ')[0]}"
+    unit, n = row["unit"].split(" of ")[0], int(row["n"])
+    said += f", n = {n} {unit if n != 1 else unit.removesuffix('s')}"
     if judgement in (Judgement.GAINS, Judgement.LOSES):
         said += f", corrected p {_p(row['p_holm'])}"
     elif judgement in (Judgement.HOLDS, Judgement.SMALL_LOSS):
