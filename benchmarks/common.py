@@ -28,6 +28,7 @@ from monai_fp4.machine import describe_machine
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LOAD_BEFORE = "MONAI_FP4_BENCH_LOAD"  # run.py measures it before its parts, which would count themselves otherwise
+CODE_VERSION = "MONAI_FP4_BENCH_VERSION"  # of the code, where it lies in no git checkout
 QUIET = 1.0  # a load average above this before the start disturbs
 
 
@@ -77,13 +78,13 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout, with a plus where tracked files differ from it; empty outside of a checkout."""
+    """The commit of the checkout, with a plus where tracked files differ from it; elsewhere what the caller says."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError:
-        return ""
-    return done.stdout.strip()
+        return os.environ.get(CODE_VERSION, "")
+    return done.stdout.strip() or os.environ.get(CODE_VERSION, "")
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
