@@ -69,6 +69,22 @@ def test_a_library_is_built_once(fresh: Path) -> None:
     assert [(status.name, status.available) for status in compiler.status()] == [("quantize", True)]
 
 
+def test_a_changed_header_is_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs_a_compiler()
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    (tmp_path / "small.cpp").write_text('#include "outer.h"\nextern "C" int number() { return NUMBER; }\n')
+    (tmp_path / "outer.h").write_text('#pragma once\n#include "inner.h"\n#include "outer.h"\n')
+    for number in (1, 2):
+        (tmp_path / "inner.h").write_text(f"#define NUMBER {number}\n")
+        compiler._libraries.clear()
+        library = compiler.load("small")
+        assert library is not None and library.number() == number
+    (tmp_path / "inner.h").unlink()
+    compiler._libraries.clear()
+    with pytest.warns(RuntimeWarning, match=r"inner\.h cannot be read"):
+        assert compiler.load("small") is None
+
+
 @pytest.mark.parametrize("damage", [b"", b"no library", None])
 def test_a_damaged_library_is_built_again(fresh: Path, damage: bytes | None) -> None:
     needs_a_compiler()

@@ -16,6 +16,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.kernels import cpu_quantize
 from monai_fp4.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain, scaled_values
 from monai_fp4.philox import draw_key
+from monai_fp4.rotation import rotate
 from monai_fp4.tensor import fake_quantize
 
 OPTIONS = [(two_d, rht, stochastic) for two_d in (False, True) for rht in (False, True) for stochastic in (False, True)]
@@ -220,6 +221,37 @@ def test_rotated_sums_overflow_in_one_order(largest: float, transposed: bool) ->
     x[:16] = largest
     for dtype in (torch.bfloat16, torch.float32):
         assert_equal(x.to(dtype).mT if transposed else x.to(dtype), rht=True)
+
+
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("place", [(0, 0), (20, 3), (63, 19)])
+@pytest.mark.parametrize("size", [1.0, 1.01, 1e-3, 300.0])
+def test_the_largest_rotated_number_is_found_wherever_it_is(
+    place: tuple[int, int], size: float, transposed: bool, dtype: torch.dtype
+) -> None:
+    """Blocks are passed over by a bound, which the signs of this block reach and those of no other do."""
+    x = torch.randn(64, 20, 16, generator=torch.Generator().manual_seed(0)).sign()
+    x[place] = rotate(torch.eye(16))[:, 5].sign() * size
+    x = x.flatten(1).to(dtype)
+    x = x.t().contiguous().t() if transposed else x
+    assert_equal(x, rht=True)
+    assert (cpu_quantize.quantize(x, rht=True).amax >= 4 * size * 0.99) or size < 1  # type: ignore[union-attr]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    spread=st.sampled_from([0.0, 0.3, 3.0, 30.0, 90.0]),
+    zeros=st.sampled_from([0.0, 0.5, 0.97]),
+    dtype=st.sampled_from(SUPPORTED_DTYPES),
+    transposed=st.booleans(),
+)
+def test_rotations_of_many_tiles(seed: int, spread: float, zeros: float, dtype: torch.dtype, transposed: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(48, 272, generator=generator) * (torch.randn(48, 272, generator=generator) * spread).exp()
+    x = x.masked_fill(torch.rand(48, 272, generator=generator) < zeros, 0.0).to(dtype)
+    assert_equal(x.mT if transposed else x, rht=True, stochastic=True)
 
 
 def test_memory_that_holds_other_numbers() -> None:

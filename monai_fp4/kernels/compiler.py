@@ -2,9 +2,9 @@
 
 The kernels are plain C functions: no header of torch, no binding generator, and a short build. The
 shared object is kept in ``$MONAI_FP4_CACHE`` (by default the user's cache folder) under a name that follows from the
-source, the compiler, its flags and the processor, so a short run pays for it once, and a home folder that is shared by
-different machines holds one for each. Where anything fails, the caller gets ``None`` and computes in plain torch, the
-user is told once, and :func:`status` keeps the reason for ``monai-fp4 doctor``.
+source and what it includes, the compiler, its flags and the processor, so a short run pays for it once, and a home
+folder that is shared by different machines holds one for each. Where anything fails, the caller gets ``None`` and
+computes in plain torch, the user is told once, and :func:`status` keeps the reason for ``monai-fp4 doctor``.
 
 * ``CXX`` names the compiler; without it ``c++``, ``g++`` and ``clang++`` are tried.
 * ``MONAI_FP4_NATIVE=0`` turns the kernels off.
@@ -19,6 +19,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ Check = Callable[[ctypes.CDLL], str | None]
 # No contraction: a fused multiplication and addition rounds once where plain torch rounds twice.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 _EXTRAS = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+_INCLUDE = re.compile(rb'^#include "([^"]+)"', re.MULTILINE)
 _TIMEOUT = 120  # seconds; a build takes one or two
 _DIGEST = hashlib.sha256().digest_size
 
@@ -120,10 +122,7 @@ def _warn(name: str, reason: str) -> None:
 def _build(name: str) -> tuple[ctypes.CDLL, Path]:
     """Load the library from the cache, or compile it into the cache."""
     source = Path(__file__).with_name(f"{name}.cpp")
-    try:
-        text = source.read_bytes()
-    except OSError as error:
-        raise _UnavailableError(f"{source} cannot be read ({error.strerror})") from None
+    text = b"\0".join(_texts(source))
     compiler, version = _compiler()
     key = hashlib.sha256("\0".join([*compiler, version, *_FLAGS, _processor()]).encode() + text).hexdigest()[:32]
     folder = _cache_folder()
@@ -133,6 +132,21 @@ def _build(name: str) -> tuple[ctypes.CDLL, Path]:
         if (library := _open(target)) is None:
             raise _UnavailableError(f"what {shlex.join(compiler)} makes of {name}.cpp cannot be loaded ({folder})")
     return library, target
+
+
+def _texts(source: Path) -> list[bytes]:
+    """What a library is made of: the source and every file of ours that it includes, each once."""
+    texts: dict[Path, bytes] = {}
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in texts:
+            try:
+                texts[path] = path.read_bytes()
+            except OSError as error:
+                raise _UnavailableError(f"{path} cannot be read ({error.strerror})") from None
+            waiting += [path.with_name(name.decode()) for name in _INCLUDE.findall(texts[path])]
+    return list(texts.values())
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
