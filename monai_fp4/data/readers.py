@@ -31,7 +31,7 @@ from monai_fp4.errors import DataError
 
 __all__ = ["Volume", "read_patient", "sha256_of"]
 
-# Rows run to the back, columns to the left, slices to the head: an axial slice as radiologists look at it, in every scan.
+# Rows run to the back, columns to the left, slices to the head: axial slices as radiologists look at them.
 _AS_LOOKED_AT = orientations.axcodes2ornt("PLS")
 
 # Everything that Pillow, nibabel and the decompressors raise on damaged files.
