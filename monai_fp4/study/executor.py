@@ -22,6 +22,8 @@ from monai_fp4.study.worker import Outcome, Task
 __all__ = ["Executor", "Needs", "RayExecutor", "here", "needs_of", "room"]
 
 CONNECT_SECONDS = 10.0
+EMBEDDED_TRIES = 2
+"""Ray gives its own processes 30 s to start, which is not enough on a machine that is very busy."""
 
 GPUS = MappingProxyType({"500k": 0.25, "4m": 0.5, "15m": 1.0})
 """Share of a GPU that a cell takes, by scale. Not measured: chosen so that small networks share one."""
@@ -169,7 +171,7 @@ class RayExecutor:
             # The object store is hardly used: tasks and outcomes are a few hundred bytes.
             quiet |= {"address": "local", "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
         try:
-            self.ray.init(**quiet)
+            self._init(quiet, tries=1 if address else EMBEDDED_TRIES)
         except Exception as error:  # Ray raises what its transport does: RuntimeError, ConnectionError, ValueError
             said = str(error).strip().splitlines()
             where = f" at RAY_ADDRESS={address}" if address else ""
@@ -179,6 +181,16 @@ class RayExecutor:
             ) from error
         if not address:
             self._stop_log_monitor()
+
+    def _init(self, options: dict[str, Any], tries: int) -> None:
+        for left in reversed(range(tries)):
+            try:
+                self.ray.init(**options)
+                return
+            except Exception:
+                if not left:
+                    raise
+                self.ray.shutdown()  # of what it had started
 
     @staticmethod
     def _stop_log_monitor() -> None:
