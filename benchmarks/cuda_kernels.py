@@ -30,6 +30,8 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
+from common import commit, write_whole
+
 from monai_fp4.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
 from monai_fp4.kernels.triton_gemm import multiply_fused, multiply_library
 from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both
@@ -195,11 +197,11 @@ def gemms(small: bool, device: torch.device) -> list[dict[str, Any]]:
     cells = []
     for rows, columns, depth in sizes:
         wgrad = depth == 65536
-        generator = torch.Generator().manual_seed(depth)
+        generator = torch.Generator(device).manual_seed(depth)
         operands = []
         for count in (rows, columns):
-            codes = torch.randint(-4, 5, (depth, count) if wgrad else (count, depth), generator=generator)
-            values = codes.to(device, torch.bfloat16)
+            shape = (depth, count) if wgrad else (count, depth)
+            values = torch.randint(-4, 5, shape, generator=generator, device=device).to(torch.bfloat16)
             operands.append(ScaledValues(values.mT if wgrad else values, torch.ones((), device=device), values[:0]))
         a, b = operands
         # Sums of small integers are exact, so both ways have to give the same bits.
@@ -237,14 +239,27 @@ def main() -> None:
         print("no GPU: a smoke test on small tensors in the interpreter, which MEASURES NOTHING")
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
-    figures: dict[str, Any] = {"correctness": check(small, device)}
-    figures |= {"quantizers": quantizers(small, device), "gemms": gemms(small, device)}
-    if device.type == "cpu":
-        return
+    figures: dict[str, Any] = {}
+    if device.type == "cuda":
+        figures["machine"] = facts(device, small)
+    for name, part in (("quantizers", quantizers), ("gemms", gemms), ("correctness", check)):
+        figures[name] = part(small, device)
+        if device.type == "cuda":  # after each, as the machine may be lent for minutes
+            write_whole(options.output, json.dumps(figures, indent=1) + "\n")
+    if device.type == "cuda":
+        print(f"written to {options.output}")
+    different = sum(cell["different"] > 0 for cell in figures["correctness"])
+    inexact = sum(not (cell["fused_exact"] and cell["library_exact"]) for cell in figures["gemms"])
+    if different or inexact:
+        sys.exit(f"{different} cases of the quantizers and {inexact} products are wrong")
+
+
+def facts(device: torch.device, small: bool) -> dict[str, Any]:
+    """The GPU, the versions and the commit."""
     import triton
 
     properties = torch.cuda.get_device_properties(device)
-    figures["machine"] = {
+    return {
         "name": properties.name,
         "capability": [properties.major, properties.minor],
         "multiprocessors": properties.multi_processor_count,
@@ -252,11 +267,9 @@ def main() -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
+        "commit": commit(),
         "small": small,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {options.output}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from monai_fp4.study.commands import write_study
 from monai_fp4.study.executor import RayExecutor
 from monai_fp4.study.layout import StudyDefinition, StudyFolder
 from monai_fp4.study.progress import SweepProgress
-from monai_fp4.study.sweep import Sweep
+from monai_fp4.study.sweep import POLL_SECONDS, Sweep
 from monai_fp4.study.worker import Task
 
+SETTLING_SECONDS = 5.0
 WAIT = """
 import json, pathlib, sys, time
 time.sleep(float(sys.argv[2]))
@@ -64,6 +65,40 @@ def processor_seconds() -> dict[int, float]:
     return {pid: stats[pid][1] for pid in below if pid in stats}
 
 
+def name_of(pid: int) -> str:
+    """What a process is: its program, its script or what Ray calls it; empty where it has ended."""
+    if pid == os.getpid():
+        return "driver"
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    scripts = [word for word in words if word.endswith(".py")]
+    name = Path(scripts[0]).stem if scripts else Path(words[0].split(" ")[0]).name
+    return "worker" if words[0].startswith("ray::") and "Agent" not in words[0] else name
+
+
+def shares(sweep: WaitingCells, cell: Any, seconds: float) -> dict[str, float]:
+    """Share of one core that each of our processes takes, while a sweep waits for a long cell as it does in earnest."""
+    sweep.seconds = seconds + 60.0
+    handle = sweep.executor.submit(sweep._task(cell), sweep._needs[cell.scale])
+    sweep._flying[handle] = cell
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < SETTLING_SECONDS:  # a worker that has just started is still at work
+        sweep.executor.wait([handle], POLL_SECONDS)
+    before, begin = processor_seconds(), time.perf_counter()
+    names = {pid: name_of(pid) for pid in before}
+    while time.perf_counter() - begin < seconds:
+        sweep.executor.wait([handle], POLL_SECONDS)
+        sweep._poll()
+    after, elapsed = processor_seconds(), time.perf_counter() - begin
+    found: dict[str, float] = {}
+    for pid in before.keys() & after.keys():
+        found[names[pid]] = found.get(names[pid], 0.0) + (after[pid] - before[pid]) / elapsed
+    sweep._flying.clear()
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def bare(cells: int, seconds: float, folder: Path) -> float:
     """Wall seconds a cell of a plain loop over the same command."""
     begin = time.perf_counter()
@@ -74,7 +109,7 @@ def bare(cells: int, seconds: float, folder: Path) -> float:
     return (time.perf_counter() - begin) / cells
 
 
-def measure(cells: int, seconds: float, idle: float, folder: Path) -> dict[str, float]:
+def measure(cells: int, seconds: float, idle: float, folder: Path) -> dict[str, Any]:
     """One sweep of waiting cells, one at a time."""
     definition = StudyDefinition(
         archs=("unet",), scales=("500k",), recipes={"bf16": "bf16"}, folds=(0,), seeds=tuple(range(cells)),
@@ -101,16 +136,7 @@ def measure(cells: int, seconds: float, idle: float, folder: Path) -> dict[str, 
         close, executor.close = executor.close, lambda: None  # type: ignore[method-assign]
         sweep.run()
         wall = time.perf_counter() - begin
-        sweep.seconds = idle + 5.0
-        handle = executor.submit(sweep._task(definition.cells()[0]), sweep._needs["500k"])
-        processor, begin = processor_seconds(), time.perf_counter()
-        while time.perf_counter() - begin < idle:  # as a sweep waits for a long cell
-            executor.wait([handle], 1.0)
-            sweep.progress.show(sweep._state())
-        after = processor_seconds()
-        # Driver, Ray and its workers.
-        spent = sum(after[pid] - processor[pid] for pid in after if pid in processor)
-        share = spent / (time.perf_counter() - begin)
+        by_process = shares(sweep, definition.cells()[0], idle)
         begin = time.perf_counter()
         close()
     return {
@@ -119,8 +145,13 @@ def measure(cells: int, seconds: float, idle: float, folder: Path) -> dict[str, 
         "first_worker_seconds": first,
         "close_seconds": time.perf_counter() - begin,
         "wall_seconds_a_cell": wall / (cells - 1),
-        "processor_share_of_one_core": share,
+        "processor_share_of_one_core": sum(by_process.values()),
+        "processor_share_by_process": {name: round(value, 5) for name, value in by_process.items()},
     }
+
+
+TIMES = ("start_ray_seconds", "write_study_seconds", "first_worker_seconds", "close_seconds", "wall_seconds_a_cell")
+"""By the clock, so that a busy machine makes them longer; the shares of a core are in processor time."""
 
 
 def main() -> None:
@@ -128,12 +159,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.3, help="how long each waits")
-    parser.add_argument("--idle", type=float, default=12.0, help="how long to watch what Ray itself takes")
+    parser.add_argument("--idle", type=float, default=60.0, help="how long to watch what Ray itself takes")
+    parser.add_argument("--keep_times", action="store_true", help="keep the file's times, for a busy machine")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "sweep_overhead.json")
     args = parser.parse_args()
+    before = json.loads(args.output.read_text()) if args.keep_times else {}
     with tempfile.TemporaryDirectory() as folder:
-        alone = bare(args.cells, args.seconds, Path(folder) / "bare")
+        alone = before.get("bare_seconds_a_cell") or bare(args.cells, args.seconds, Path(folder) / "bare")
         found = measure(args.cells, args.seconds, args.idle, Path(folder) / "study")
+    found |= {name: before[name] for name in TIMES if name in before}
     once = sum(found[f"{name}_seconds"] for name in ("start_ray", "write_study", "first_worker", "close"))
     between = found["wall_seconds_a_cell"] - alone
     share = found["processor_share_of_one_core"]
@@ -144,13 +178,15 @@ def main() -> None:
     content = {
         "cells": args.cells,
         "bare_seconds_a_cell": round(alone, 4),
-        **{name: round(value, 4) for name, value in found.items()},
+        **{name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()},
         "once_seconds": round(once, 3),
         "between_cells_seconds": round(between, 4),
         "study_of": {"cells": cells, "seconds_a_cell": cell_seconds, "overhead_percent_by_cores": percent},
         "machine": machine(),
         "load_average_before": os.getloadavg()[0],
     }
+    if before:
+        content["times_kept_from"] = {name: before[name] for name in ("machine", "load_average_before")}
     args.output.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
 
