@@ -134,13 +134,14 @@ def test_a_window_reads_zeros_outside(offset: int, transposed: bool) -> None:
         assert same(ours.amax, expected.amax)
 
 
+@pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shape", [(3, 21, 40), (2, 16, 16), (33, 7)])
-def test_pairs_are_the_values_side_by_side(shape: tuple[int, ...], transposed: bool) -> None:
+def test_pairs_are_the_values_side_by_side(shape: tuple[int, ...], transposed: bool, decoded: bool) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     x = x.mT.contiguous().mT if transposed else x
-    ours = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, pairs=True)
-    values = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16)
+    ours = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, decoded=decoded, pairs=True)
+    values = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, decoded=decoded)
     assert ours is not None
     assert values is not None
     padded = functional.pad(values.values, (0, -shape[-1] % BLOCK_SIZE))

@@ -102,11 +102,12 @@ INLINE void read(const Source &source, F *t) {
 
 // ------------------------------------------------------------------------------------------------ writing
 
-// BF16_EXACT: of codes times scales, which BF16 represents: their lower half is zero, and nothing is to be rounded.
-// BF16_PAIRS: two neighbouring positions of a block side by side, as one 32-bit number, for each of 16 blocks.
-enum Form : int64_t { AS_F32, AS_BF16, AS_BF16_EXACT, AS_F16, AS_PAIRS };
+// Pairs: two neighbouring positions of a block side by side, as one 32-bit number, for each of 16 blocks.
+// Exact: of codes times scales, which BF16 represents: their lower half is zero, and nothing is to be rounded.
+enum Form : int64_t { AS_F32, AS_F16, AS_BF16, AS_BF16_EXACT, AS_PAIRS, AS_PAIRS_EXACT };
 
-INLINE int64_t size_of(int64_t form) { return form == AS_F32 || form == AS_PAIRS ? 4 : 2; }  // in bytes
+INLINE bool is_pairs(int64_t form) { return form >= AS_PAIRS; }
+INLINE int64_t size_of(int64_t form) { return form == AS_F32 || is_pairs(form) ? 4 : 2; }  // in bytes
 
 struct Target {
   char *at;
@@ -114,16 +115,17 @@ struct Target {
 };
 
 INLINE Form form_of(const Arguments &a) {
-  if (a.flags & PAIRS) return AS_PAIRS;
+  const bool exact = !(a.flags & DECODED);
+  if (a.flags & PAIRS) return exact ? AS_PAIRS_EXACT : AS_PAIRS;
   if (a.out_dtype == F32) return AS_F32;
   if (a.out_dtype == F16) return AS_F16;
-  return a.flags & DECODED ? AS_BF16 : AS_BF16_EXACT;
+  return exact ? AS_BF16_EXACT : AS_BF16;
 }
 
 // Where the tile's vectors go: into the tensor, or into `spare`, from where `spread` takes them on.
 INLINE Target target(const Arguments &a, const Tile &tile, bool columns, F *spare) {
   const Form form = form_of(a);
-  const bool pairs = form == AS_PAIRS, whole = tile.valid == N && end_of(tile) <= a.out_length;
+  const bool pairs = is_pairs(form), whole = tile.valid == N && end_of(tile) <= a.out_length;
   const int64_t along = columns || pairs ? tile.out_step : a.out_k, size = size_of(form);
   if (__builtin_expect(whole && along == 1, 1))
     return {(char *)a.out + (tile.out + tile.start / (pairs ? 2 : 1) * a.out_k) * size,
@@ -131,7 +133,9 @@ INLINE Target target(const Arguments &a, const Tile &tile, bool columns, F *spar
   return {(char *)spare, sizeof(F), form};
 }
 
-// With AS_PAIRS, vectors are positions, whatever the order of the tile.
+INLINE U pair(I first, I second) { return bits<U>(second) | bits<U>(first) >> 16; }
+
+// With pairs, vectors are positions, whatever the order of the tile.
 INLINE void write(const Target &target, const F *t) {
   char *at = target.at;
   const auto put = [&](auto x) __attribute__((always_inline)) { std::memcpy(at, &x, sizeof x), at += target.step; };
@@ -141,17 +145,16 @@ INLINE void write(const Target &target, const F *t) {
     case AS_BF16_EXACT: each<N>(EACH(i) { put(high_halves(bits<I>(t[i]))); }); break;
     case AS_F16: each<N>(EACH(i) { put(low_halves(narrow_f16_bits(t[i]))); }); break;
     case AS_PAIRS:
-      each<N / 2>(EACH(i) {
-        const U first = bits<U>(narrow_bf16_bits(t[2 * i])), second = bits<U>(narrow_bf16_bits(t[2 * i + 1]));
-        put(second | first >> 16);
-      });
+      each<N / 2>(EACH(i) { put(pair(narrow_bf16_bits(t[2 * i]), narrow_bf16_bits(t[2 * i + 1]))); });
+      break;
+    case AS_PAIRS_EXACT: each<N / 2>(EACH(i) { put(pair(bits<I>(t[2 * i]), bits<I>(t[2 * i + 1]))); });
   }
 }
 
 NOINLINE void spread(const Arguments &a, const Tile &tile, bool columns, const F *spare) {
   const Form form = form_of(a);
-  const int64_t size = size_of(form), per_number = form == AS_PAIRS ? 2 : 1;
-  const bool upright = columns || form == AS_PAIRS;  // vectors are positions
+  const int64_t size = size_of(form), per_number = is_pairs(form) ? 2 : 1;
+  const bool upright = columns || is_pairs(form);  // vectors are positions
   char *out = (char *)a.out + (tile.out + tile.start / per_number * a.out_k) * size;
   for (int block = 0; block < tile.valid; ++block, out += tile.out_step * size) {
     const int64_t left = a.out_length - tile.start - block * tile.start_step;
