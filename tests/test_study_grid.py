@@ -41,6 +41,19 @@ def test_the_grid_of_the_paper() -> None:
     assert check(defined, manifest) == []
 
 
+def test_the_help_names_every_addition(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["sweep", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert {f"+{addition}" for addition in ADDITIONS} <= set(words)
+
+
+@pytest.mark.parametrize("text", ["32,64", "[32,64]", "[32, 64]"])
+def test_an_image_size_is_read_with_brackets_and_without(text: str) -> None:
+    defined, _ = definition_of(parsed(*SMALL[:-2], "--image_size", text))
+    assert list(defined.options["image_size"]) == [32, 64]
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
 def test_numbers_are_read_as_written(values: list[int]) -> None:
     assert numbers("folds", ",".join(map(str, values))) == tuple(dict.fromkeys(values))
@@ -111,6 +124,9 @@ BAD: list[tuple[list[str], str]] = [
     (["--manifest", "phantm"], "'phantom'"),
     (["--epochs", "0"], "epochs must be"),
     (["--image_size", "33,33"], "nearest size"),
+    (["--image_size", "32x32"], "such as [128, 128], but '32x32' was given"),
+    (["--image_size", "(32,32)"], "image_size must be two or three whole numbers"),
+    (["--image_size", "32"], "image_size must be two or three whole numbers"),
     (["--axis", "colour=red"], "'colour' is not known"),
     (["--axis", "batch_size"], "OPTION=VALUES"),
     (["--axis", "epochs=1,2"], "both were given"),

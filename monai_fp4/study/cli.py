@@ -34,6 +34,7 @@ __all__ = ["add_parser"]
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``sweep`` to a parser; it sets ``func``, which returns the exit code."""
     from monai_fp4.study.grid import COMMON
+    from monai_fp4.study.variants import ADDITIONS
 
     default = {option.name: option.default for option in OPTIONS}
     sweep = subparsers.add_parser(
@@ -46,7 +47,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     grid.add_argument(
         "--recipes",
         default="all",
-        help="names, all, and variants such as sr+attention, sr+ends, sr+last10 (default: %(default)s)",
+        help="names, all, and variants such as sr+ends or all+last10; a recipe takes "
+        + ", ".join(f"+{addition}" for addition in ADDITIONS)
+        + " (default: %(default)s)",
     )
     grid.add_argument("--recipes_file", type=Path, help="JSON file of recipes of your own: name -> fields")
     grid.add_argument("--attention", help="high_precision, fp4 or both: each quantizing recipe with it (+attention)")
