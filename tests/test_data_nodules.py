@@ -277,7 +277,7 @@ def test_a_run_is_evaluated_with_overlays(coarse, tmp_path):
 
 
 def test_a_cell_of_a_study_runs_on_it_by_its_name_alone(nodules, tmp_path):
-    options = {"epochs": 1, "image_size": [16, 16], "batch_size": 128, "device": "cpu"}
+    options = {"epochs": 1, "image_size": [32, 32], "batch_size": 128, "device": "cpu"}
     folder, defined = study(
         tmp_path, manifest="nodules", dataset_dir=str(nodules), recipes={"sr": "sr"}, seeds=(0,), options=options
     )
