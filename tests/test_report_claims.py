@@ -304,6 +304,28 @@ def test_a_cost_that_is_not_told_from_nothing_is_open() -> None:
     assert verdict("consistency costs little", tables) is OPEN
 
 
+def two_optimizers(**changes: Any) -> StudyDefinition:
+    return study({"bf16": "bf16"}, further={"optimizer": ("adamw", "sgd")}, **changes)
+
+
+def of_optimizer(vit: float) -> Callable[[Cell], float]:
+    """The ViT, 0.06 behind by itself, catches up under the second optimizer by so much."""
+    return lambda cell: vit if cell.arch == "vit" and dict(cell.further)["optimizer"] == "sgd" else 0.0
+
+
+@pytest.mark.parametrize(("catches_up", "expected"), [(0.0, HELD), (-0.1, HELD), (0.06, OPEN), (0.2, NOT_HELD)])
+def test_vit_trails(catches_up: float, expected: Verdict) -> None:
+    """0.76 beside 0.80 and 0.84, each +- 0.01 a seed."""
+    tables = tables_of(two_optimizers(seeds=tuple(range(8))), of_optimizer(catches_up), noise=QUIET)
+    assert verdict("ViT trails", tables) is expected
+
+
+def test_one_optimizer_does_not_test_whether_vit_trails_under_each() -> None:
+    found = judged(tables_of(study(), nothing, noise=QUIET), "ViT trails")["ViT trails"]
+    assert found["verdict"] == NOT_TESTED and found["n"] == 5
+    assert found["numbers"].startswith("one optimizer only: vit 500k less swin -0.0") and found["missing"]
+
+
 def test_roles_are_read_from_fields_and_not_from_names() -> None:
     own = {"base": {"base": "bf16"}, "everything": {"base": "full", "name": "everything"}, "late": "sr"}
     own |= {"tail": {"base": "sr", "bf16_last_share": 0.1}, "seen": {"base": "full", "attention": "fp4"}}

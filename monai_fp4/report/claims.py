@@ -1,7 +1,7 @@
 """The paper's claims as data, and what a study says of each: held, not held, open or not tested.
 
 The paper is Du and Rybakov, arXiv 2605.27616; its claims are told in our own words, from its abstract and from public
-summaries. Each has a rule that decides it (`claim_rules`, `claim_attention`), written before a study was looked at.
+summaries. Each has a rule that decides it (`claim_rules` and beside it), written before a study was looked at.
 *Open* means that the cells are there and cannot tell; the claim is neither held nor refuted. *Not tested* means that
 cells are missing, and says which. Recall comes before AUPRC, since a missed tumour costs more; the paper's own figures
 are AUPRC. No correction is made for the number of claims: each is a question of its own.
@@ -17,6 +17,7 @@ import pandas as pd
 from monai_fp4.report import claim_rules as rules
 from monai_fp4.report.claim_attention import advanced_prevent_collapse, attention_is_discretized
 from monai_fp4.report.claim_evidence import Evidence, Study
+from monai_fp4.report.claim_ranks import vit_trails
 from monai_fp4.report.collect import StudyTables
 
 __all__ = ["CLAIMS", "Claim", "judge_claims"]
@@ -116,9 +117,18 @@ CLAIMS = (
         "consistency costs little",
         "Gradients that agree with the quantized forward pass, and nothing else, cost 0.003 AUPRC.",
         "chain_rule and forward_only of one model; three seeds",
-        "Of chain_rule less forward_only, mean over the models: held if the 95 % interval holds -0.003 and lies between"
-        " minus the margin and 0; not held if it does not hold -0.003.",
+        "Of chain_rule less forward_only, which differ in nothing else, mean over the models: held if the 95 % interval"
+        " holds -0.003 and lies between minus the margin and 0; not held if it does not hold -0.003.",
         rules.consistency_costs_little,
+        ("auprc",),
+    ),
+    Claim(
+        "ViT trails",
+        "The ViT stays behind the other two, whichever optimizer trains it.",
+        "BF16 of vit, swin and unet under two optimizers or more; three seeds",
+        "Held if vit is shown to lie below swin and below unet at every scale under every optimizer (Welch's t-test);"
+        " not held if it is shown to lie above one of them (corrected).",
+        vit_trails,
     ),
 )
 """In the order of the report."""

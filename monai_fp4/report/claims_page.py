@@ -21,23 +21,23 @@ def claims_page(found: Analysis) -> Page:
     claims = found.frames["claims"]
     counts = claims["verdict"].value_counts()
     lead = ", ".join(f"{counts[str(v)]} {v}" for v in Verdict if counts.get(str(v)))
-    shown = claims.assign(metric=[_SAID.get(m, metric_name(m)) for m in claims["metric"]], paired=claims["n"])
+    asked = pd.DataFrame(
+        [{"claim": c.name, "says": c.says, "rule": f"Needs {c.needs}. {c.rule}"} for c in CLAIMS],
+    )
     columns = [
         Column("claim", "Claim"),
         Column("metric", "Judged in"),
         Column("verdict", "Verdict", "status"),
         Column("n", "n", "whole"),
-        Column("numbers", "Numbers", "words"),
-        Column("missing", "What is missing", "words"),
+        Column("words", "Numbers, and what is missing", "words"),
     ]
-    asked = pd.DataFrame([{"claim": c.name, "says": c.says, "needs": c.needs, "rule": c.rule} for c in CLAIMS])
     blocks = [
         note(
             "Held and not held are both shown by a test. Open means that the cells are there and cannot tell: it is"
             " no evidence for either side. Not tested means that cells are missing."
         ),
         table(
-            shown,
+            _together(claims),
             columns,
             f"What this study says of the paper's claims, margin {found.margin:g}; n is the fewest pairs of a test",
             data="claims",
@@ -46,18 +46,16 @@ def claims_page(found: Analysis) -> Page:
         heading("What was asked, and what decides"),
         text(
             "The claims are those of Du and Rybakov (arXiv 2605.27616), in our own words. The rules were fixed before"
-            " any study was looked at. 'Corrected' is Holm's correction over all models and recipes of a metric; where"
-            " every one of several tests must show something, none of them is corrected, since the whole is no more"
+            " the results of a study were looked at. 'Corrected' is Holm's correction over all models and recipes of a"
+            " metric; where every one of several tests must show something, none of them is corrected, since the whole is no more"
             " certain than its weakest part. There is no correction for the number of claims."
         ),
         table(
             asked,
             [
                 Column("claim", "Claim"),
-                *(
-                    Column(n, t, "words")
-                    for n, t in (("says", "The paper says"), ("needs", "What a test needs"), ("rule", "What decides"))
-                ),
+                Column("says", "The paper says", "words"),
+                Column("rule", "What a test needs, and what decides", "words"),
             ],
             "The claims and their rules",
             fixed=True,
@@ -66,3 +64,16 @@ def claims_page(found: Analysis) -> Page:
         items(limits(found.tables)),
     ]
     return Page("claims", "The paper's claims", f"Of {len(claims)} questions: {lead}.", blocks)
+
+
+def _together(claims: pd.DataFrame) -> pd.DataFrame:
+    """One row for the metrics of a claim that are judged alike, with the same words."""
+    rows = []
+    for (claim, verdict, numbers, missing, n), own in claims.groupby(
+        ["claim", "verdict", "numbers", "missing", "n"], sort=False
+    ):
+        metrics = ", ".join(_SAID.get(m, metric_name(m, inside=at > 0)) for at, m in enumerate(own["metric"]))
+        parts = [numbers, f"Missing: {missing}" if missing else ""]
+        words = ". ".join(part for part in parts if part).replace("`", "")
+        rows.append({"claim": claim, "metric": metrics, "verdict": verdict, "n": n, "words": words})
+    return pd.DataFrame(rows)

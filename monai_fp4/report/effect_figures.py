@@ -36,6 +36,7 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
         axes.set_yticks(range(len(recipes)), recipes)
         axes.set(ylim=(len(recipes) - 0.5, -0.5), xlabel=f"difference in {name} to BF16")
         axes.grid(axis="y", visible=False)
+        axes.margins(x=0.09)  # a marker shall not lie on the frame
     mark_empty(panels, own["model"], "no finished pair")
     handles = [
         Line2D([], [], marker="o", color="0.3", linestyle="", label="p < 0.05 after Holm"),
