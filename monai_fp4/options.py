@@ -41,7 +41,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("recipe", "bf16", "precision recipe: a name of the table, or its fields written out"),
     Option("arch", "unet", "architecture: swin, unet, vit or swinunetr"),
     Option("scale", "500k", "size of the network: 500k, 4m or 15m parameters"),
-    Option("manifest", "phantom", "who is in which fold: a path, or the name of a shipped manifest (phantom, lgg)"),
+    Option(
+        "manifest", "phantom", "who is in which fold: a path, or the name of a shipped manifest (phantom, nodules, lgg)"
+    ),
     Option("dataset_dir", "data/phantom", "folder that holds the scans of the manifest", starts_a_new_run=False),
     Option("output_dir", "runs/unet_500k_bf16", "run folder; started again with the same one, a run resumes", False),
     Option("fold", 0, "fold to validate on, or all: train on every patient that is not in the test split"),

@@ -35,6 +35,13 @@ def test_the_first_seed_comes_first() -> None:
     assert [cell.fold for cell in cells[:4]] == [0, 0, 1, 1]
 
 
+def test_a_recipe_of_all_networks_comes_before_the_next_recipe() -> None:
+    cells = definition(archs=("unet", "vit"), recipes={"bf16": "bf16", "sr": "sr"}, seeds=(0, 1)).cells()
+    order = [f"{cell.arch} {cell.recipe} {cell.seed}" for cell in cells]
+    first = ["unet bf16 0", "vit bf16 0", "unet sr 0", "vit sr 0"]
+    assert order == first + [name.replace(" 0", " 1") for name in first]
+
+
 def test_a_group_is_a_cell_without_fold_and_seed() -> None:
     cell = Cell("vit", "4m", "2d", "all", 7, (("optimizer", "muon"),))
     assert cell.group == "vit_4m/2d/optimizer-muon" and cell.id == f"{cell.group}/foldall_seed7"

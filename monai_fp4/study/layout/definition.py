@@ -61,7 +61,11 @@ class StudyDefinition:
         return tuple((arch, scale) for arch in self.archs for scale in self.scales if (arch, scale) in known)
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell, seed by seed: a study that is cut off has whole grids of the first seeds."""
+        """Every cell, seed by seed and recipe by recipe.
+
+        A study that is cut off has whole grids of the first seeds and, within one, whole recipes of all networks; and
+        the time left is known as soon as one cell of each network is done.
+        """
         combinations: list[tuple[tuple[str, Any], ...]] = [()]
         for name, values in self.further.items():
             combinations = [(*chosen, (name, _frozen(value))) for chosen in combinations for value in values]
@@ -69,8 +73,8 @@ class StudyDefinition:
             Cell(arch, scale, recipe, fold, seed, further)
             for seed in self.seeds
             for fold in self.folds
-            for arch, scale in self.networks()
             for recipe in self.recipes
+            for arch, scale in self.networks()
             for further in combinations
         )
 
