@@ -14,7 +14,7 @@ from typing import Any
 
 from result_tables import RESULTS, markdown, measured
 
-STUDIES = ("lgg_500k", "nodules_500k")
+STUDIES = ("lgg_500k", "lgg_500k_attention", "nodules_500k")
 """Studies that the pages speak of, run or not."""
 _METRICS = {"recall": "Recall", "auprc": "AUPRC", "distinct_scores": "distinct levels"}
 
@@ -164,6 +164,31 @@ def overhead(content: Mapping[str, Any], name: str) -> str:
     return said
 
 
+def brief(content: Mapping[str, Any], name: str) -> str:
+    """What a page says of a further study, in one go."""
+    parts = [partial(quality, metric="recall"), partial(quality, metric="auprc"), comparisons, claims]
+    return "\n\n".join(part(content, name) for part in (protocol, *parts))
+
+
+def levels(content: Mapping[str, Any], name: str) -> str:
+    """Distinct probabilities, in thousands: the range over the seeds."""
+    models = _models(content)
+
+    def entry(model: str, recipe: str) -> str:
+        cells = _of(content, model, recipe)
+        values = [c["distinct_scores"] / 1000 for c in cells if c["status"] == "done" and "distinct_scores" in c]
+        if not values:
+            return "not run" if cells else "not planned"
+        said = f"{min(values):.1f}" + (f" to {max(values):.1f}" if len(values) > 1 else "")
+        return said if len(values) == len(cells) else f"{said} ({len(values)} of {len(cells)})"
+
+    rows = [[f"`{recipe}`", *(entry(model, recipe) for model in models)] for recipe in content["protocol"]["recipes"]]
+    words = (
+        "Distinct predicted probabilities over all validation pixels, in thousands, from the least to the most of the"
+    )
+    return markdown(["Thousands of levels", *models], rows) + f"\n\n{words} finished seeds."
+
+
 def _table(name: str, kind: Callable[[Mapping[str, Any], str], str]) -> str:
     return measured(f"study_{name}", lambda content: kind(content, name))
 
@@ -176,6 +201,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "variance": variance,
     "claims": claims,
     "overhead": overhead,
+    "levels": levels,
+    "brief": brief,
 }
 _FOUND = [path.stem.removeprefix("study_") for path in sorted(RESULTS.glob("study_*.json"))]
 TABLES: dict[str, Callable[[], str]] = {

@@ -22,7 +22,7 @@ from monai_fp4.report.collect import StudyTables
 from monai_fp4.report.comparisons import FEW, baseline
 from monai_fp4.report.statistics import PairedTest, paired_test
 
-__all__ = ["ATTENTION", "CNN", "LEVEL", "Evidence", "State", "Study", "Verdict", "number"]
+__all__ = ["ATTENTION", "CNN", "LEVEL", "Evidence", "State", "Study", "Verdict", "number", "p_value"]
 
 CNN = "unet"
 ATTENTION = ("swin", "vit")
@@ -195,3 +195,12 @@ def number(test: Any) -> str:
     if math.isnan(values["low"]):
         return f"{values['mean']:+.4f}"
     return f"{values['mean']:+.4f} (95 % from {values['low']:+.4f} to {values['high']:+.4f})"
+
+
+def p_value(p: float) -> str:
+    """A p in words.
+
+    >>> p_value(0.0123), p_value(0.00002)
+    ('p = 0.012', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -10,7 +10,7 @@ import itertools
 
 from scipy import stats
 
-from monai_fp4.report.claim_evidence import CNN, LEVEL, Evidence, Study, Verdict
+from monai_fp4.report.claim_evidence import CNN, LEVEL, Evidence, Study, Verdict, p_value
 from monai_fp4.report.comparisons import FEW, baseline
 from monai_fp4.report.statistics import holm
 
@@ -33,7 +33,7 @@ def vit_trails(study: Study, metric: str) -> Evidence:
         if one is not None and two is not None and min(len(one), len(two)) >= FEW:
             tests[other, scale, variant] = stats.ttest_ind(one, two, equal_var=False), one.mean() - two.mean()
     said = "; ".join(
-        f"vit {scale} less {other}{f' ({variant})' if variant else ''} {mean:+.4f}, p {test.pvalue:.3f}"
+        f"vit {scale} less {other}{f' ({variant})' if variant else ''} {mean:+.4f}, {p_value(float(test.pvalue))}"
         for (other, scale, variant), (test, mean) in tests.items()
     )
     n = min((min(len(values["vit", s, v]), len(values[o, s, v])) for o, s, v in tests), default=0)

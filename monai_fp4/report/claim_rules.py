@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monai_fp4.report.claim_evidence import ATTENTION, CNN, LEVEL, Evidence, State, Study, Verdict, number
+from monai_fp4.report.claim_evidence import ATTENTION, CNN, LEVEL, Evidence, State, Study, Verdict, number, p_value
 from monai_fp4.report.comparisons import FEW, against_baseline, paired
 from monai_fp4.report.statistics import PairedTest, holm, mean_interval, paired_test
 from monai_fp4.report.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
@@ -53,8 +53,8 @@ def architecture_over_recipe(study: Study, metric: str) -> Evidence:
     interval = mean_interval([n * whole - (n - 1) * value for value in without])
     p = {name: float(table.loc[name, "p"]) for name in ("arch", "recipe")}
     said = (
-        f"architecture {shares['arch']:.0%} of the variance (p {p['arch']:.3f}), recipe {shares['recipe']:.0%} (p"
-        f" {p['recipe']:.3f}), beyond chance, in {_shape(part)}; difference"
+        f"architecture {100 * shares['arch']:.0f} % of the variance ({p_value(p['arch'])}), recipe"
+        f" {100 * shares['recipe']:.0f} % ({p_value(p['recipe'])}), beyond chance, in {_shape(part)}; difference"
         f" {whole:+.2f} (95 % from {interval.low:+.2f} to {interval.high:+.2f}, jackknife over {n} seeds)"
     )
     left = [f"{name} {', '.join(levels)}" for name, levels in part.left_out.items() if levels]
