@@ -74,6 +74,8 @@ def quality(content: Mapping[str, Any], name: str, metric: str) -> str:
         f"{_METRICS[metric]}: mean ± standard deviation over the seeds, and the mean over BF16 of the same seed; in "
         "brackets how many of the planned seeds are finished, where it is not all of them."
     )
+    if any(cell["status"] != "done" for cell in content["cells"]):
+        words += " While seeds are missing, only the percentages compare: two means may be of different seeds."
     return markdown([f"{_METRICS[metric]}", *models], rows) + "\n\n" + words
 
 
