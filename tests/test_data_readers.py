@@ -329,6 +329,28 @@ def test_nifti_mask_elsewhere_of_another_size_or_not_binary(tmp_path):
         rebuild(folder, format="nifti")
 
 
+def test_nifti_of_two_axes(tmp_path):
+    folder = write_nifti(tmp_path, ["anna", "bert"])
+    resave(folder / "bert" / "t1.nii.gz", np.zeros((8, 9), np.float32))
+    with pytest.raises(DataError, match=r"expected 3 axes, or 4 .*bert.t1\.nii\.gz, found 2"):
+        rebuild(folder, format="nifti")
+    resave(folder / "bert" / "mask.nii.gz", np.zeros((8, 9), np.uint8))
+    with pytest.raises(DataError, match=r"a mask of 3 axes in .*bert.mask\.nii\.gz, found 2"):
+        rebuild(folder, format="nifti")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_nifti_header_that_says_nothing_of_an_axis(tmp_path, value):
+    folder = write_nifti(tmp_path, ["anna", "bert"])
+    path = folder / "bert" / "mask.nii.gz"
+    image = nibabel.load(path)
+    image.header["srow_z"] = [0, 0, value, 0]
+    image.header["sform_code"] = 1
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), None, image.header), path)
+    with pytest.raises(DataError, match=r"where each of the three axes points in .*bert.mask\.nii\.gz, found the aff"):
+        rebuild(folder, format="nifti")
+
+
 def test_nifti_patient_with_other_channels(tmp_path):
     folder = write_nifti(tmp_path, ["anna", "bert"])
     (folder / "bert" / "t1.nii.gz").rename(folder / "bert" / "t2.nii.gz")

@@ -154,6 +154,8 @@ def _load(path: Path, digest: str | None, decode: Any) -> Any:
     data = path.read_bytes()
     try:
         decoded = decode(data)
+    except DataError:
+        raise
     except _DECODE_ERRORS as error:
         raise DataError(
             f"expected a whole image in {path}, found one that is truncated or damaged ({_first_line(error)}); "
@@ -184,11 +186,24 @@ def _decode_nifti(path: Path, digest: str | None) -> tuple[NDArray[np.float32], 
     def decode(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         image = nibabel.Nifti1Image.from_bytes(raw)
-        turn = orientations.ornt_transform(orientations.io_orientation(image.affine), _AS_LOOKED_AT)
-        image = image.as_reoriented(turn)
+        if image.ndim > 2:  # the caller refuses any other
+            image = image.as_reoriented(orientations.ornt_transform(_axes(image.affine, path), _AS_LOOKED_AT))
         return image.get_fdata(dtype=np.float32, caching="unchanged"), image.affine
 
     return _load(path, digest, decode)
+
+
+def _axes(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    """Where each axis of a file points, as nibabel writes it; a header that does not say so is refused."""
+    known = bool(np.isfinite(affine).all())
+    axes = orientations.io_orientation(affine) if known else affine
+    if not known or np.isnan(axes).any():
+        shown = ", ".join(str([float(f"{value:g}") for value in row]) for row in affine[:3])
+        raise DataError(
+            f"expected a header that says where each of the three axes points in {path}, found the affine {shown}; "
+            "correct its sform or qform"
+        )
+    return axes
 
 
 def _channels_first(picture: NDArray[Any], path: str) -> NDArray[Any]:
