@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import struct
 import threading
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from monai_fp4.data import load_datalist, load_manifest, prepare_data, write_phantom
+from monai_fp4.data.generated import write_patients
 from monai_fp4.data.phantom import PATIENTS, make_patient, phantom_patients
 from monai_fp4.data.published import generated_manifest
 from monai_fp4.data.readers import read_patient
@@ -75,6 +77,17 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="to write the phantom"):
         write_phantom(tmp_path / "file" / "phantom", patients=1, size=16)
+
+
+def test_a_disk_that_gets_full_leaves_nothing(tmp_path):
+    def write(place: Path, index: int) -> None:
+        if index == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(place / "ct.nii"))
+        (place / "ct.nii").write_bytes(b"whole")
+
+    with pytest.raises(DataError, match=r"write the chests to .*chests, found .*No space left.*make room or choose"):
+        write_patients(tmp_path / "chests", "chests", ["anna", "bert", "carl"], write)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_may_write_at_once(tmp_path):

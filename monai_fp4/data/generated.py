@@ -42,20 +42,28 @@ def write_patients(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"expected to write the {name} to {target}, found {error}; choose another dataset_dir"
-        ) from error
-    try:
-        for index, patient in enumerate(tqdm(patients, desc=name, disable=None)):
-            (partial / patient).mkdir()
-            write_patient(partial / patient, index)
-        partial.chmod(0o755)  # mkdtemp lets nobody else in
         try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir() or not any(target.iterdir()):
-                raise  # not the race that another process has won
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _fill(partial, name, patients, write_patient)
+            _put_in_place(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:  # a full disk as well, at any patient
+        raise DataError(
+            f"expected to write the {name} to {target}, found {error}; make room or choose another dataset_dir"
+        ) from error
     return target
+
+
+def _fill(folder: Path, name: str, patients: Sequence[str], write_patient: Callable[[Path, int], None]) -> None:
+    for index, patient in enumerate(tqdm(patients, desc=name, disable=None)):
+        (folder / patient).mkdir()
+        write_patient(folder / patient, index)
+    folder.chmod(0o755)  # mkdtemp lets nobody else in
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir() or not any(target.iterdir()):
+            raise  # not the race that another process has won
