@@ -69,7 +69,7 @@ class Search {
   const bool columns;
   I largest{};
   F limit{};
-  Range range = EMPTY;
+  Range range = empty_range();
 };
 
 // ------------------------------------------------------------------------------------------------ second pass
@@ -94,7 +94,7 @@ template <bool columns> INLINE void quantize_tile(const Arguments &a, const Scal
   } else {
     I m[N];
     each<N>(EACH(i) { m[i] = magnitude_bits(t[i]); });
-    maxima = join_rows(m, larger);
+    maxima = join_rows(m, larger<int32_t>);
   }
   if (a.flags & TWO_D) maxima = splat(largest_lane(maxima));
   const F scales = round_e4m3(at_most(bits<F>(maxima) * splat(scale.encode), 448.0f));
@@ -104,8 +104,8 @@ template <bool columns> INLINE void quantize_tile(const Arguments &a, const Scal
     for (int block = 0; block < tile.valid; ++block) a.scales[tile.number + block * tile.number_step] = scales[block];
   float own_encode[N], own_factor[N];
   if (!columns) {
-    std::memcpy(own_encode, &encode, sizeof encode);
-    std::memcpy(own_factor, &factor, sizeof factor);
+    store(own_encode, encode);
+    store(own_factor, factor);
     asm("" : "+m"(own_encode), "+m"(own_factor));  // read each from memory rather than shift it out of a register
   }
   if (!(a.flags & STOCHASTIC)) {

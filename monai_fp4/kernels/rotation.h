@@ -18,14 +18,14 @@ constexpr bool negative(int k, int j) {
 struct Range {  // of the magnitudes in each lane; bits are doubled, which takes the sign away
   U largest, smallest;  // the smallest that is not zero, less one; all ones if there is none
 };
-constexpr Range EMPTY{U{}, U{} - 1};
+INLINE Range empty_range() { return {U{}, ~U{}}; }
 INLINE void extend(Range &range, F x) {
   const U twice = bits<U>(x) * 2, less = twice - 1;
-  range.largest = twice > range.largest ? twice : range.largest;
-  range.smallest = less < range.smallest ? less : range.smallest;
+  range.largest = larger(twice, range.largest);
+  range.smallest = smaller(less, range.smallest);
 }
 INLINE Range range_of(const F *t) {
-  Range range = EMPTY;
+  Range range = empty_range();
   each<N>(EACH(i) { extend(range, t[i]); });
   return range;
 }
@@ -64,17 +64,15 @@ NOINLINE void rotate_extreme(F *t, int64_t dtype) {
     float x[N];
     for (int k = 0; k < N; ++k) x[k] = t[k][lane];
     rotate_block(x, dtype);
-    for (int k = 0; k < N; ++k) t[k][lane] = x[k];
+    for (int k = 0; k < N; ++k) ((float *)(t + k))[lane] = x[k];
   }
   for (int k = 0; k < N; ++k) t[k] = bits<F>(narrow_bf16_bits(t[k]));
 }
 
 INLINE F add(F sum, F x, bool minus, bool fused) {
-#if AVX512
+#if AVX512 || AVX2
   // A processor has adders and multipliers; a sum of half of each takes half the time. A product with 1 is exact.
-  const __m512 one = _mm512_set1_ps(1.0f);
-  if (fused && minus) return (F)_mm512_fnmadd_ps((__m512)x, one, (__m512)sum);
-  if (fused) return (F)_mm512_fmadd_ps((__m512)x, one, (__m512)sum);
+  if (fused) return multiply_add(x, splat(minus ? -1.0f : 1.0f), sum);
 #else
   (void)fused;
 #endif

@@ -26,34 +26,26 @@ INLINE F round_e2m1_stochastic(F x, F byte) {  // `byte` holds random numbers fr
   const I cut = bits<I>(m) & (int32_t)0xffc00000;
 #if AVX512
   // Both at once: numbers that are cut are multiples of a half from 1 on.
-  const I grid = (I)_mm512_roundscale_ps((__m512)cut, 1 << 4 | _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+  const I grid{(I::Part)_mm512_roundscale_ps((__m512)cut.part[0], 1 << 4 | _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
 #else
-  const I half = m < splat(1.0f) ? splat(0x3f000000) : cut;
-  const I grid = m < splat(0.5f) ? splat(0) : half;
+  const I half = select(m < 1.0f, splat(0x3f000000), cut);
+  const I grid = select(m < 0.5f, I{}, half);
 #endif
   return bits<F>(bits<I>(x) & ~MAGNITUDE | grid) + splat(0.0f);  // the sum turns -0 into +0
 }
 
 // ------------------------------------------------------------------------------------------------ random bits
 
-INLINE L product(L a, uint64_t factor) {  // of the lower half of each lane
-#if AVX512
-  return (L)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64((int64_t)factor));
-#else
-  return (a & 0xffffffffu) * factor;
-#endif
-}
-
 // Philox4x32-10 of 16 counters. A word stands in the lower half of a 64-bit lane, where the product of two has room,
-// with anything in the upper half; lanes 0 to 7 and 8 to 15 go side by side, since one alone waits for its products.
+// with anything in the upper half. Even and odd blocks go side by side, since one alone waits for its products.
 struct Words {
-  I word[4][2];
+  L word[4][2];
 };
 INLINE Words philox(int64_t first, int64_t step, uint64_t key) {
   L c0[2], c1[2], c2[2], c3[2];
   each<2>(EACH(half) {
-    const L lane = L{0, 1, 2, 3, 4, 5, 6, 7} + (uint64_t)(8 * half);
-    c0[half] = lane * (uint64_t)step + (uint64_t)first;
+    constexpr uint64_t blocks[] = {half, half + 2, half + 4, half + 6, half + 8, half + 10, half + 12, half + 14};
+    c0[half] = load<L>(blocks) * (uint64_t)step + (uint64_t)first;
     c1[half] = c0[half] >> 32;
     c2[half] = c3[half] = L{};
   });
@@ -71,36 +63,37 @@ INLINE Words philox(int64_t first, int64_t step, uint64_t key) {
   });
   Words words;
   each<2>(EACH(half) {
-    words.word[0][half] = bits<I>(c0[half]);
-    words.word[1][half] = bits<I>(c1[half]);
-    words.word[2][half] = bits<I>(c2[half]);
-    words.word[3][half] = bits<I>(c3[half]);
+    words.word[0][half] = c0[half];
+    words.word[1][half] = c1[half];
+    words.word[2][half] = c2[half];
+    words.word[3][half] = c3[half];
   });
   return words;
 }
 
 // Byte k of 16 blocks is byte k % 4 of word k / 4.
 template <int index> INLINE I column_word(const Words &words) {
-  return SHUFFLE(words.word[index][0], words.word[index][1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return bits<I>((words.word[index][0] & 0xffffffffu) | (words.word[index][1] << 32));
 }
-INLINE F column_byte(I word, int k) { return __builtin_convertvector((word >> (8 * (k % 4))) & 0xff, F); }
+INLINE F column_byte(I word, int k) { return convert<F>((word >> (8 * (k % 4))) & 0xff); }
 
-// The 16 bytes of each block side by side: a quarter of a vector, of the vectors even and odd blocks of either half.
+// The 16 bytes of each block side by side, as a quarter of one of four vectors.
 struct Bytes {
   I vector[4];
 };
 INLINE Bytes row_bytes(const Words &words) {
   Bytes bytes;
   each<2>(EACH(half) {
-    const I a = words.word[0][half], b = words.word[1][half], c = words.word[2][half], d = words.word[3][half];
+    const I a = bits<I>(words.word[0][half]), b = bits<I>(words.word[1][half]);
+    const I c = bits<I>(words.word[2][half]), d = bits<I>(words.word[3][half]);
     bytes.vector[2 * half] = twos_low(ones_low(a, b), ones_low(c, d));
     bytes.vector[2 * half + 1] = twos_low(ones_high(a, b), ones_high(c, d));
   });
   return bytes;
 }
-constexpr int place_of_block(int block) { return 16 * (4 * (block / 8 * 2 + block % 2) + block % 8 / 2); }
+constexpr int place_of_block(int block) { return 16 * (4 * (block % 2 * 2 + block / 2 % 2) + block / 4); }
 INLINE F row_byte(const Bytes &bytes, int block) {
-  return float_bytes(load<B>((const char *)&bytes + place_of_block(block)));
+  return float_bytes((const char *)&bytes + place_of_block(block));
 }
 
 }  // namespace

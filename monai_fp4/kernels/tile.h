@@ -138,7 +138,7 @@ INLINE U pair(I first, I second) { return bits<U>(second) | bits<U>(first) >> 16
 // With pairs, vectors are positions, whatever the order of the tile.
 INLINE void write(const Target &target, const F *t) {
   char *at = target.at;
-  const auto put = [&](auto x) __attribute__((always_inline)) { std::memcpy(at, &x, sizeof x), at += target.step; };
+  const auto put = [&](auto x) __attribute__((always_inline)) { store(at, x), at += target.step; };
   switch (target.form) {
     case AS_F32: each<N>(EACH(i) { put(t[i]); }); break;
     case AS_BF16: each<N>(EACH(i) { put(high_halves(narrow_bf16_bits(t[i]))); }); break;
