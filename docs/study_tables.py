@@ -92,10 +92,12 @@ def comparisons(content: Mapping[str, Any], name: str) -> str:
         rows.append([model, f"`{recipe}`", str(known[0]["n"]), *entries, known[0].get("advice", "")])
     if not rows:
         return "No recipe has a finished cell beside a finished BF16 cell of its seed."
-    count = sum(key[2] == "auprc" for key in found)
+    # What Holm's correction counts: a single pair has a difference and no p.
+    count = sum(key[2] == "auprc" and "p_holm" in test for key, test in found.items())
     words = (
-        f"Difference to BF16 of the same seed with its 95 % t interval; p of a paired t-test, corrected (Holm) for "
-        f"{count} comparisons; p < margin: that a loss of {content['margin']:g} or more is excluded, corrected too. "
+        f"Difference to BF16 of the same seed with its 95 % t interval; p of a paired t-test, corrected (Holm) over "
+        f"the rows with two pairs or more ({count}); p < margin: that a loss of {content['margin']:g} or more is "
+        "excluded, corrected too. "
         "[What the last column means](howto/report.md#how-to-read-supported-open-and-advised-against)."
     )
     header = ["Model", "Recipe", "n", "Recall", "AUPRC", "Verdict"]

@@ -106,6 +106,18 @@ def test_every_table_can_be_written_of_it(content: dict[str, Any], scripts: dict
         assert len(widths) <= 1, f"{kind}: a bar within a cell breaks the table"
 
 
+def test_only_what_is_tested_counts_for_the_correction(scripts: dict[str, ModuleType]) -> None:
+    single = {"metric": "auprc", "model": "unet 500k", "recipe": "sr", "n": 1, "mean": 0.01}
+    tested = {"recipe": "rht", "n": 3, "low": 0.0, "high": 0.02, "p_holm": 0.04, "p_margin_holm": 0.01}
+    content = {
+        "cells": [{"model": "unet 500k", "recipe": recipe} for recipe in ("sr", "rht")],
+        "protocol": {"recipes": ["sr", "rht"]},
+        "comparisons": [single, single | tested],
+        "margin": 0.01,
+    }
+    assert "over the rows with two pairs or more (1);" in scripts["study_tables"].comparisons(content, "x")
+
+
 def test_an_empty_study_is_said_to_be_empty(tmp_path: Path, scripts: dict[str, ModuleType]) -> None:
     write_study(tmp_path, status=lambda cell: CellStatus.WAITING)
     found = scripts["study"].compact(analyse(scripts["study"].merged([tmp_path])), None)
