@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.kernels import cpu_quantize
+from monai_fp4.kernels import compiler, cpu_quantize
 from monai_fp4.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain, scaled_values
 from monai_fp4.philox import draw_key
 from monai_fp4.rotation import rotate
@@ -253,6 +255,26 @@ def test_rotations_of_many_tiles(seed: int, spread: float, zeros: float, dtype: 
     x = torch.randn(48, 272, generator=generator) * (torch.randn(48, 272, generator=generator) * spread).exp()
     x = x.masked_fill(torch.rand(48, 272, generator=generator) < zeros, 0.0).to(dtype)
     assert_equal(x.mT if transposed else x, rht=True, stochastic=True)
+
+
+@pytest.mark.parametrize("instructions", [("-mavx2", "-mfma"), ()])
+def test_processors_with_shorter_registers(
+    instructions: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors are made of two parts or four there. Built with -O1, which takes half the time."""
+    if platform.machine() != "x86_64" or (instructions and " avx2 " not in compiler._processor()):
+        pytest.skip("needs an x86 processor with AVX2")
+    monkeypatch.setenv("MONAI_FP4_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiler, "_FLAGS", ("-O1", *(flag for flag in compiler._FLAGS if flag != "-O3")))
+    monkeypatch.setattr(compiler, "_EXTRAS", (instructions,))
+    monkeypatch.setattr(compiler, "_libraries", {})
+    monkeypatch.setattr(compiler, "_reasons", {})
+    assert cpu_quantize.available()  # it has proved itself
+    x = torch.randn(3, 35, 56, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 56)
+    for dtype in SUPPORTED_DTYPES:
+        for view in (x.to(dtype), x.to(dtype).mT, x.to(dtype)[..., 1::3]):
+            for two_d, rht, stochastic in OPTIONS:
+                assert_equal(view, two_d=two_d, rht=rht, stochastic=stochastic, dtype=dtype)
 
 
 def test_memory_that_holds_other_numbers() -> None:

@@ -40,7 +40,7 @@ Check = Callable[[ctypes.CDLL], str | None]
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 _EXTRAS = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 _INCLUDE = re.compile(rb'^#include "([^"]+)"', re.MULTILINE)
-_TIMEOUT = 120  # seconds; a build takes one or two
+_TIMEOUT = 120  # seconds; the longest build takes three to nine of a processor's time
 _DIGEST = hashlib.sha256().digest_size
 
 
