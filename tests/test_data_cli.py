@@ -82,3 +82,10 @@ def test_an_existing_manifest_is_found_before_the_data_are_read(tmp_path):
     (tmp_path / "m.json").write_text("mine")
     with pytest.raises(DataError, match="add --force"):
         run("build", "--dataset_dir", tmp_path / "no data", "--output", tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("name", ["phantom", "nodules"])
+def test_a_check_writes_no_data(name, tmp_path):
+    with pytest.raises(DataError, match="found none; the first run of a bundle"):
+        run("check", name, "--dataset_dir", tmp_path / "misspelt")
+    assert not (tmp_path / "misspelt").exists()

@@ -56,12 +56,17 @@ def advanced_prevent_collapse(study: Study, metric: str) -> Evidence:
         return Evidence(Verdict.NOT_TESTED, "", 0, f"{wanted}, {FEW} seeds")
     said = "; ".join(f"{model} {recipe} {_share(test)}" for (model, recipe), test in tested.items())
     n = min(test.n for test in tested.values())
-    level = 1 - LEVEL / max(len(models) * len(plain), 1)
-    collapsed = [m for m in models for r in plain if study.log_ratio(m, r, level).high < math.log10(COLLAPSE)]
+    plain_tests = [
+        (m, study.log_ratio(m, r, 1 - LEVEL / max(len(models) * len(plain), 1))) for m in models for r in plain
+    ]
+    collapsed = [m for m, test in plain_tests if test.n >= FEW and test.high < math.log10(COLLAPSE)]
     there = {pair: test for pair, test in tests.items() if pair[0] in collapsed}
     if not collapsed:
         return Evidence(Verdict.OPEN, f"no collapse to prevent is shown; {said}", n)
-    if any(test.n >= FEW and test.high < math.log10(COLLAPSE) for test in there.values()):
+    # Any one of them refutes the claim, so the chance of an error is shared among them; holding it takes all of them.
+    level = 1 - LEVEL / max(len(there), 1)
+    strict = [study.log_ratio(model, recipe, level) for model, recipe in there]
+    if any(test.n >= FEW and test.high < math.log10(COLLAPSE) for test in strict):
         return Evidence(Verdict.NOT_HELD, said, n)
     kept = all(test.n >= FEW and test.low > math.log10(INTACT) for test in there.values())
     return Evidence(Verdict.HELD if kept and there else Verdict.OPEN, said, n)

@@ -3,9 +3,9 @@
 The paper is Du and Rybakov, arXiv 2605.27616; its claims are told in our own words, from its abstract and from public
 summaries. Each has a rule that decides it (`claim_rules` and beside it), written before a study was looked at; that on
 the ViT alone was added after the first results on LGG.
-*Open* means that the cells are there and cannot tell; the claim is neither held nor refuted. *Not tested* means that
-cells are missing, and says which. Recall comes before AUPRC, since a missed tumour costs more; the paper's own figures
-are AUPRC. No correction is made for the number of claims: each is a question of its own.
+*Open* means that the cells that are finished cannot tell; the claim is neither held nor refuted. *Not tested* means
+that cells are missing, and says which. Recall comes before AUPRC, since a missed tumour costs more; the paper's own
+figures are AUPRC. No correction is made for the number of claims: each is a question of its own.
 """
 
 from __future__ import annotations

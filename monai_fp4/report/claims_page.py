@@ -33,7 +33,7 @@ def claims_page(found: Analysis) -> Page:
     ]
     blocks = [
         note(
-            "Held and not held are both shown by a test. Open means that the cells are there and cannot tell: it is"
+            "Held and not held are both shown by a test. Open means that the cells that are finished cannot tell: it is"
             " no evidence for either side. Not tested means that cells are missing."
         ),
         table(
