@@ -136,8 +136,8 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
     folder = Path(dataset_dir).expanduser()
     if manifest.generator is not None and not (folder.is_dir() and any(folder.iterdir())):
         raise DataError(  # a check that wrote the data would find nothing wrong with a misspelt folder
-            f"expected the made-up scans of manifest {manifest.name!r} in {folder}, found none; the first run of a bundle "
-            "on that manifest and dataset_dir writes them"
+            f"expected the made-up scans of manifest {manifest.name!r} in {folder}, found none; the first run of a "
+            "bundle on that manifest and dataset_dir writes them"
         )
     root = prepare_data(manifest, dataset_dir)
     absent = [patient.id for patient in manifest.patients if not (root / patient.images[0].image).is_file()]
