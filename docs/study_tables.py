@@ -174,6 +174,22 @@ def brief(content: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(part(content, name) for part in (protocol, *parts))
 
 
+def attention(content: Mapping[str, Any], name: str) -> str:
+    """What attention in FP4 adds to a study: those recipes beside what they are built on, and the claims on them."""
+    plan = content["protocol"]
+    added = [recipe for recipe in plan["recipes"] if "+attention" in recipe]
+    shown = ["bf16", *dict.fromkeys(word for recipe in added for word in (recipe.removesuffix("+attention"), recipe))]
+    models = {cell["model"] for cell in content["cells"] if cell["recipe"] in added}
+    part = {
+        **content,
+        "protocol": {**plan, "recipes": [recipe for recipe in shown if recipe in plan["recipes"]]},
+        "cells": [cell for cell in content["cells"] if cell["model"] in models and cell["recipe"] in shown],
+        "claims": [claim for claim in content["claims"] if claim["metric"] == "distinct_scores"],
+    }
+    tables = [partial(quality, metric="recall"), partial(quality, metric="auprc"), levels, claims]
+    return "\n\n".join([protocol(content, name), *(table(part, name) for table in tables)])
+
+
 def levels(content: Mapping[str, Any], name: str) -> str:
     """Distinct probabilities, in thousands: the range over the seeds."""
     models = _models(content)
@@ -207,6 +223,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "overhead": overhead,
     "levels": levels,
     "brief": brief,
+    "attention": attention,
 }
 _FOUND = [path.stem.removeprefix("study_") for path in sorted(RESULTS.glob("study_*.json"))]
 TABLES: dict[str, Callable[[], str]] = {
