@@ -31,6 +31,15 @@ class Theme:
     ours: str
     series: tuple[str, str, str]
 
+    def style(self, **more: Any) -> dict[str, Any]:
+        """Settings of Matplotlib under which a page's pictures are drawn; ``more`` for one of them."""
+        return {
+            "text.color": self.text, "axes.labelcolor": self.text, "xtick.color": self.text,
+            "ytick.color": self.text, "axes.edgecolor": self.grid, "grid.color": self.grid, "axes.grid": True,
+            "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5,
+            "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "monai-fp4", **more,
+        }  # fmt: skip
+
 
 THEMES = (
     Theme("light", "#1f2328", "#d0d7de", "#8c959f", "#00796b", ("#0072b2", "#d55e00", "#009e73")),
@@ -164,14 +173,7 @@ def draw(results: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for theme in THEMES:
-        style = {
-            "text.color": theme.text, "axes.labelcolor": theme.text, "xtick.color": theme.text,
-            "ytick.color": theme.text, "axes.edgecolor": theme.grid, "grid.color": theme.grid, "axes.grid": True,
-            "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5,
-            "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-            "svg.hashsalt": "monai-fp4", "legend.fontsize": 8.5,
-        }  # fmt: skip
-        with mpl.rc_context(style):
+        with mpl.rc_context(theme.style(**{"axes.titlelocation": "left", "legend.fontsize": 8.5})):
             figure = Figure(figsize=(12, 8.2), layout="constrained")
             for axes, (name, panel) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
                 content = contents[name]

@@ -59,13 +59,7 @@ def draw(name: str, content: Mapping[str, Any], folder: Path) -> list[Path]:
     statuses, total = content["protocol"]["statuses"], content["protocol"]["cells"]
     paths = []
     for theme in THEMES:
-        style = {
-            "text.color": theme.text, "axes.labelcolor": theme.text, "xtick.color": theme.text,
-            "ytick.color": theme.text, "axes.edgecolor": theme.grid, "grid.color": theme.grid, "axes.grid": True,
-            "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5,
-            "axes.titlesize": 11, "axes.titleweight": "bold", "svg.hashsalt": "monai-fp4",
-        }  # fmt: skip
-        with mpl.rc_context(style):
+        with mpl.rc_context(theme.style()):
             figure = Figure(figsize=(max(5.0, 3.9 * len(models)), 6.4), layout="constrained")
             grid = figure.subplots(2, len(models), squeeze=False, sharex=True, sharey="row")
             for column, model in enumerate(models):

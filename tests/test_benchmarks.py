@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,22 +10,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from script_modules import imported
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("common", "ratios", "run", "picture", "result_tables", "speed_tables")
 
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
     """The scripts, imported as they import each other."""
-    before = list(sys.path)
-    sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path[:] = before
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported(NAMES) as modules:
+        yield modules
 
 
 MACHINE = {"name": "a CPU", "cores": 2, "threads": 1, "torch": "9.9", "commit": "abc1234"}

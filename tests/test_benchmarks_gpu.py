@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from script_modules import imported
 from tiny_runs import Dataset
 
 from monai_fp4.data import check_manifest, load_manifest
@@ -22,14 +21,8 @@ NAMES = ("common", "on_gpu", "pack_data", "gpu_trainings")
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
-    before = list(sys.path)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path[:] = before
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported(NAMES) as modules:
+        yield modules
 
 
 def phase(on_gpu: ModuleType, code: str, limit: float = 30.0, **more: Any) -> Any:

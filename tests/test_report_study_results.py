@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +10,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from script_modules import imported
 from synthetic_study import definition, write_study
 
 from monai_fp4.report.analysis import analyse
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("study", "study_overhead", "study_picture", "study_tables", "result_tables", "common", "picture", "ratios")
 
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
-    before = list(sys.path)
-    sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path[:] = before
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported(NAMES) as modules:
+        yield modules
 
 
 def partly(cell: Cell) -> CellStatus:
