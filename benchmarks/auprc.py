@@ -43,9 +43,9 @@ def peers(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, Callable[[], 
         return float(counter.aggregate())
 
     return {
-        "monai_fp4.compute_auprc": lambda: compute_auprc(scores, labels),
-        "monai_fp4.ScoreHistogram": lambda: ScoreHistogram().add(scores, labels).auprc(),
-        "monai_fp4.AUPRCMetric (pooled and per item)": metric,
+        "monai_fp4.metrics.compute_auprc": lambda: compute_auprc(scores, labels),
+        "monai_fp4.metrics.ScoreHistogram": lambda: ScoreHistogram().add(scores, labels).auprc(),
+        "monai_fp4.metrics.AUPRCMetric (pooled and per item)": metric,
         "sklearn.metrics.average_precision_score": lambda: _sklearn(scores, labels),
         MONAI: lambda: _monai(scores, labels),
         "torchmetrics": lambda: _torchmetrics(scores, labels),
@@ -92,13 +92,13 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
             seconds[name].append(clock() - begin)
             print(f"{name:46} {seconds[name][-1]:7.3f} s", flush=True)
     best = {name: min(times) for name, times in seconds.items() if times}
-    ours = best["monai_fp4.compute_auprc"]
-    exact = answers.get("sklearn.metrics.average_precision_score", answers["monai_fp4.compute_auprc"])
+    ours = best["monai_fp4.metrics.compute_auprc"]
+    exact = answers.get("sklearn.metrics.average_precision_score", answers["monai_fp4.metrics.compute_auprc"])
     rows: dict[str, dict[str, object]] = {
         name: {
             "seconds": best[name],
             "ratio_to_compute_auprc": best[name] / ours,
-            "ratio_to_histogram": best[name] / best["monai_fp4.ScoreHistogram"],
+            "ratio_to_histogram": best[name] / best["monai_fp4.metrics.ScoreHistogram"],
             "auprc": answers[name],
             "error": abs(answers[name] - exact),
         }

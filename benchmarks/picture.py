@@ -135,8 +135,8 @@ def images(axes: Axes, content: Mapping[str, Any], theme: Theme) -> None:
 def auprc(axes: Axes, content: Mapping[str, Any], theme: Theme) -> None:
     """Seconds for the AUPRC."""
     names = {
-        "monai_fp4.compute_auprc": "ours, exact",
-        "monai_fp4.ScoreHistogram": "ours, streamed",
+        "monai_fp4.metrics.compute_auprc": "ours, exact",
+        "monai_fp4.metrics.ScoreHistogram": "ours, streamed",
         "sklearn.metrics.average_precision_score": "scikit-learn",
         "monai.metrics.compute_average_precision": "MONAI",
         "torchmetrics": "torchmetrics",

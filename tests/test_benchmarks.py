@@ -72,7 +72,7 @@ def auprc_figures() -> dict[str, Any]:
         return {"seconds": seconds, "ratio_to_compute_auprc": seconds / 0.1, "error": 1e-9, "auprc": 0.5}
 
     peers = {
-        "monai_fp4.compute_auprc": row(0.1),
+        "monai_fp4.metrics.compute_auprc": row(0.1),
         "sklearn.metrics.average_precision_score": row(0.9),
         "monai.metrics.compute_average_precision": row(7.0),
         "torchmetrics": {"absent": "not installed"},
@@ -107,7 +107,7 @@ def test_a_smoke_run_writes_whole_files_with_the_machine_and_its_load(
     assert content["peers"]["scikit-learn"][0].isdigit()
     peers = content["comparison"]["peers"]
     assert peers["monai.metrics.compute_average_precision"]["error"] < 1e-4
-    assert peers["monai_fp4.compute_auprc"]["error"] < 1e-12
+    assert peers["monai_fp4.metrics.compute_auprc"]["error"] < 1e-12
 
 
 def test_a_part_that_fails_is_reported_and_leaves_its_old_figures(

@@ -13,9 +13,11 @@ import numpy as np
 
 from monai_fp4.data.drawing import Axes, Field, Point
 
-__all__ = ["AIR", "BLOOD", "CALCIUM", "CORTEX", "FAT", "MARROW", "MUSCLE", "Chest", "Nodule", "mix"]
+__all__ = ["AIR", "BLOOD", "CALCIUM", "CORTEX", "EDGE", "FAT", "MARROW", "MUSCLE", "Chest", "Nodule", "mix"]
 
 AIR, FAT, BLOOD, MUSCLE, MARROW, CORTEX, CALCIUM = -1000.0, -100.0, 40.0, 50.0, 180.0, 500.0, 700.0
+EDGE = 2.4
+"""Width of a soft edge, in units of the picture over its pixels: a little more than a pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)

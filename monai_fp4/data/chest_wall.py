@@ -8,13 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import RandomState
 
-from monai_fp4.data.chest import AIR, BLOOD, CORTEX, FAT, MARROW, MUSCLE, Chest, mix
+from monai_fp4.data.chest import AIR, BLOOD, CORTEX, EDGE, FAT, MARROW, MUSCLE, Chest, mix
 from monai_fp4.data.drawing import Axes, Field, clouds, inside, norm, paint_tube, uniform
 
 __all__ = ["draw_body"]
-
-_EDGE = 2.4
-"""Width of a soft edge, in units of the picture over its pixels: a little more than a pixel."""
 
 
 def draw_body(chest: Chest, axes: Axes, random: RandomState) -> tuple[Field, Field, Field]:
@@ -23,7 +20,7 @@ def draw_body(chest: Chest, axes: Axes, random: RandomState) -> tuple[Field, Fie
     All are ``[H, W, D]``; the distance is 1 on the inner side of the ribs.
     """
     u, v, w = axes.fields
-    soft = _EDGE / chest.size
+    soft = EDGE / chest.size
     cage = norm(u / chest.width, v / chest.depth, 0.0 * w) * (1.0 + 0.03 * clouds(random, axes.shape, 3))
     middle, heart = _middle(chest, u, v, w, clouds(random, axes.shape, 5))
     lung = inside(cage, 1.0, 1.6 * soft) * (1.0 - inside(middle, 1.0, 6.0 * soft))
@@ -47,7 +44,7 @@ def _middle(chest: Chest, u: Field, v: Field, w: Field, wobble: Field) -> tuple[
 def _organs(hu: Field, chest: Chest, heart: Field, axes: Axes, random: RandomState) -> Field:
     """Heart, great vessels, spine, windpipe and its fork, in the fat between the lungs."""
     u, v, w = axes.fields
-    soft = _EDGE / chest.size
+    soft = EDGE / chest.size
     hu = mix(hu, inside(heart, 0.93, 6.0 * soft), BLOOD + 8.0 * clouds(random, axes.shape, 6))
     back = chest.depth
     for centre, radius in (
@@ -77,7 +74,7 @@ def _organs(hu: Field, chest: Chest, heart: Field, axes: Axes, random: RandomSta
 
 def _wall(chest: Chest, u: Field, v: Field, w: Field, cage: Field, random: RandomState) -> Field:
     """Air, couch, fat, muscle, ribs, shoulder blades and breastbone."""
-    soft = _EDGE / chest.size
+    soft = EDGE / chest.size
     shape = cage.shape
     wobble = clouds(random, shape, 4)
     outer = norm(u / (chest.width + 0.10 + chest.fat), v / (chest.depth + 0.09 + chest.fat), 0.0 * w)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from monai_fp4.data.chest import AIR, BLOOD, CALCIUM, MUSCLE, Chest, Nodule, mix
+from monai_fp4.data.chest import AIR, BLOOD, CALCIUM, EDGE, MUSCLE, Chest, Nodule, mix
 from monai_fp4.data.drawing import Axes, Field, Point, clouds, inside, norm, paint_tube, uniform
 from monai_fp4.data.lung_trees import grow_tree
 
@@ -49,7 +49,7 @@ def draw_lungs(
 
 def _trees(hu: Field, chest: Chest, lung: Field, axes: Axes, random: RandomState) -> Field:
     """Vessels and airways, from the hilum of each lung."""
-    width = 2.4 / chest.size
+    width = EDGE / chest.size
     vessels, walls, lumens = np.zeros(axes.shape), np.zeros(axes.shape), np.zeros(axes.shape)
     for side in (-1.0, 1.0):
         for _ in range(7):
@@ -72,7 +72,7 @@ def _trees(hu: Field, chest: Chest, lung: Field, axes: Axes, random: RandomState
 def _harmless(hu: Field, chest: Chest, lung: Field, cage: Field, axes: Axes, random: RandomState) -> Field:
     """What a reader must not take for a nodule: dots of chalk, and thickened pleura."""
     u, v, w = axes.fields
-    soft = 2.4 / chest.size
+    soft = EDGE / chest.size
     for _ in range(chest.calcified):
         at = _place(lung, cage, False, axes, random)
         radius = uniform(random, 0.016, 0.028)
@@ -102,7 +102,7 @@ def _add_nodule(
     distance = norm((u - at[0]) / a, (v - at[1]) / b, (w - at[2]) / c)
     wobble = 0.6 * clouds(random, axes.shape, 20) + 0.4 * clouds(random, axes.shape, 44)
     distance = distance * (1.0 + nodule.ragged * wobble)
-    edge = 2.4 / (axes.shape[0] * nodule.radius)
+    edge = EDGE / (axes.shape[0] * nodule.radius)
     hu = mix(hu, inside(distance, 1.0, edge) * lung, nodule.value + 25.0 * wobble)
     if nodule.core is not None:
         hu = mix(hu, inside(distance, 0.5, edge) * lung, nodule.core)

@@ -11,10 +11,12 @@ The files are the same, bit for bit, on every machine, because ``data_manifests/
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from monai_fp4.data import drawing
 from monai_fp4.data.anatomy import Head, Lesion, draw_head
 from monai_fp4.data.generated import write_patients
 from monai_fp4.data.tiff import encode_tiff
@@ -80,8 +82,7 @@ def make_patient(index: int, *, size: int = SIZE, seed: int = 0) -> tuple[np.nda
     group = _GROUPS[index % len(_GROUPS)]
     contrast = _CONTRASTS[index % len(_CONTRASTS)]
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(random.random_sample())
+    uniform = partial(drawing.uniform, random)
 
     head = Head(
         size=size,
