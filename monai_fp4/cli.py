@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -86,14 +87,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["report"]:
             from monai_fp4.report.cli import main as report
 
-            return int(report(arguments[1:]) or 0)
-        args = build_parser().parse_args(arguments)
-        return int(args.func(args) or 0)
+            code = report(arguments[1:])
+        else:
+            args = build_parser().parse_args(arguments)
+            code = args.func(args)
+        sys.stdout.flush()  # here, where a reader that has gone is not an error
+        return int(code or 0)
     except MonaiFP4Error as error:
         if os.environ.get("MONAI_FP4_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise  # another pipe than that of the output
+        # `... | head` has read enough. Python flushes once more when it ends, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads what is printed any more."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

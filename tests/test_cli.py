@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,10 @@ from tiny_runs import Dataset
 import monai_fp4
 from monai_fp4.cli import build_parser, main
 from monai_fp4.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+# More cells than fit into the buffer of a pipe.
+PLAN = ["--recipes", "all", "--archs", "unet", "--scales", "500k", "--seeds", "99", "--output_dir", "x", "--dry_run"]
 
 
 def test_bundles_write_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +51,16 @@ def test_a_manifest_from_start_to_end(tiny: Dataset, tmp_path: Path, capsys: pyt
     assert main(["manifest", "check", output, "--dataset_dir", "/nowhere"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and "/nowhere" in error
+
+
+@pytest.mark.parametrize("command", [["bundles", "check", "--output_dir", str(ROOT / "bundles")], ["sweep", *PLAN]])
+def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "monai_fp4", *command]
+    ended = subprocess.run(words, stdout=writes, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    os.close(writes)
+    assert ended.returncode == 1 and ended.stderr == ""
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

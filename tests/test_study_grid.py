@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from dataclasses import replace
@@ -22,6 +23,7 @@ from monai_fp4.study.cli import definition_of, run_sweep
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.grid import check, numbers, seeds_of
 from monai_fp4.study.layout import StudyFolder
+from monai_fp4.study.lock import StudyLock
 from monai_fp4.study.variants import ADDITIONS, grid_recipes, recipe_of
 
 SMALL = ["--archs", "unet", "--scales", "500k", "--recipes", "bf16,sr", "--epochs", "2", "--image_size", "32,32"]
@@ -148,7 +150,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     with pytest.raises(MonaiFP4Error) as error:
         run_sweep(args, StudyFolder(args.output_dir), lambda: Scripted(done))
     assert said in str(error.value) and "\n" not in str(error.value)
-    assert [path.name for path in (tmp_path / "study").rglob("*")] in ([], [".lock"])
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.fixture
@@ -244,6 +246,30 @@ def test_two_sweeps_in_one_folder(command: Any) -> None:
 
     assert command(script=second)[0] == 0
     assert command()[0] == 0  # the lock went with the sweep
+
+
+def test_a_refused_sweep_leaves_a_folder_that_was_there(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with pytest.raises(MonaiFP4Error):
+        command("--dataset_dir", "/nowhere")
+    assert (tmp_path / "study").is_dir()
+    assert command()[0] == 0
+
+
+def test_a_lock_that_a_refused_sweep_removes_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, take = tmp_path / "study" / ".lock", fcntl.flock
+
+    def after_the_other_one(file: Any, operation: int) -> None:  # which ends between the opening and the locking here
+        monkeypatch.setattr("fcntl.flock", take)
+        path.unlink()
+        path.parent.rmdir()
+        take(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", after_the_other_one)
+    with StudyLock(path):
+        assert "process" in path.read_text()
+        with pytest.raises(ConfigError, match="one sweep at a time"), StudyLock(path):
+            pass
 
 
 def test_a_part_of_the_grid(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
