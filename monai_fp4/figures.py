@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from monai_fp4.bootstrap import Interval
-from monai_fp4.confusion import Confusion
 from monai_fp4.overlays import Overlay
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.bootstrap import Interval
+from monai_fp4.scores.confusion import Confusion
+from monai_fp4.scores.histogram import ScoreHistogram
 
 __all__ = ["overlay_figure", "pr_curve_figure", "probabilities_figure", "save_figure", "to_array"]
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the contours also differ in line style.
-_TUMOUR, _BACKGROUND, _MARK = "#D55E00", "#0072B2", "#000000"
+_LESION, _BACKGROUND, _MARK = "#D55E00", "#0072B2", "#000000"
 _TRUTH, _PREDICTION = "#00E676", "#FF4D6D"
 _BINS = 60
 
@@ -51,12 +51,12 @@ def pr_curve_figure(
     # Step-wise, as the area is computed: the precision at the far end holds for the whole step of recall.
     axes.step(recall, precision, where="pre", color=_BACKGROUND, linewidth=1.8, label=text)
     share = curve.positives / (curve.positives + curve.negatives)
-    axes.axhline(share, color="0.55", linestyle=":", label=f"chance: {share:.1%} of the voxels are tumour")
+    axes.axhline(share, color="0.55", linestyle=":", label=f"chance: {share:.1%} of the voxels are lesion")
     if not math.isnan(threshold):
         counts: Confusion = histogram.confusion(threshold)
         if not math.isnan(counts.precision):
             label = f"threshold {threshold:.3g}: Dice {counts.dice:.3f}"
-            axes.plot(counts.recall, counts.precision, "o", color=_TUMOUR, markersize=8, label=label, zorder=3)
+            axes.plot(counts.recall, counts.precision, "o", color=_LESION, markersize=8, label=label, zorder=3)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), title=title)
     axes.grid(alpha=0.25)
     # Below: wherever it stood within, some curve would pass behind it.
@@ -65,7 +65,7 @@ def pr_curve_figure(
 
 
 def probabilities_figure(histogram: ScoreHistogram, *, threshold: float, title: str = "") -> Figure:
-    """Draw how often each probability was predicted, for tumour and for background voxels, on a logarithmic scale.
+    """Draw how often each probability was predicted, for lesion and for background voxels, on a logarithmic scale.
 
     Attention in FP4 can leave few distinct probabilities (the paper's figure 5), so their number is in the title.
 
@@ -78,7 +78,7 @@ def probabilities_figure(histogram: ScoreHistogram, *, threshold: float, title: 
     axes = figure.subplots()
     edges = np.linspace(0, 1, _BINS + 1)
     positives, negatives = histogram.binned(edges)
-    for counts, colour, name in ((negatives, _BACKGROUND, "background"), (positives, _TUMOUR, "tumour")):
+    for counts, colour, name in ((negatives, _BACKGROUND, "background"), (positives, _LESION, "lesion")):
         axes.stairs(counts, edges, color=colour, fill=True, alpha=0.25)
         axes.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{name}, {counts.sum():,} voxels")
     if not math.isnan(threshold):
@@ -112,10 +112,10 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
             axes.set_axis_off()
         _outline(above, predicted, _PREDICTION, "dashed")
         counts = _slice_counts(predicted, overlay.label)
-        dice = "no tumour here" if not overlay.label.any() else f"Dice {counts.dice:.2f}, recall {counts.recall:.2f}"
+        dice = "no lesion here" if not overlay.label.any() else f"Dice {counts.dice:.2f}, recall {counts.recall:.2f}"
         above.set_title(f"{overlay.patient}\nslice {overlay.index + 1}: {dice}", fontsize=8)
         below.set_title(
-            f"{counts.tp + counts.fn:,} tumour voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
+            f"{counts.tp + counts.fn:,} lesion voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
         )
     figure.colorbar(panels[1, -1].images[0], ax=panels[1].tolist(), label="probability", fraction=0.03, pad=0.01)
     lines = [

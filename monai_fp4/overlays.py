@@ -24,7 +24,7 @@ __all__ = ["Overlay", "Reason", "SliceGallery"]
 class Reason(StrEnum):
     """Why a slice is shown."""
 
-    LARGEST = "largest tumours"
+    LARGEST = "largest lesions"
     MISSED = "worst misses"
     FALSE_ALARM = "worst false alarms"
 
@@ -72,7 +72,7 @@ class SliceGallery:
         >>> label[:, :2, :2, 1] = 1
         >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.5 * label, "patient": "anna"})
         >>> [(o.patient, o.index, str(o.reason), o.amount) for o in gallery.chosen()]
-        [('anna', 1, 'largest tumours', 4.0), ('anna', 1, 'worst misses', 1.0)]
+        [('anna', 1, 'largest lesions', 4.0), ('anna', 1, 'worst misses', 1.0)]
     """
 
     def __init__(self, each: int = 3) -> None:

@@ -273,7 +273,7 @@ def test_a_run_is_evaluated_with_overlays(coarse, tmp_path):
     flow.run()
     flow.finalize()
     assert 0 < metrics(tmp_path / "out")["auprc"] < 1
-    assert (tmp_path / "out" / "overlays" / "largest_tumours.png").is_file()
+    assert (tmp_path / "out" / "overlays" / "largest_lesions.png").is_file()
 
 
 def test_a_cell_of_a_study_runs_on_it_by_its_name_alone(nodules, tmp_path):

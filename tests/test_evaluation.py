@@ -34,7 +34,7 @@ def test_writes_every_file_whole(folder):
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert names == [
         "metrics.json",
-        "overlays/largest_tumours.png",
+        "overlays/largest_lesions.png",
         "overlays/worst_false_alarms.png",
         "overlays/worst_misses.png",
         "pr_curve.png",
@@ -83,7 +83,7 @@ def test_missed_and_healthy_patients_are_named(folder):
     assert result["per_patient"][4]["auprc"] is None and result["per_patient"][4]["recall"] is None
 
 
-@pytest.mark.filterwarnings("ignore::monai_fp4.score_histogram.NoPositivesWarning")
+@pytest.mark.filterwarnings("ignore::monai_fp4.scores.histogram.NoPositivesWarning")
 def test_a_cohort_without_tumour_is_reported_and_not_an_error(tmp_path):
     evaluate(tmp_path, synthetic_cohort()[4:], threshold=1.0)
     result = numbers(tmp_path)

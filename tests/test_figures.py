@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from synthetic_patients import synthetic_cohort
 
-from monai_fp4.bootstrap import Interval
 from monai_fp4.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure, to_array
 from monai_fp4.overlays import SliceGallery
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.bootstrap import Interval
+from monai_fp4.scores.histogram import ScoreHistogram
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_overlays_name_patient_slice_and_misses():
     missed = overlays[1]
     count = int((missed.label & (missed.probability < 0.4)).sum())
     assert f"missed\nslice {missed.index + 1}: Dice 0.00, recall 0.00" in text
-    assert f"{missed.label.sum()} tumour voxels: {count} missed" in text
+    assert f"{missed.label.sum()} lesion voxels: {count} missed" in text
     assert to_array(figure).ndim == 3
 
 

@@ -17,7 +17,7 @@ from monai_fp4.attention_entropy import attention_entropy
 from monai_fp4.convert import convert
 from monai_fp4.handlers import AUPRC, TensorBoard, TensorBoardValidation
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.histogram import ScoreHistogram
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_curve_histogram_and_overlays_are_there(events):
     assert sum(events.Histograms("val/probabilities")[0].histogram_value.bucket) == 5 * 48 * 48 * 6
     curve = make_ndarray(events.Tensors("val/pr_curve")[0].tensor_proto)
     assert curve.shape == (6, 127)
-    assert set(tags["images"]) >= {"val/overlays/largest_tumours", "val/overlays/worst_misses"}
-    assert events.Images("val/overlays/largest_tumours")[1].step == 2
+    assert set(tags["images"]) >= {"val/overlays/largest_lesions", "val/overlays/worst_misses"}
+    assert events.Images("val/overlays/largest_lesions")[1].step == 2
 
 
 def test_health_of_every_quantized_layer_is_there_once_an_epoch(events):

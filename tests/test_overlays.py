@@ -14,7 +14,7 @@ def chosen(patients, each=2):
     return gallery.chosen()
 
 
-def test_largest_tumours_worst_misses_and_false_alarms_are_chosen():
+def test_largest_lesions_worst_misses_and_false_alarms_are_chosen():
     patients = synthetic_cohort()
     result = chosen(patients)
     by_reason = {reason: [o.patient for o in result if o.reason is reason] for reason in Reason}

@@ -127,14 +127,14 @@ def distinct_levels(tables: StudyTables) -> Picture | None:
 
 
 def reliability_curves(tables: StudyTables) -> Picture | None:
-    """Share of tumour against predicted probability."""
+    """Share of lesion voxels against predicted probability."""
     scores = _pooled(tables)
     if scores.empty:
         return None
     figure, panels = grid(tables, (3.0, 2.8), sharex=True, sharey=True)
     for axes in panels.values():
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle=":")
-        axes.set(xlabel="predicted probability", ylabel="share of tumour", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="predicted probability", ylabel="share of lesion", xlim=(0, 1), ylim=(0, 1))
     for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
         style = look(recipe, tables.recipes)
         result = reliability(group["positives"], group["negatives"], float(group["width"].iloc[0]))
@@ -143,7 +143,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
     mark_empty(panels, scores["model"])
     legend(figure, _drawn(tables, scores))
     caption = (
-        f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of tumour. The Tversky loss, which"
+        f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of a lesion. The Tversky loss, which"
         f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, tables.scores)}"
     )
     alt = (
