@@ -32,7 +32,7 @@ if not torch.cuda.is_available():
 
 from common import commit, write_whole
 
-from monai_fp4.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
 from monai_fp4.kernels.triton_gemm import multiply_fused, multiply_library
 from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both
 from monai_fp4.numerics import gemm_alpha

@@ -35,7 +35,7 @@ LEAST_SECONDS = 10.0
 """A phase is not begun with less time left."""
 LOG_LINES = 60
 """Of each phase's log, kept in the summary."""
-CUDA_TESTS = ("kernels_triton", "kernels_triton_gemm", "layers_cuda", "score_device")
+CUDA_TESTS = ("kernels_triton", "kernels_triton_gemm", "layers_cuda", "scores_device")
 
 Arguments = tuple[str, ...]
 

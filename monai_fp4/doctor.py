@@ -150,14 +150,14 @@ def _default_device() -> str:
 
 
 def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
-    from monai_fp4 import score_native
     from monai_fp4.kernels import cpu_gemm, cpu_quantize, triton_quantize
+    from monai_fp4.scores import native
 
     with warnings.catch_warnings():  # the table says it
         warnings.simplefilter("ignore")
         cpu_quantize.available()
         cpu_gemm.available()
-        compiler.load("histogram", score_native._check)
+        compiler.load("histogram", native._check)
     compiled = {status.name: status for status in compiler.status()}
     triton = KernelStatus("triton", *triton_quantize.available(device))
     return (*(compiled[name] for name in _PURPOSES if name in compiled), triton)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_fp4.bootstrap import Interval
-from monai_fp4.cohort import Cohort
-from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure
 from monai_fp4.overlays import Reason, SliceGallery
+from monai_fp4.scores.bootstrap import Interval
+from monai_fp4.scores.cohort import Cohort
+from monai_fp4.scores.confusion import Confusion
 
 __all__ = ["EvaluationReport", "report"]
 

@@ -2,7 +2,7 @@
 
 It is the study's main metric, because it needs no threshold and, unlike ROC-AUC, does not reward a model for the 99 %
 of voxels that are obviously background. The definition is scikit-learn's step-wise average precision, without
-interpolation: equal scores are one step. Counting is in `monai_fp4.score_histogram`.
+interpolation: equal scores are one step. Counting is in `monai_fp4.scores.histogram`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch.distributed as dist
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
 
-from monai_fp4.cohort import Cohort
-from monai_fp4.confusion import Confusion, PRCurve
 from monai_fp4.errors import DataError
-from monai_fp4.score_histogram import NoPositivesWarning, ScoreHistogram
-from monai_fp4.score_keys import SortedScores
+from monai_fp4.scores.cohort import Cohort
+from monai_fp4.scores.confusion import Confusion, PRCurve
+from monai_fp4.scores.histogram import NoPositivesWarning, ScoreHistogram
+from monai_fp4.scores.keys import SortedScores
 
 __all__ = ["AUPRCMetric", "Cohort", "Confusion", "NoPositivesWarning", "PRCurve", "ScoreHistogram", "compute_auprc"]
 

@@ -13,12 +13,13 @@ most six significant bits and spans 22 binades, so FP32, BF16 and FP16 all hold 
 
 The operations and their order are those of NVIDIA's Transformer Engine 2.20.2 (``reference_nvfp4.py``), bit for bit.
 
-Two more formats, four over six and MXFP4, are in :mod:`monai_fp4.scheme`; what is said here of 16 and of 2688 is said
-of the standard one.
+Two more formats, four over six and MXFP4, are in :mod:`monai_fp4.formats.scheme`; what is said here of 16 and of 2688
+is said of the standard one.
 
-How numbers are rounded is in :mod:`monai_fp4.rounding`, how they are rotated in :mod:`monai_fp4.rotation`, and how a
-tensor becomes blocks with their scales, step by step in plain torch, in :mod:`monai_fp4.blocks`. On a CPU a compiled
-kernel does all of that in one pass over memory, bit for bit alike; :func:`plain` does without it.
+How numbers are rounded is in :mod:`monai_fp4.formats.rounding`, how they are rotated in
+:mod:`monai_fp4.formats.rotation`, and how a tensor becomes blocks with their scales, step by step in plain torch, in
+:mod:`monai_fp4.formats.blocks`. On a CPU a compiled kernel does all of that in one pass over memory, bit for bit alike;
+:func:`plain` does without it.
 
 **NaN and infinity.** A NaN makes ``amax`` NaN, hence every block scale and every decoded value: it cannot get lost, and
 training can stop at once. Where ``amax`` is given from outside, and in MXFP4, a NaN still turns its whole block into
@@ -37,7 +38,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_fp4.blocks import (
+from monai_fp4.errors import ConfigError
+from monai_fp4.formats.blocks import (
     BLOCK_SIZE,
     TENSOR_MAX,
     ScaledValues,
@@ -47,12 +49,9 @@ from monai_fp4.blocks import (
     prepare_blocks,
     round_blocks,
 )
-from monai_fp4.errors import ConfigError
-from monai_fp4.kernels import cpu_quantize, triton_quantize
-from monai_fp4.kernels.switch import plain
-from monai_fp4.philox import draw_key
-from monai_fp4.rotation import rotate
-from monai_fp4.rounding import (
+from monai_fp4.formats.philox import draw_key
+from monai_fp4.formats.rotation import rotate
+from monai_fp4.formats.rounding import (
     E2M1_GRID,
     E2M1_MAX,
     E4M3_MAX,
@@ -62,7 +61,9 @@ from monai_fp4.rounding import (
     round_e2m1,
     round_e2m1_stochastic,
 )
-from monai_fp4.scheme import STANDARD, Scheme
+from monai_fp4.formats.scheme import STANDARD, Scheme
+from monai_fp4.kernels import cpu_quantize, triton_quantize
+from monai_fp4.kernels.switch import plain
 
 __all__ = [
     "BLOCK_SIZE",
@@ -106,8 +107,8 @@ def scaled_values(
             has the same codes. Otherwise blocks are 1 x 16.
         rht: rotate the tensor first, see :func:`rotate`.
         stochastic: round stochastically rather than to nearest.
-        generator: what the key of the random bits is drawn from, see :mod:`monai_fp4.philox`; by default torch's CPU
-            generator.
+        generator: what the key of the random bits is drawn from, see :mod:`monai_fp4.formats.philox`; by default
+            torch's CPU generator.
         amax: the largest magnitude to scale by, where the tensor is a part of a larger one (of the rotated tensor with
             ``rht``); by default that of ``x``. MXFP4, which scales no tensor as a whole, takes no notice of it.
         dtype: of the returned values: FP32, BF16 or FP16, all exact.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_fp4.blocks import (
+from monai_fp4.formats.blocks import (
     BLOCK_SIZE,
     block_bits,
     check_blocks,
@@ -28,9 +28,9 @@ from monai_fp4.blocks import (
     prepare_blocks,
     round_blocks,
 )
+from monai_fp4.formats.philox import draw_key
+from monai_fp4.formats.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
 from monai_fp4.kernels import cpu_quantize, triton_quantize
-from monai_fp4.philox import draw_key
-from monai_fp4.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
 
 __all__ = ["NVFP4Tensor", "fake_quantize", "quantize"]
 
@@ -94,8 +94,8 @@ def quantize(
         two_d: 16 x 16 blocks over the last two axes (weights) rather than 1 x 16.
         rht: rotate each 16 numbers with the random Hadamard transform first, see :func:`monai_fp4.numerics.rotate`.
         stochastic: round stochastically rather than to nearest.
-        generator: what the key of the random bits is drawn from, see :mod:`monai_fp4.philox`; by default torch's CPU
-            generator.
+        generator: what the key of the random bits is drawn from, see :mod:`monai_fp4.formats.philox`; by default
+            torch's CPU generator.
 
     Returns:
         The packed tensor.

@@ -19,7 +19,7 @@ from monai_fp4.health import OperandHealth
 from monai_fp4.recipes import RECIPES, Recipe
 from monai_fp4.report.collect import StudyTables
 from monai_fp4.run_folder import RunFolder
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.histogram import ScoreHistogram
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
 
 BASE = {"unet": 0.80, "swin": 0.84, "vit": 0.76}

@@ -77,7 +77,7 @@ def test_own_output_transform():
     assert evaluator.state.metrics["auprc"] == 1
 
 
-@pytest.mark.filterwarnings("ignore::monai_fp4.score_histogram.NoPositivesWarning")
+@pytest.mark.filterwarnings("ignore::monai_fp4.scores.histogram.NoPositivesWarning")
 def test_validation_without_tumour_is_nan_and_not_an_error():
     evaluator = evaluator_of(synthetic_cohort()[4:], key_val_metric={"auprc": AUPRC()})
     evaluator.run()

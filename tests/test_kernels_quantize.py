@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats.philox import draw_key
+from monai_fp4.formats.rotation import rotate
 from monai_fp4.kernels import compiler, cpu_quantize
 from monai_fp4.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain, scaled_values
-from monai_fp4.philox import draw_key
-from monai_fp4.rotation import rotate
 from monai_fp4.tensor import fake_quantize
 
 OPTIONS = [(two_d, rht, stochastic) for two_d in (False, True) for rht in (False, True) for stochastic in (False, True)]

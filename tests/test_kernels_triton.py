@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton_setup import DEVICE, needs_compiler, needs_kernels, quiet
 
-from monai_fp4 import philox
-from monai_fp4.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.formats import philox
+from monai_fp4.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.formats.rotation import rotate
 from monai_fp4.kernels import triton_quantize
 from monai_fp4.kernels.triton_device import as_fp32, random_words, rotate_inner
 from monai_fp4.kernels.triton_language import tl, triton
 from monai_fp4.kernels.triton_launch import as_matrix
 from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both, try_quantize
-from monai_fp4.rotation import rotate
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_setup import DEVICE, needs_kernels, quiet
 
-from monai_fp4.blocks import ScaledValues
+from monai_fp4.formats.blocks import ScaledValues
 from monai_fp4.kernels import triton_gemm
 from monai_fp4.kernels.triton_gemm import finish, multiply, multiply_fused, multiply_library
 from monai_fp4.numerics import E2M1_GRID, gemm_alpha

@@ -1,7 +1,7 @@
 """Layers under recipes in other formats, against products of explicit im2col matrices quantized whole.
 
-The quantizer has its own oracle in test_scheme.py; what is tested here is which tensor each product quantizes to which
-format, along which axis, and with which alpha.
+The quantizer has its own oracle in test_formats_scheme.py; what is tested here is which tensor each product quantizes
+to which format, along which axis, and with which alpha.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from monai_fp4.backends import BACKENDS
 from monai_fp4.backends.te_recipe import te_flags
 from monai_fp4.convert import convert
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats.scheme import Scheme
 from monai_fp4.health import operand_health, quantization_health
 from monai_fp4.layers import LAYER_TYPES, NVFP4Layer
 from monai_fp4.numerics import ScaledValues, decode, pad_last, plain, scaled_values
 from monai_fp4.recipes import Recipe
-from monai_fp4.scheme import Scheme
 from monai_fp4.trained import TrainedRun
 
 RECIPES = {

@@ -13,10 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_runs import Dataset, item, refusal, train, workflow
 
-from monai_fp4.cohort import Cohort
 from monai_fp4.errors import ConfigError
 from monai_fp4.layers import LAYER_TYPES
 from monai_fp4.loop import Recorder, Validation, memory, peak_memory, recorder
+from monai_fp4.scores.cohort import Cohort
 
 
 def test_the_last_share_of_the_steps_runs_in_bf16(tiny: Dataset, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from monai_fp4 import tiles
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats import tiles
 from monai_fp4.numerics import (
     BLOCK_SIZE,
     SUPPORTED_DTYPES,

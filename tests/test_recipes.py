@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats.scheme import Scheme
 from monai_fp4.recipes import (
     RECIPES,
     AttentionPrecision,
@@ -22,7 +23,6 @@ from monai_fp4.recipes import (
     Precision,
     Recipe,
 )
-from monai_fp4.scheme import Scheme
 
 # The design's table, written out: name, forward, backward, SR, RHT, 2D.
 TABLE = [

@@ -9,7 +9,7 @@ import pytest
 
 from monai_fp4.handlers.tensorboard import pr_curve_rows
 from monai_fp4.report.calibration import COARSE, bin_width, reliability, score_bins
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.histogram import ScoreHistogram
 
 
 def counts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from monai_fp4.blocks import ScaledValues
+from monai_fp4.formats.blocks import ScaledValues
 from monai_fp4.kernels import triton_gemm, triton_quantize
 
 

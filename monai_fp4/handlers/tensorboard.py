@@ -28,7 +28,7 @@ from monai_fp4.attention_entropy import AttentionEntropy, attention_entropy
 from monai_fp4.figures import overlay_figure, to_array
 from monai_fp4.health import OperandHealth, quantization_health
 from monai_fp4.overlays import Reason, SliceGallery
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.histogram import ScoreHistogram
 
 __all__ = ["TensorBoard", "TensorBoardValidation"]
 

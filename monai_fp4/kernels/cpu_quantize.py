@@ -1,7 +1,7 @@
 """Quantization on a CPU in one pass over memory: the binding of ``quantize.cpp``.
 
-:func:`quantize` computes what :mod:`monai_fp4.blocks` does, bit for bit, and more than it in three ways that spare
-copies: it reads a **window** of the last axis (positions outside of the tensor are zeros: the shifted rows of a
+:func:`quantize` computes what :mod:`monai_fp4.formats.blocks` does, bit for bit, and more than it in three ways that
+spare copies: it reads a **window** of the last axis (positions outside of the tensor are zeros: the shifted rows of a
 convolution), writes **into a given view**, and writes **pairs** of neighbouring positions side by side, the layout that
 the BF16 product reads.
 
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from monai_fp4.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
+from monai_fp4.formats.rounding import check_dtype
 from monai_fp4.kernels import compiler
 from monai_fp4.kernels.switch import is_plain
-from monai_fp4.rounding import check_dtype
 
 __all__ = ["available", "quantize", "usable"]
 

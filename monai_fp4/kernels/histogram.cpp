@@ -1,4 +1,4 @@
-// Scores to sorted integer keys, the two steps that AUPRC spends its time on (monai_fp4/score_keys.py defines both).
+// Scores to sorted integer keys, the two steps that AUPRC spends its time on (monai_fp4/scores/keys.py defines both).
 //
 // A float32 becomes an unsigned key of the same order: flip the sign bit of positive numbers, every bit of negative
 // ones. Keys of tumour and of background are split in the same pass, without a branch, so that a noisy mask costs no

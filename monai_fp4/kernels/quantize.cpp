@@ -1,4 +1,4 @@
-// NVFP4 quantization of a strided tensor on a CPU: the numbers of monai_fp4/blocks.py, bit for bit.
+// NVFP4 quantization of a strided tensor on a CPU: the numbers of monai_fp4/formats/blocks.py, bit for bit.
 //
 // The first pass over the tensor looks for its largest magnitude, which scales everything, the second quantizes. The
 // unit of work is a tile of 16 blocks of 16 numbers (tile.h), which stays in registers from its reading to its writing.

@@ -9,8 +9,8 @@ instructions for them exist on few GPUs only.
 **Maxima are integers.** Without its sign bit a float is ordered as the integer of the same bits, NaN above infinity.
 An integer maximum therefore keeps NaN for nothing and does not depend on the order that threads come in.
 
-**The rotation sums in a defined order**, that of :mod:`monai_fp4.rotation`. A tensor-core product (``tl.dot``) would
-cost less, but sums 16 products at once with a truncation that is the hardware's own affair, another one in each
+**The rotation sums in a defined order**, that of :mod:`monai_fp4.formats.rotation`. A tensor-core product (``tl.dot``)
+would cost less, but sums 16 products at once with a truncation that is the hardware's own affair, another one in each
 generation. The flush of subnormal numbers that is part of the definition for BF16 is a property of one PTX instruction.
 """
 
@@ -112,7 +112,7 @@ def _power_of_two(x, smallest: tl.constexpr):
 
 @triton.jit
 def _round_small_float(x, MANTISSA_BITS: tl.constexpr, smallest: tl.constexpr):
-    """`monai_fp4.rounding`: add and subtract a large multiple of the step. Powers of two make the products exact."""
+    """`monai_fp4.formats.rounding`: add and subtract a large multiple of the step; powers of two keep them exact."""
     magic: tl.constexpr = 1.5 * 2.0 ** (23 - MANTISSA_BITS)
     power = _power_of_two(x, smallest)
     return tl.fma(power, -magic, tl.fma(power, magic, x))

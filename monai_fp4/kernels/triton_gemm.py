@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_fp4.blocks import ScaledValues
+from monai_fp4.formats.blocks import ScaledValues
 
 __all__ = ["finish", "multiply", "multiply_fused", "multiply_library"]
 

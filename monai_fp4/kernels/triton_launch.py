@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
+from monai_fp4.formats.blocks import BLOCK_SIZE, ScaledValues
 
 __all__ = ["Options", "as_matrix", "as_partials", "both_operands", "column_operand", "merge_axes", "row_operand"]
 

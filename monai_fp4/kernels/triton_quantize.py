@@ -26,8 +26,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from monai_fp4.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.errors import ConfigError
+from monai_fp4.formats.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.kernels.switch import is_plain
 from monai_fp4.kernels.triton_launch import (
     Options,

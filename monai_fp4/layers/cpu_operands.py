@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_fp4.formats.philox import draw_key
 from monai_fp4.kernels.cpu_quantize import quantize
 from monai_fp4.numerics import BLOCK_SIZE, ScaledValues, pad_last
-from monai_fp4.philox import draw_key
 
 __all__ = ["quantized", "quantized_rows", "round_trip", "swap_pairs"]
 

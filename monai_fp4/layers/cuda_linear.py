@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_fp4.formats.philox import draw_key
 from monai_fp4.kernels.triton_gemm import multiply
 from monai_fp4.kernels.triton_quantize import attempt, quantize, quantize_both
 from monai_fp4.layers.linear_products import LinearProducts
 from monai_fp4.numerics import ScaledValues
-from monai_fp4.philox import draw_key
 
 __all__ = ["CUDALinearProducts"]
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from monai_fp4.cohort import Cohort
 from monai_fp4.convert import quantized_layers
 from monai_fp4.engines import bare
 from monai_fp4.errors import ConfigError
 from monai_fp4.loop.memory import peak_memory
+from monai_fp4.scores.cohort import Cohort
 from monai_fp4.session import Session
 
 __all__ = ["Recorder"]

@@ -8,7 +8,7 @@ input and the gradient of its weight (backward). A recipe says which of them run
 * **2D weights** share scales over 16 x 16 blocks, so that forward and backward see the same quantized weight.
 
 Two more fields change the **number format**: ``four_over_six`` the scales of NVFP4 blocks, for weights, activations or
-both, and ``format`` the whole format, to MXFP4 (see :mod:`monai_fp4.scheme`). The eleven have neither.
+both, and ``format`` the whole format, to MXFP4 (see :mod:`monai_fp4.formats.scheme`). The eleven have neither.
 
 A config names a recipe (``"sr_rht_2d"``) or writes one out, field by field, on top of another:
 

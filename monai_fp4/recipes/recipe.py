@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from monai_fp4.errors import ConfigError, unknown_name
+from monai_fp4.formats.scheme import Scheme
 from monai_fp4.recipes.choices import (
     AttentionPrecision,
     Backward,
@@ -25,7 +26,6 @@ from monai_fp4.recipes.choices import (
     member,
 )
 from monai_fp4.recipes.consistency import FLAGS, check_consistency, check_types
-from monai_fp4.scheme import Scheme
 
 __all__ = ["RECIPES", "Recipe"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_fp4 import philox
-from monai_fp4.philox import draw_key, random_bytes
+from monai_fp4.formats import philox
+from monai_fp4.formats.philox import draw_key, random_bytes
 
 # kat_vectors of Random123: counter, key, result of philox4x32-10.
 KNOWN = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from monai_fp4.cohort import Cohort
-from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, DataError
+from monai_fp4.scores.cohort import Cohort
+from monai_fp4.scores.confusion import Confusion
 
 COUNT = 6
 

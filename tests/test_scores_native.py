@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from monai_fp4 import score_keys as module
 from monai_fp4.errors import DataError, NumericsError
-from monai_fp4.score_keys import score_keys, sort_keys, split_keys
-from monai_fp4.score_native import library, sort_natively, split_natively
+from monai_fp4.scores import keys as module
+from monai_fp4.scores.keys import score_keys, sort_keys, split_keys
+from monai_fp4.scores.native import library, sort_natively, split_natively
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler here; `monai-fp4 doctor` says why")
 

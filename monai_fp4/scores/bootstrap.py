@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.score_cells import average_precision
-from monai_fp4.score_histogram import ScoreHistogram
+from monai_fp4.scores.cells import average_precision
+from monai_fp4.scores.confusion import Confusion
+from monai_fp4.scores.histogram import ScoreHistogram
 
 __all__ = ["Interval", "bootstrap", "known_mean"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-from monai_fp4.bootstrap import Interval, bootstrap, known_mean
-from monai_fp4.confusion import Confusion
 from monai_fp4.errors import DataError
-from monai_fp4.score_histogram import DEFAULT_CAPACITY, ScoreHistogram
-from monai_fp4.score_keys import SortedScores
+from monai_fp4.scores.bootstrap import Interval, bootstrap, known_mean
+from monai_fp4.scores.confusion import Confusion
+from monai_fp4.scores.histogram import DEFAULT_CAPACITY, ScoreHistogram
+from monai_fp4.scores.keys import SortedScores
 
 __all__ = ["Cohort", "PatientScores"]
 
@@ -208,7 +208,7 @@ class Cohort:
         seed: int = 0,
         level: float = 0.95,
     ) -> dict[str, Interval]:
-        """Intervals over resampled patients; arguments, result and errors as `monai_fp4.bootstrap.bootstrap`."""
+        """Intervals over resampled patients; arguments, result and errors as `monai_fp4.scores.bootstrap.bootstrap`."""
         return bootstrap(
             [patient.histogram for patient in self.patients],
             [patient.auprc for patient in self.patients],

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_fp4.rounding import (
+from monai_fp4.formats.rounding import (
     E2M1_GRID,
     SUPPORTED_DTYPES,
     random_bits,

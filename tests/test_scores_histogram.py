@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, fbeta_score, precision_recall_curve
 
-from monai_fp4.confusion import Confusion
 from monai_fp4.errors import ConfigError, NumericsError
-from monai_fp4.score_histogram import NoPositivesWarning, ScoreHistogram
-from monai_fp4.score_keys import SortedScores
+from monai_fp4.scores.confusion import Confusion
+from monai_fp4.scores.histogram import NoPositivesWarning, ScoreHistogram
+from monai_fp4.scores.keys import SortedScores
 
 SHAPES = {
     "logits": lambda z: z,

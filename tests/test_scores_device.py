@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from monai_fp4 import score_keys
 from monai_fp4.errors import DataError, NumericsError
 from monai_fp4.metrics import AUPRCMetric, Cohort, ScoreHistogram, compute_auprc
-from monai_fp4.score_device import on_device, split_on_device, to_host
-from monai_fp4.score_keys import SortedScores, split_keys
+from monai_fp4.scores import keys as score_keys
+from monai_fp4.scores.device import on_device, split_on_device, to_host
+from monai_fp4.scores.keys import SortedScores, split_keys
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Blocks of numbers, their scales and their codes, in plain torch on any device: the definition of the format.
 
-A block has 16 numbers, or 32 in MXFP4; :mod:`monai_fp4.scheme` has the formats and :mod:`monai_fp4.block_scales` their
-scales. :mod:`monai_fp4.numerics` explains the standard one and offers these steps as whole functions;
-:mod:`monai_fp4.kernels` does the same in one pass over memory, and is compared with this module bit for bit.
+A block has 16 numbers, or 32 in MXFP4; :mod:`monai_fp4.formats.scheme` has the formats and
+:mod:`monai_fp4.formats.block_scales` their scales. :mod:`monai_fp4.numerics` explains the standard one and offers these
+steps as whole functions; :mod:`monai_fp4.kernels` does the same in one pass over memory, and is compared with this
+module bit for bit.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from monai_fp4.block_scales import block_scales, share_over_rows
 from monai_fp4.errors import ConfigError
-from monai_fp4.philox import random_bytes
-from monai_fp4.rotation import BLOCK_SIZE, rotate
-from monai_fp4.rounding import check_dtype, round_e2m1_, round_e2m1_stochastic
-from monai_fp4.scheme import STANDARD, TENSOR_MAX, Scheme
-from monai_fp4.tiles import tiles
+from monai_fp4.formats.block_scales import block_scales, share_over_rows
+from monai_fp4.formats.philox import random_bytes
+from monai_fp4.formats.rotation import BLOCK_SIZE, rotate
+from monai_fp4.formats.rounding import check_dtype, round_e2m1_, round_e2m1_stochastic
+from monai_fp4.formats.scheme import STANDARD, TENSOR_MAX, Scheme
+from monai_fp4.formats.tiles import tiles
 
 __all__ = [
     "BLOCK_SIZE",
@@ -128,8 +129,8 @@ def round_blocks(
     Args:
         quantized: the blocks and their scales.
         factors: FP32 numbers that broadcast over the blocks, ``[..., B, 1]``.
-        key: of the random bits of stochastic rounding, see :func:`monai_fp4.philox.random_bytes`; ``None`` rounds to
-            nearest.
+        key: of the random bits of stochastic rounding, see :func:`monai_fp4.formats.philox.random_bytes`; ``None``
+            rounds to nearest.
         dtype: of the result.
 
     Returns:

@@ -1,7 +1,7 @@
 """Scores that stay on their CUDA device: keys, sorting and AUPRC in torch, so that only counts travel to the host.
 
 A key here is a signed 32-bit number, since torch sorts and searches those; flipping its sign bit gives the unsigned
-key of `monai_fp4.score_keys`. The functions run on any device, and are tested on the CPU.
+key of `monai_fp4.scores.keys`. The functions run on any device, and are tested on the CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def on_device(scores: Any) -> bool:
 
 
 def split_on_device(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
-    """As `monai_fp4.score_keys.split_keys`, in signed keys, with one wait for the device to check both."""
+    """As `monai_fp4.scores.keys.split_keys`, in signed keys, with one wait for the device to check both."""
     if scores.is_complex():
         raise not_real(scores.dtype)
     values = scores.detach().float().reshape(-1)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.rounding import check_dtype
-from monai_fp4.tiles import tiles
+from monai_fp4.formats.rounding import check_dtype
+from monai_fp4.formats.tiles import tiles
 
 __all__ = ["BLOCK_SIZE", "rotate"]
 

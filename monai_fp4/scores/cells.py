@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_fp4.score_keys import Keys
-from monai_fp4.score_sources import Source, cell_source, score_source
+from monai_fp4.scores.keys import Keys
+from monai_fp4.scores.sources import Source, cell_source, score_source
 
 __all__ = ["Cells", "average_precision", "average_precision_bounds", "combine"]
 

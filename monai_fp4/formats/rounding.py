@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.philox import BYTES_PER_COUNTER, draw_key, random_bytes
-from monai_fp4.scheme import E2M1_MAX, E4M3_MAX
+from monai_fp4.formats.philox import BYTES_PER_COUNTER, draw_key, random_bytes
+from monai_fp4.formats.scheme import E2M1_MAX, E4M3_MAX
 
 __all__ = [
     "E2M1_GRID",
@@ -118,7 +118,7 @@ def random_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Eight independent random bits for each number: uint8, in the shape of ``like``.
 
     One 64-bit key is drawn from the generator, by default torch's CPU generator, and every 16 numbers, in the order of
-    their logical axes, take the bytes of one counter: see :mod:`monai_fp4.philox`.
+    their logical axes, take the bytes of one counter: see :mod:`monai_fp4.formats.philox`.
     """
     counters = -(-like.numel() // BYTES_PER_COUNTER)
     return random_bytes(counters, draw_key(generator), like.device).flatten()[: like.numel()].view(like.shape)

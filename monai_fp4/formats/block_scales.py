@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from monai_fp4.rounding import E2M1_MAX, E4M3_MAX, round_e2m1_, round_e4m3_
-from monai_fp4.scheme import Scheme
-from monai_fp4.tiles import tiles
+from monai_fp4.formats.rounding import E2M1_MAX, E4M3_MAX, round_e2m1_, round_e4m3_
+from monai_fp4.formats.scheme import Scheme
+from monai_fp4.formats.tiles import tiles
 
 __all__ = ["block_scales", "share_over_rows"]
 

@@ -1,4 +1,4 @@
-"""The two slow steps of `monai_fp4.score_keys` in C++: splitting scores into keys, and sorting the keys.
+"""The two slow steps of `monai_fp4.scores.keys` in C++: splitting scores into keys, and sorting the keys.
 
 Both give the same bits as NumPy, which stays the definition and takes over wherever no compiler is at hand. The source
 is `kernels/histogram.cpp`; `monai_fp4.kernels.compiler` builds, caches and reports it.

@@ -4,8 +4,8 @@ A float32 becomes an unsigned 32-bit key by flipping the sign bit of positive nu
 Keys sort and compare as the scores do, whatever their range, and lose nothing: next to 1, where a saturated sigmoid
 crowds its values and equal-width bins would see one, every float32 keeps a key of its own.
 
-What is written here in NumPy is the definition. On the host `monai_fp4.score_native` does the same in C++ where it can
-be compiled; scores on a CUDA device stay there (`monai_fp4.score_device`).
+What is written here in NumPy is the definition. On the host `monai_fp4.scores.native` does the same in C++ where it can
+be compiled; scores on a CUDA device stay there (`monai_fp4.scores.device`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_fp4.errors import DataError, NumericsError
-from monai_fp4.score_device import device_auprc, device_distinct, from_host, not_real, on_device, split_on_device
-from monai_fp4.score_native import sort_natively, split_natively
+from monai_fp4.scores.device import device_auprc, device_distinct, from_host, not_real, on_device, split_on_device
+from monai_fp4.scores.native import sort_natively, split_natively
 
 __all__ = ["Keys", "SortedScores", "key_scores", "runs", "score_keys", "sort_keys", "split_keys"]
 

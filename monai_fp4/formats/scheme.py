@@ -13,8 +13,8 @@ scheme                 block   scale of a block                       scale of a
 2688 is 448 * 6, with the largest E4M3 number. Four over six needs room above a block's scale, since a maximum that
 becomes 4 takes a scale 1.5 times as large: it uses 256 * 6 = 1536, and 256 * 1.5 = 384 is still an E4M3 number.
 
-`monai_fp4.recipes` says which tensor of a layer has which scheme, `monai_fp4.block_scales` computes the scales. The
-kernels of `monai_fp4.kernels` know `STANDARD` only; the others are computed in plain torch.
+`monai_fp4.recipes` says which tensor of a layer has which scheme, `monai_fp4.formats.block_scales` computes the scales.
+The kernels of `monai_fp4.kernels` know `STANDARD` only; the others are computed in plain torch.
 
 >>> Scheme.MXFP4.block_size, Scheme.FOUR_OVER_SIX.bound
 (32, 1536.0)

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score
 
 from monai_fp4.errors import DataError, NumericsError
-from monai_fp4.score_keys import SortedScores, key_scores, score_keys, split_keys
+from monai_fp4.scores.keys import SortedScores, key_scores, score_keys, split_keys
 
 FLOATS = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(allow_nan=False, width=32))
 # Few values, so that ties are common, with neighbours of 0 and 1 among them.

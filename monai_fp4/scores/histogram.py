@@ -1,7 +1,7 @@
 """A histogram of scores and labels: everything that a ranking metric needs, streaming and in constant memory.
 
 Up to `capacity` distinct scores, each has its own cell and every result is that of the scores themselves. Beyond,
-cells are merged where it matters least (`monai_fp4.score_cells`); `auprc_bounds` says what that can have done at
+cells are merged where it matters least (`monai_fp4.scores.cells`); `auprc_bounds` says what that can have done at
 worst. On ten million continuous scores and at the default capacity, AUPRC is within 1e-7 of scikit-learn's. Scores on
 a CUDA device are sorted and searched there, and only counts leave it.
 """
@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_fp4.confusion import Confusion, PRCurve
 from monai_fp4.errors import ConfigError
-from monai_fp4.score_cells import Cells, average_precision, average_precision_bounds, combine
-from monai_fp4.score_keys import Keys, SortedScores, key_scores, score_keys, sort_keys, split_keys
+from monai_fp4.scores.cells import Cells, average_precision, average_precision_bounds, combine
+from monai_fp4.scores.confusion import Confusion, PRCurve
+from monai_fp4.scores.keys import Keys, SortedScores, key_scores, score_keys, sort_keys, split_keys
 
 __all__ = ["DEFAULT_CAPACITY", "NoPositivesWarning", "ScoreHistogram"]
 

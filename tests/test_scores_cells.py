@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_fp4.score_cells import Cells, average_precision, average_precision_bounds, combine
-from monai_fp4.score_keys import SortedScores, score_keys
+from monai_fp4.scores.cells import Cells, average_precision, average_precision_bounds, combine
+from monai_fp4.scores.keys import SortedScores, score_keys
 
 SMALL = st.lists(st.integers(0, 40), max_size=60)
 

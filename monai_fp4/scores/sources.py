@@ -1,6 +1,6 @@
 """What cells are made of: earlier cells, or sorted scores on the host or on a device, all searched alike.
 
-`monai_fp4.score_cells` asks a source only where a few hundred thousand keys fall, so that the scores themselves need
+`monai_fp4.scores.cells` asks a source only where a few hundred thousand keys fall, so that the scores themselves need
 neither be copied nor come to the host.
 """
 
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_fp4.score_device import from_host, to_host
-from monai_fp4.score_keys import Keys, runs
+from monai_fp4.scores.device import from_host, to_host
+from monai_fp4.scores.keys import Keys, runs
 
 __all__ = ["Source", "cell_source", "score_source"]
 
@@ -104,7 +104,7 @@ class _HostScores:
 
 
 class _DeviceScores:
-    """Sorted signed keys of scores with one label, on a device (`monai_fp4.score_device`)."""
+    """Sorted signed keys of scores with one label, on a device (`monai_fp4.scores.device`)."""
 
     level: NDArray[np.uint8] | None = None
 
