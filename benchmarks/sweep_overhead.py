@@ -48,9 +48,9 @@ class WaitingCells(Sweep):
         return task
 
 
-def processor_seconds() -> dict[int, float]:
-    """User and system time of this process and of each below it that lives, in seconds."""
-    ticks, own = os.sysconf("SC_CLK_TCK"), os.getpid()
+def processor_seconds(root: int | None = None) -> dict[int, float]:
+    """User and system time of a process (default: this one) and of each below it that lives, in seconds."""
+    ticks, own = os.sysconf("SC_CLK_TCK"), os.getpid() if root is None else root
     stats = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+NOT_RUN = "Not run."
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -23,7 +24,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def measured(name: str, table: Callable[[Mapping[str, Any]], str]) -> str:
     """The table of one results file, or that there is none."""
     path = RESULTS / f"{name}.json"
-    return table(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "Not run."
+    return table(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else NOT_RUN
 
 
 def _number(value: float | None, places: int = 3) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from result_tables import RESULTS, markdown, measured
+from result_tables import NOT_RUN, RESULTS, markdown, measured
 
 STUDIES = ("lgg_500k", "lgg_500k_attention", "nodules_500k")
 """Studies that the pages speak of, run or not."""
@@ -165,7 +165,19 @@ def overhead(content: Mapping[str, Any], name: str) -> str:
             f" Not in it are {found['pauses']} pauses of together {found['pause_seconds']:,.0f} s, in which the sweep "
             "had been stopped or cells were begun whose first attempt is not on record."
         )
-    return said
+    watched = measured(f"sweep_watch_{name}", _watched)
+    return f"{said} {watched}" if watched != NOT_RUN else said
+
+
+def _watched(content: Mapping[str, Any]) -> str:
+    """What the sweep took of the processor beside its cells."""
+    names = sorted(content["by_process"].items(), key=lambda item: -item[1])
+    most = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in names[:3])
+    cells, rest = content["cell_processor_seconds"], content["sweep_processor_seconds"]
+    return (
+        f"In {content['wall_seconds'] / 60:.0f} minutes of it the cells took {cells:,.0f} s of processor time, and Ray "
+        f"and the driver {rest:.0f} s ({most}): {100 * content['share_of_cells']:.2f} % more."
+    )
 
 
 def brief(content: Mapping[str, Any], name: str) -> str:

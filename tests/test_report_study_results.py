@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +22,7 @@ from monai_fp4.report.analysis import analyse
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyFolder
 
 NAMES = ("study", "study_overhead", "study_picture", "study_tables", "result_tables", "common", "picture", "ratios")
+WATCHING = ("sweep_watch", "sweep_overhead", "lgg", "common")
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +187,24 @@ def test_the_empty_time_of_a_sweep(
 
 def test_one_cell_has_no_overhead_yet(tmp_path: Path, scripts: dict[str, ModuleType]) -> None:
     assert scripts["study_overhead"].gaps(timed(tmp_path, [(5, 105)]).path) is None
+
+
+def test_the_processor_time_of_cells_and_of_the_rest_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = "while True: pass"
+    sweep = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}, 'monai.bundle'])"
+    # A session of its own, so that both end together.
+    process = subprocess.Popen([sys.executable, "-c", sweep], start_new_session=True)
+    try:
+        with imported(WATCHING) as modules:
+            monkeypatch.setattr(modules["sweep_watch"], "EVERY_SECONDS", 0.1)
+            deadline = time.monotonic() + 60
+            taken: dict[str, float] = {}
+            while not taken.get("cell") and time.monotonic() < deadline:
+                taken = modules["sweep_watch"].watch(process.pid, 1.0)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert taken["cell"] > 10 * taken["driver"]
 
 
 def test_the_picture_has_a_dot_for_every_finished_pair(
