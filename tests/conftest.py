@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
 
 from monai_fp4.kernels.switch import plain
 
 
 def pytest_configure() -> None:
-    """A developer may do without the oracle, and its tests are skipped; CI may not."""
+    """A developer may do without the oracle and a browser, and their tests are skipped; CI may not."""
     if os.environ.get("CI") and importlib.util.find_spec("transformer_engine") is None:
         raise pytest.UsageError("CI compares with Transformer Engine's reference, which is not installed: make install")
+    if os.environ.get("CI") and CHROMIUM is None:
+        raise pytest.UsageError("CI opens reports in Chromium, which is not installed: apt-get install chromium")
     # A shell that starts the tests in the background has Ctrl-C ignored, here and in every process that they start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM, chromium
 from synthetic_study import definition, write_study
 
 from monai_fp4.cli import main as monai_fp4
@@ -244,23 +242,7 @@ def test_texts_of_users_are_no_markup(tmp_path: Path) -> None:
     assert not page.all("b") and "<b>x</b>" in page.text
 
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as of 'apt-get install chromium'")
-
-
-def chromium(page: Path, *options: str, profile: Path) -> subprocess.CompletedProcess[str]:
-    words = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={profile}",
-        "--no-first-run",
-    ]
-    words += ["--enable-logging=stderr", "--virtual-time-budget=3000", *options, page.as_uri()]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
 
 
 @needs_chromium
