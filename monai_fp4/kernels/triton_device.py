@@ -49,7 +49,6 @@ _NEGATIVE = tl.constexpr(
     sum(1 << k for k in (3, 5, 6, 7, 8, 9, 10, 12, 14, 15))
 )  # bit k: the rotation's sign of term k
 _ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
-_ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
 
 
 @triton.jit
