@@ -169,10 +169,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    results = Results(options.output, options.device, {"threads": 1, "clock": "best of the repeats"}, PEERS)
+    names = ("repeats", "slow_repeats", "device")
+    protocol = {"threads": 1, "clock": "best of the repeats", **{name: getattr(options, name) for name in names}}
+    results = Results(options.output, options.device, protocol, PEERS)
     figures: dict[str, object] = {"compiled": library() is not None}
     if options.stream:  # first: the peak of memory that the comparison leaves would hide what the stream adds
         figures["stream"] = stream(options)
+        results.write(figures)
     elif "stream" in kept:  # the billion takes longer than the comparison, and may be measured apart
         figures["stream"] = {"kept_from": kept.get("run", {}).get("date", "an earlier run"), **kept["stream"]}
     if options.repeats:
