@@ -49,6 +49,7 @@ def assert_same(found: ScaledValues, expected: ScaledValues) -> None:
         nan = other.isnan()
         assert torch.equal(one.isnan(), nan), name
         assert torch.equal(one[~nan], other[~nan]), name
+        assert torch.equal(one[~nan].signbit(), other[~nan].signbit()), f"the signs of zeros of {name}"
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int, binades: int) -> Tensor:
