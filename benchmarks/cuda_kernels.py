@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,8 +91,8 @@ def inputs(small: bool, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         yield f"{name} zeros", torch.zeros_like(spoiled)
 
 
-def check(small: bool, device: torch.device) -> list[dict[str, Any]]:
-    """Compare every option on every input with plain torch."""
+def check(small: bool, device: torch.device, part: tuple[int, int] = (0, 1)) -> list[dict[str, Any]]:
+    """Compare every option with plain torch, on every input or on those of one part of so many."""
     options: tuple[dict[str, Any], ...] = (
         {"dtype": torch.bfloat16},
         {"dtype": torch.float32, "key": 1 << 40},
@@ -101,7 +102,7 @@ def check(small: bool, device: torch.device) -> list[dict[str, Any]]:
         {"dtype": torch.bfloat16, "decoded": True},
     )
     cells = []
-    for name, x in inputs(small, device):
+    for name, x in islice(inputs(small, device), part[0], None, part[1]):
         results = {str(o): different(quantize(x, **o), plain(x, **o)) for o in options}
         row, column = quantize_both(x, rht=True, row_key=5, column_key=6)
         results["both, row-wise"] = different(row, plain(x, key=5, dtype=torch.bfloat16))
@@ -250,6 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small tensors: that it runs, no figures worth keeping")
     parser.add_argument("--output", type=Path, help="where the figures go, as JSON (default: benchmarks/results/cuda)")
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("I", "N"), help="only check part I of N: several at once compile sooner"
+    )
     options = parser.parse_args()
     device = torch.device(default_device())
     usable, reason = available(device)
@@ -264,6 +268,9 @@ def main() -> None:
         output = RESULTS / "cuda" / "cuda_kernels.json"
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
+    if options.part:
+        check(small, device, tuple(options.part))
+        return
     results = Results(output, device.type, {"small": small, "device": device.type}) if output else None
     figures: dict[str, Any] = {"gpu": facts(device)}
     for name, part in (("quantizers", quantizers), ("gemms", gemms), ("correctness", check)):

@@ -107,11 +107,30 @@ def kernels(device: torch.device, quick: bool, wrong: list[str]) -> dict[str, An
     if not usable:  # on a GPU that is wrong, and `correctness` says so
         print(f"kernels: not checked, {reason}")
         return {"cases": 0, "not_checked": reason}
+    if device.type == "cuda":
+        compile_together(["--small"] if quick else [])
     from cuda_kernels import check
 
     cells = check(quick or device.type == "cpu", device)
     wrong += [f"kernels: {c['input']}, {c['option']}: {c['different']} differ" for c in cells if c["different"]]
     return {"cases": len(cells), "different": [cell for cell in cells if cell["different"]]}
+
+
+def compile_together(options: Sequence[str]) -> None:
+    """Let several processes compile the kernels of the check, which one would do for minutes, into Triton's cache.
+
+    What fails in them fails again in this process, which says so.
+    """
+    count = min(8, os.cpu_count() or 1)
+    command = [sys.executable, str(ROOT / "benchmarks" / "cuda_kernels.py"), *options]
+    processes = [
+        subprocess.Popen(
+            [*command, "--part", str(part), str(count)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for part in range(count)
+    ]
+    for process in processes:
+        process.wait()
 
 
 def layers(device: torch.device, quick: bool, wrong: list[str]) -> list[dict[str, Any]]:

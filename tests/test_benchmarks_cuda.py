@@ -105,6 +105,17 @@ def test_a_rehearsal_sees_every_layout_and_dtype(scripts: dict[str, ModuleType])
     assert all(x.float()[~x.isnan()].isfinite().all() for x in full.values())
 
 
+def test_parts_of_the_check_are_the_whole(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = scripts["cuda_kernels"]
+    monkeypatch.setattr(module, "quantize", lambda *_, **__: None)
+    monkeypatch.setattr(module, "quantize_both", lambda *_, **__: (None, None))
+    monkeypatch.setattr(module, "plain", lambda *_, **__: None)
+    monkeypatch.setattr(module, "different", lambda *_: 0)
+    parts = [cell for part in range(4) for cell in module.check(True, CPU, (part, 4))]
+    whole = module.check(True, CPU)
+    assert sorted(map(str, parts)) == sorted(map(str, whole)) and len(whole) == 9 * 8
+
+
 @pytest.fixture
 def given_up(monkeypatch: pytest.MonkeyPatch) -> str:
     """Triton has failed in this process."""
