@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from monai_fp4.kernels import status
+from monai_fp4.kernels import status, triton_quantize
 from monai_fp4.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,10 +100,21 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "python": this.python,
         "torch": torch.__version__,
         "versions": this.versions,
+        "cuda": this.cuda,
+        "triton_kernels": list(triton_quantize.available(device)),  # so far: a failure is known once it has happened
         "compiled_kernels": sorted(kernel.name for kernel in status() if kernel.available),
         "compiler": this.compiler,
         "commit": commit(),
     }
+
+
+def refuse_plain_torch() -> None:
+    """End with an error if a Triton kernel failed in this process: what was measured since then is plain torch.
+
+    The results file says so too (``triton_kernels`` of the machine), and is to be written before.
+    """
+    if triton_quantize._failure is not None:
+        raise SystemExit(f"these are no figures of the kernels, plain torch took over: {triton_quantize._failure}")
 
 
 def busy_seconds() -> float | None:

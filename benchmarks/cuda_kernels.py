@@ -7,22 +7,27 @@ and options. **Quantizers**: time, and the bytes that have to move over that tim
 tensor reaches; a tensor is read once for its maximum and once to be quantized, and both reads count (``share``), since
 the second can seldom be spared; ``share_of_one_read`` counts one. **GEMMs**: our kernel with alpha in its epilogue,
 and cuBLAS followed by a scaling kernel, beside a BF16 product of `torch.mm` that neither sums in FP32 at its output
-nor scales. Tensors are larger than any L2 cache unless ``--small``.
+nor scales. Tensors of the quantizers are larger than any L2 cache unless ``--small``; operands of the smaller GEMMs are
+not, as in a training, where they were written a moment ago.
 
-Times are the least of several repeats between CUDA events, each over several calls. Without a GPU the script runs on
-small tensors in Triton's interpreter: that shows that it runs, and **measures nothing**; no figures are written.
+Times are the least of several repeats between CUDA events, each over several calls, and of the GPU alone: it is given
+something else to do while the host launches them, so that it never waits for the next. ``host_ahead`` is false where
+that did not succeed: such a time holds some of the host's, too. ``host_seconds`` is what a call takes the host, below
+which a training cannot get. Without a GPU the script runs on small tensors in Triton's interpreter: that shows that it
+runs, and **measures nothing**; there are no times in what it writes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,16 +35,17 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
-from common import commit, write_whole
+from common import RESULTS, Results, default_device
 
 from monai_fp4.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
 from monai_fp4.kernels.triton_gemm import multiply_fused, multiply_library
 from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both
 from monai_fp4.numerics import gemm_alpha
 
-RESULTS = Path(__file__).parent / "results" / "cuda_kernels.json"
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 GOAL = 0.7  # of a copy's bandwidth
+CYCLES = 2.0e9  # a second, of a GPU; of a slower one a wait is longer than it need be
+MOST_CALLS = 200  # of some four kernels each: the queue of launches holds about a thousand
 _FAST: dict[str, Any] = {"dtype": torch.bfloat16, "with_scales": False}
 
 
@@ -52,12 +58,13 @@ def plain(x: Tensor, **options: Any) -> ScaledValues:
 
 
 def different(found: ScaledValues, expected: ScaledValues) -> int:
-    """How many numbers of two results differ; NaN equals NaN."""
+    """How many numbers of two results differ; NaN equals NaN, and zeros have signs."""
     count = 0
     for one, other in ((found.values, expected.values), (found.scales, expected.scales), (found.amax, expected.amax)):
         if one.shape != other.shape:
             return max(one.numel(), other.numel())
-        count += int((~((one == other) | (one.isnan() & other.isnan()))).sum())
+        same = (one == other) & (one.signbit() == other.signbit())
+        count += int((~(same | (one.isnan() & other.isnan()))).sum())
     return count
 
 
@@ -69,24 +76,23 @@ def inputs(small: bool, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         x = torch.randn(tokens, features, device=device)
         x *= torch.exp2(torch.randint(-8, 9, x.shape, device=device).float())
         yield f"{name} tokens", x.to(dtype)
+        if small and dtype is not torch.bfloat16:
+            continue  # the interpreter takes a second for a few of these
         yield f"{name} transposed", x.to(dtype).mT
-        if small:
-            return
-        image = torch.randn(4, 96, 60, 52, device=device, dtype=dtype)
+        image = torch.randn(*((2, 24, 5, 6) if small else (4, 96, 60, 52)), device=device, dtype=dtype)
         yield f"{name} channels first", image.movedim(1, -1)
         yield f"{name} channels last", image.contiguous(memory_format=torch.channels_last).movedim(1, -1)
-        spread = torch.randn(4096, 1024, device=device) * torch.exp2(
-            torch.randint(-30, 30, (4096, 1024), device=device)
-        )
+        shape, binades = (32, 64) if small else (4096, 1024), 10 if dtype is torch.float16 else 30
+        spread = torch.randn(shape, device=device) * torch.exp2(torch.randint(-binades, binades, shape, device=device))
         yield f"{name} orders of magnitude", spread.to(dtype)
-        spoiled = x.to(dtype)
+        spoiled = x.to(dtype, copy=True)
         spoiled[7, 9] = float("nan")
         yield f"{name} with NaN", spoiled
         yield f"{name} zeros", torch.zeros_like(spoiled)
 
 
-def check(small: bool, device: torch.device) -> list[dict[str, Any]]:
-    """Compare every option on every input with plain torch."""
+def check(small: bool, device: torch.device, part: tuple[int, int] = (0, 1)) -> list[dict[str, Any]]:
+    """Compare every option with plain torch, on every input or on those of one part of so many."""
     options: tuple[dict[str, Any], ...] = (
         {"dtype": torch.bfloat16},
         {"dtype": torch.float32, "key": 1 << 40},
@@ -96,7 +102,7 @@ def check(small: bool, device: torch.device) -> list[dict[str, Any]]:
         {"dtype": torch.bfloat16, "decoded": True},
     )
     cells = []
-    for name, x in inputs(small, device):
+    for name, x in islice(inputs(small, device), part[0], None, part[1]):
         results = {str(o): different(quantize(x, **o), plain(x, **o)) for o in options}
         row, column = quantize_both(x, rht=True, row_key=5, column_key=6)
         results["both, row-wise"] = different(row, plain(x, key=5, dtype=torch.bfloat16))
@@ -110,25 +116,44 @@ def check(small: bool, device: torch.device) -> list[dict[str, Any]]:
     return cells
 
 
-def seconds(call: Callable[[], Any], device: torch.device) -> float:
+class Time(NamedTuple):
+    """What a call takes; nothing of it is known in the interpreter."""
+
+    seconds: float | None
+    host_seconds: float | None = None
+    host_ahead: bool | None = None
+
+    def named(self, prefix: str = "") -> dict[str, Any]:
+        """For a results file."""
+        return {f"{prefix}{name}": value for name, value in self._asdict().items()}
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> Time:
     """The least time of a call: 7 repeats of enough calls for 20 ms, after two to compile and to warm up."""
-    if device.type == "cpu":
-        call()
-        return float("nan")
     call()
+    if device.type == "cpu":
+        return Time(None)
     call()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
-    def run(calls: int) -> float:
+    def run(calls: int, wait: float) -> Time:
+        torch.cuda.synchronize()
+        torch.cuda._sleep(int(wait * CYCLES))
         begin.record()
+        start = time.perf_counter()
         for _ in range(calls):
             call()
+        host = time.perf_counter() - start
         end.record()
+        ahead = not begin.query()  # all was launched before the GPU began with the first
         end.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3 / calls
+        return Time(float(begin.elapsed_time(end)) / 1e3 / calls, host / calls, ahead)
 
-    calls = max(1, min(200, int(0.02 / max(run(3), 1e-6))))
-    return min(run(calls) for _ in range(7))
+    first = run(3, 0.0)
+    calls = max(1, min(MOST_CALLS, int(0.02 / max(first.seconds or 0.0, 1e-6))))
+    wait = 1.5 * calls * (first.host_seconds or 0.0) + 1e-3
+    times = [run(calls, wait) for _ in range(7)]
+    return min([each for each in times if each.host_ahead] or times)
 
 
 def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
@@ -137,7 +162,7 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
     for dtype in (torch.bfloat16, torch.float32):
         x = torch.randn((32, 32) if small else (32768, 4096), device=device).to(dtype)
         out = torch.empty_like(x)
-        copy = seconds(partial(out.copy_, x), device)
+        copy = timed(partial(out.copy_, x), device).seconds
         copied = 2 * x.numel() * x.element_size()
         amax = x.abs().amax().float()
         row, both = partial(quantize, x, **_FAST), partial(quantize_both, x, **_FAST)
@@ -156,34 +181,32 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
             ("both, RHT, SR, amax known", partial(both, rht=True, amaxes=(amax, amax), **keys), 1, 2),
         )
         for name, call, reads, writes in cases:
-            time = seconds(call, device)
+            found = timed(call, device)
             written = writes * 2 * x.numel()
             read = x.numel() * x.element_size()
-            cell = {
-                "case": name,
-                "input": str(dtype).removeprefix("torch."),
-                "shape": list(x.shape),
-                "seconds": time,
-                "bytes_per_second": (reads * read + written) / time,
-                "copy_bytes_per_second": copied / copy,
-                "share": (reads * read + written) / time / (copied / copy),
-                "share_of_one_read": (read + written) / time / (copied / copy),
-            }
+            cell: dict[str, Any] = {"case": name, "input": str(dtype).removeprefix("torch."), "shape": list(x.shape)}
+            cell |= found.named()
             cells.append(cell)
-            if device.type == "cuda":
+            if found.seconds is not None and copy is not None:
+                rate, limit = (reads * read + written) / found.seconds, copied / copy
+                cell |= {"bytes_per_second": rate, "copy_bytes_per_second": limit, "share": rate / limit}
+                cell["share_of_one_read"] = (read + written) / found.seconds / limit
                 verdict = "" if cell["share"] >= GOAL else f", below the goal of {GOAL:.0%}"
-                print(f"{cell['input']:9} {name:26} {time * 1e6:8.1f} us, {cell['share']:.0%} of a copy{verdict}")
-        if not small:
-            part = x[:4096]
-            cells.append(
-                {
-                    "case": "plain torch, row-wise",
-                    "input": str(dtype).removeprefix("torch."),
-                    "shape": list(part.shape),
-                    "seconds": seconds(partial(plain, part, dtype=torch.bfloat16), device),
-                    "seconds_here": seconds(partial(quantize, part, **_FAST), device),
-                }
-            )
+                verdict += "" if found.host_ahead else ", and the GPU waited for the host"
+                print(
+                    f"{cell['input']:9} {name:26} {found.seconds * 1e6:8.1f} us, {rate / limit:.0%} of a copy{verdict}"
+                )
+        part = x[:16384]
+        plain_torch = timed(partial(plain, part, dtype=torch.bfloat16), device)
+        cells.append(
+            {
+                "case": "plain torch, row-wise",
+                "input": str(dtype).removeprefix("torch."),
+                "shape": list(part.shape),
+                **plain_torch.named(),
+                "seconds_here": timed(partial(quantize, part, **_FAST), device).seconds,
+            }
+        )
     return cells
 
 
@@ -210,9 +233,9 @@ def gemms(small: bool, device: torch.device) -> list[dict[str, Any]]:
         cell: dict[str, Any] = {"rows": rows, "columns": columns, "depth": depth}
         for name, product in (("fused", multiply_fused), ("library", multiply_library)):
             cell[f"{name}_exact"] = bool(torch.equal(product(a, b, torch.bfloat16), expected))
-            cell[f"{name}_seconds"] = seconds(partial(product, a, b, torch.bfloat16), device)
+            cell |= timed(partial(product, a, b, torch.bfloat16), device).named(f"{name}_")
+        cell |= timed(partial(torch.mm, a.values, b.values.mT), device).named("torch_mm_")
         if device.type == "cuda":
-            cell["torch_mm_seconds"] = seconds(partial(torch.mm, a.values, b.values.mT), device)
             for name in ("fused", "library", "torch_mm"):
                 cell[f"{name}_tflops"] = 2e-12 * rows * columns * depth / cell[f"{name}_seconds"]
             rates = ", ".join(f"{name} {cell[f'{name}_tflops']:.0f}" for name in ("fused", "library", "torch_mm"))
@@ -227,48 +250,54 @@ def main() -> None:
     """Check, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small tensors: that it runs, no figures worth keeping")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go, as JSON")
+    parser.add_argument("--output", type=Path, help="where the figures go, as JSON (default: benchmarks/results/cuda)")
+    parser.add_argument(
+        "--part", type=int, nargs=2, metavar=("I", "N"), help="only check part I of N: several at once compile sooner"
+    )
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     usable, reason = available(device)
     if not usable:
         sys.exit(f"nothing to measure: {reason}")
     small = options.small or device.type == "cpu"
     print(reason)
+    output = options.output
     if device.type == "cpu":
         print("no GPU: a smoke test on small tensors in the interpreter, which MEASURES NOTHING")
+    elif output is None:
+        output = RESULTS / "cuda" / "cuda_kernels.json"
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
-    figures: dict[str, Any] = {}
-    if device.type == "cuda":
-        figures["machine"] = facts(device, small)
+    if options.part:
+        check(small, device, tuple(options.part))
+        return
+    results = Results(output, device.type, {"small": small, "device": device.type}) if output else None
+    figures: dict[str, Any] = {"gpu": facts(device)}
     for name, part in (("quantizers", quantizers), ("gemms", gemms), ("correctness", check)):
-        figures[name] = part(small, device)
-        if device.type == "cuda":  # after each, as the machine may be lent for minutes
-            write_whole(options.output, json.dumps(figures, indent=1) + "\n")
-    if device.type == "cuda":
-        print(f"written to {options.output}")
+        if device.type == "cpu" and part is check:  # `gpu_checks correctness` has all of it; here, that it runs
+            figures[name] = check(small, device, (0, 9))
+        else:
+            figures[name] = part(small, device)
+        if results:  # after each, as the machine may be lent for minutes
+            results.write(figures)
+    if results:
+        print(f"written to {output}")
     different = sum(cell["different"] > 0 for cell in figures["correctness"])
     inexact = sum(not (cell["fused_exact"] and cell["library_exact"]) for cell in figures["gemms"])
     if different or inexact:
         sys.exit(f"{different} cases of the quantizers and {inexact} products are wrong")
 
 
-def facts(device: torch.device, small: bool) -> dict[str, Any]:
-    """The GPU, the versions and the commit."""
-    import triton
-
+def facts(device: torch.device) -> dict[str, Any] | None:
+    """What the figures depend on, of the GPU."""
+    if device.type != "cuda":
+        return None
     properties = torch.cuda.get_device_properties(device)
     return {
-        "name": properties.name,
         "capability": [properties.major, properties.minor],
         "multiprocessors": properties.multi_processor_count,
         "memory": properties.total_memory,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton.__version__,
-        "commit": commit(),
-        "small": small,
+        "l2_cache": properties.L2_cache_size,
     }
 
 

@@ -5,7 +5,9 @@
 
 Each cell is its bundle, run by the command that a user would type, in its own run folder. Cells are begun in the order
 given, ``--together`` at a time; results are written whenever one ends, so a machine that is taken away keeps those of
-the cells that were done. The JSON holds each cell's metrics of every epoch, its seconds and its last error.
+the cells that were done. The JSON holds each cell's metrics of every epoch, its seconds, and the end of the log of one
+that failed. A cell in which plain torch had to do a Triton kernel's work has the right numbers in the wrong time: it
+keeps them, says so (``plain_torch``), and the exit status is 1.
 `monai-fp4 sweep` does more, and is the way where there is time.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,9 @@ from monai_fp4.data import load_datalist, load_manifest, prepare_data
 ARCHS, SCALES, RECIPES = ("unet", "swin", "vit"), ("4m", "15m"), ("bf16", "sr_rht_2d", "full", "chain_rule")
 CELLS = tuple(f"{arch}_{scale}_{recipe}" for scale in SCALES for recipe in RECIPES for arch in ARCHS)
 """In the order of their worth: the smaller scale first, BF16 and the whole recipe before the others."""
+GIVEN_UP = "the Triton kernels cannot be used"
+"""How the warning begins that `monai_fp4.kernels.triton_quantize.attempt` gives."""
+LOG_LINES = 15
 
 
 def start(bundle: str, options: argparse.Namespace) -> subprocess.Popen[bytes]:
@@ -56,9 +62,16 @@ def outcome(bundle: str, code: int, seconds: float, options: argparse.Namespace)
     cell: dict[str, Any] = {"bundle": bundle, "status": "done" if code == 0 else "failed", "seconds": round(seconds, 1)}
     with suppress(OSError, ValueError):
         cell["metrics"] = json.loads((options.runs / bundle / "metrics.json").read_text(encoding="utf-8"))
-    if code:
-        lines = (options.runs / f"{bundle}.log").read_text(errors="replace").strip().splitlines()
+    lines = (options.runs / f"{bundle}.log").read_text(errors="replace").strip().splitlines()
+    given_up = [line.strip() for line in lines if GIVEN_UP in line]
+    if given_up:
+        cell["plain_torch"] = given_up[0]
+    if code == 0 and "metrics" not in cell:
+        cell |= {"status": "failed", "error": "it wrote no metrics"}
+    elif code:
         cell["error"] = f"status {code}: {lines[-1] if lines else 'it said nothing'}"
+    if "error" in cell:
+        cell["log"] = lines[-LOG_LINES:]
     return cell
 
 
@@ -79,7 +92,8 @@ def main() -> int:
     options = parser.parse_args()
     if Path(options.manifest).is_file():
         options.manifest = str(Path(options.manifest).resolve())
-    options.runs = (options.runs or Path(tempfile.mkdtemp(prefix="monai_fp4_runs_"))).resolve()
+    temporary = None if options.runs else tempfile.mkdtemp(prefix="monai_fp4_runs_")
+    options.runs = Path(temporary or options.runs).resolve()
     options.runs.mkdir(parents=True, exist_ok=True)
     names = ("fold", "seed", "epochs", "image_size", "device", "together")
     data = load_manifest(options.manifest)
@@ -101,12 +115,16 @@ def main() -> int:
                 process, begin = running.pop(bundle)
                 cells.append(outcome(bundle, process.wait(), time.perf_counter() - begin, options))
                 auprc = cells[-1].get("metrics", {}).get("auprc")
-                print(f"{cells[-1]['status']} {bundle}: AUPRC {auprc}, {cells[-1]['seconds']} s", flush=True)
+                said = cells[-1].get("error") or cells[-1].get("plain_torch") or ""
+                print(f"{cells[-1]['status']} {bundle}: AUPRC {auprc}, {cells[-1]['seconds']} s {said}", flush=True)
                 results.write({"cells": cells})
     finally:
         for process, _ in running.values():
             process.kill()
-    return int(any(cell["status"] == "failed" for cell in cells))
+            process.wait()
+        if temporary:  # checkpoints; whatever is worth keeping is in the JSON
+            shutil.rmtree(temporary, ignore_errors=True)
+    return int(any(cell["status"] == "failed" or "plain_torch" in cell for cell in cells))
 
 
 if __name__ == "__main__":

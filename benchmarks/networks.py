@@ -158,8 +158,8 @@ def measure(arch: str, scale: str, options: argparse.Namespace) -> list[dict[str
             "contestant": name,
             "parameters": sum(p.numel() for p in networks[name].parameters()),
             "steps": options.steps,
-            "median_seconds": round(statistics.median(times), 4),
-            "fastest_seconds": round(min(times), 4),
+            "median_seconds": round(statistics.median(times), 6),
+            "fastest_seconds": round(min(times), 6),
             "images_per_second": round(options.batch_size / statistics.median(times), 2),
             "speed_of_ours": round(statistics.median(a / b for a, b in zip(times, seconds["ours"], strict=True)), 2),
         }
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the cells of the file that are not measured now")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    protocol = {name: getattr(options, name) for name in ("image_size", "batch_size", "device")}
+    protocol = {name: getattr(options, name) for name in ("image_size", "batch_size", "steps", "device")}
     results = Results(options.output, options.device, protocol)
     cells = kept(options.output) if options.keep else []
     for arch in options.arch:

@@ -7,7 +7,8 @@
 Phases come in the order of their worth: first whether the numbers are right, then how fast they come, last real
 trainings. Each runs in a process of its own with a time limit, so one that fails, hangs or crashes the driver loses
 nothing of the others. `on_gpu.json` is written anew after every phase and holds everything: what became of each, its
-figures and the end of its log. The exit status is 1 if any phase failed; one that there was no time for has not failed.
+figures and the end of its log. The exit status is 1 if any phase failed; one that there was no time for, or not enough
+of it, has not failed.
 
 docs/howto/gpu-session.md has the whole procedure.
 """
@@ -48,7 +49,7 @@ class Phase:
         what: in a few words.
         limit: seconds that it may take.
         command: what follows ``python``; of the options and the JSON file that it is to write.
-        needs_gpu: nothing of it means anything on a CPU.
+        needs_gpu: nothing of it means anything on a CPU, but that it runs (``--quick``).
     """
 
     what: str
@@ -108,7 +109,7 @@ _QUICK = {
     "compile": ("--arch", "unet", "--scale", "500k", "--recipes", "sr", *_TINY),
     "steps": (*_QUICK_NETWORK, "--scale", "500k", "--recipes", "sr"),
     "networks": (*_QUICK_NETWORK, "--scales", "500k"),
-    "auprc": ("--pixels", "10000", "--repeats", "1", "--stream", "0"),
+    "auprc": ("--pixels", "10000", "--repeats", "1", "--stream", "40000", "--piece", "10000"),
     "seeds": ("--counts", "2", "--recipes", "bf16", "--steps", "1", *_TINY),
 }
 _FULL = {
@@ -169,7 +170,12 @@ def run_phase(name: str, options: argparse.Namespace, limit: float) -> dict[str,
     result: dict[str, Any] = {"what": phase.what, "seconds": round(time.perf_counter() - begin, 1)}
     with suppress(OSError, ValueError):
         result["figures"] = json.loads(output.read_text(encoding="utf-8"))
-    if code is None:
+    if code is None and limit < phase.limit:
+        result |= {
+            "status": "cut off",
+            "error": f"the time was over after {limit:.0f} s; what there was by then is kept",
+        }
+    elif code is None:
         result |= {"status": "failed", "error": f"stopped after {limit:.0f} s; what it had measured by then is kept"}
     elif code:
         result |= {"status": "failed", "error": f"exit status {code}"}
@@ -202,6 +208,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", default=commit(), help="of the code, where this folder is no git checkout")
     options = parser.parse_args(arguments)
+    if not options.version:
+        parser.error(f"{ROOT} is no git checkout that git will read: say with --version which commit it is")
+    if str(options.manifest).endswith(".json") and not Path(options.manifest).is_file():
+        parser.error(f"--manifest: expected the name of a data set or a file, found no file {options.manifest}")
     options.out.mkdir(parents=True, exist_ok=True)
     options.out = options.out.resolve()
     options.summary = options.summary or options.out / "on_gpu.json"
@@ -221,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     for name in chosen(options):
         left = until - time.perf_counter()
-        if PHASES[name].needs_gpu and not options.device.startswith("cuda"):
+        if PHASES[name].needs_gpu and not options.quick and not options.device.startswith("cuda"):
             summary["phases"][name] = {"what": PHASES[name].what, "status": "not run", "error": "it needs a CUDA GPU"}
         elif left < LEAST_SECONDS:
             summary["phases"][name] = {"what": PHASES[name].what, "status": "not run", "error": "no time was left"}
@@ -239,4 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever stops this (`timeout`, say) stops the phase that runs as well, which is in a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -8,7 +8,8 @@ that gains anything is measured here: n processes, as n cells would be, each wit
 of training steps of a bundle at the same time, and one process makes them alone. Processes load and warm up first and
 then wait for each other, so only steps are timed. With ``seconds(n)`` for the slowest of n, n seeds one after another
 take ``n * seconds(1)``, and ``gain`` is that over ``seconds(n)``: 1 where nothing is gained, n where the GPU had room
-for all.
+for all. Without NVIDIA's MPS the kernels of two processes never run at the same moment: what can be gained is the time
+in which one process leaves the GPU idle.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, Results, default_device
+from common import RESULTS, Results, default_device, refuse_plain_torch
 
 from monai_fp4 import convert
 from monai_fp4.engines import build_and_seed
@@ -52,11 +53,12 @@ def worker(options: argparse.Namespace) -> None:
     for _ in range(options.steps):
         step()
     finished()
-    memory = torch.cuda.max_memory_reserved() if options.device.startswith("cuda") else 0
+    refuse_plain_torch()
+    memory = torch.cuda.max_memory_reserved() if options.device.startswith("cuda") else None
     print(json.dumps({"seconds": time.perf_counter() - begin, "memory": memory}), flush=True)
 
 
-def together(count: int, recipe: str, options: argparse.Namespace) -> list[dict[str, float]]:
+def together(count: int, recipe: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """What each of so many processes says, all of them at work at the same time."""
     own = ["--arch", options.arch, "--scale", options.scale, "--recipe", recipe, "--device", options.device]
     own += ["--steps", str(options.steps), "--batch_size", str(options.batch_size)]
@@ -74,7 +76,10 @@ def together(count: int, recipe: str, options: argparse.Namespace) -> list[dict[
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        return [json.loads(process.communicate()[0]) for process in processes]
+        said = [process.communicate()[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise SystemExit(f"of {count} processes some failed, with status {[each.returncode for each in processes]}")
+        return [json.loads(each) for each in said]
     finally:
         for process in processes:
             process.kill()
@@ -113,7 +118,7 @@ def main() -> None:
                     "recipe": recipe,
                     "processes": count,
                     "seconds": round(seconds, 3),
-                    "memory_bytes_each": max(each["memory"] for each in said),
+                    "memory_bytes_each": None if said[0]["memory"] is None else max(each["memory"] for each in said),
                     "gain": round(count * alone / seconds, 3),
                 }
             )

@@ -7,8 +7,9 @@ Recipes take turns, one step each, so that whatever else the machine does falls 
 median over the rounds of the ratio to BF16 within the round. On a CPU with one thread a step's time is the processor
 time of this process, otherwise the clock's.
 
-The recipe named by ``--plain`` is also measured without the compiled kernels: what a machine without a C++ compiler
-does, and what the kernels gain.
+On a CPU the recipe named by ``--plain`` is also measured without the compiled kernels: what a machine without a C++
+compiler does, and what the kernels gain. On a GPU a Triton kernel that fails leaves its work to plain torch: that ends
+the script with an error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, Results, default_device, in_turns, machine
+from common import RESULTS, Results, default_device, in_turns, machine, refuse_plain_torch
 
 from monai_fp4 import RECIPES, build_network, convert
 from monai_fp4.engines import channels_last, fuse_adam, lay_out
@@ -62,8 +63,8 @@ def cell(arch: str, scale: str, name: str, times: list[float], baseline: list[fl
         "arch": arch,
         "bundle": f"{arch}_{scale}_{name.removesuffix(PLAIN)}",
         "recipe": name,
-        "seconds": [round(value, 5) for value in times],
-        "median": round(statistics.median(times), 5),
+        "seconds": [round(value, 6) for value in times],
+        "median": round(statistics.median(times), 6),
         "ratio": round(statistics.median(a / b for a, b in zip(times, baseline, strict=True)), 4),
         "ratio_of_fastest": round(min(times) / min(baseline), 4),
     }
@@ -92,7 +93,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each recipe, after one not counted")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="bf16 is always measured beside them")
-    parser.add_argument("--plain", default="sr_rht_2d", help="recipe to measure in plain torch too; empty for none")
+    parser.add_argument(
+        "--plain", default="sr_rht_2d", help="recipe to measure in plain torch too, on a CPU; empty for none"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--output", type=Path, default=RESULTS / "training_step.json")
@@ -110,6 +113,7 @@ def main() -> None:
             name = f"{arch}_{options.scale}_{new['recipe']}"
             print(f"{name:34} {new['median']:.3f} s a step, {new['ratio']:.2f} of BF16", flush=True)
         results.write({"cells": cells})
+        refuse_plain_torch()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from script_modules import imported
 from tiny_runs import Dataset
 
 from monai_fp4.data import check_manifest, load_manifest
+from monai_fp4.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("common", "on_gpu", "pack_data", "gpu_trainings")
@@ -92,6 +93,40 @@ def test_every_phase_is_a_script_that_is_there(scripts: dict[str, ModuleType], t
             assert command[command.index("--output") + 1] == str(tmp_path / f"{name}.json"), name
 
 
+def test_a_phase_that_the_budget_cuts_off_has_not_failed(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = scripts["on_gpu"]
+    monkeypatch.setattr(on_gpu, "PHASES", {"long": phase(on_gpu, f"import time; {WRITES}; time.sleep(60)")})
+    monkeypatch.setattr(on_gpu, "LEAST_SECONDS", 0.1)
+    assert on_gpu.main(["--out", str(tmp_path), "--device", "cpu", "--budget_s", "1.5"]) == 0
+    found = summary_of(tmp_path)["long"]
+    assert found["status"] == "cut off" and found["figures"] == {"figure": 7}
+
+
+def test_a_rehearsal_runs_what_needs_a_gpu(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = scripts["on_gpu"]
+    monkeypatch.setattr(on_gpu, "PHASES", {"gpu": phase(on_gpu, WRITES, needs_gpu=True)})
+    assert on_gpu.main(["--out", str(tmp_path), "--device", "cpu", "--quick"]) == 0
+    assert summary_of(tmp_path)["gpu"]["status"] == "done"
+
+
+def test_what_would_be_missed_at_the_end_is_refused_at_the_beginning(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_gpu = scripts["on_gpu"]
+    with pytest.raises(SystemExit):
+        on_gpu.parse(["--out", str(tmp_path), "--manifest", str(tmp_path / "pack" / "manifest.json")])
+    assert "found no file" in capsys.readouterr().err
+    monkeypatch.setattr(on_gpu, "commit", lambda: "")
+    with pytest.raises(SystemExit):
+        on_gpu.parse(["--out", str(tmp_path)])
+    assert "say with --version which commit it is" in capsys.readouterr().err
+    assert on_gpu.parse(["--out", str(tmp_path), "--version", "abc1234"]).version == "abc1234"
+
+
 @pytest.mark.slow
 def test_the_first_phase_says_what_the_machine_is(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     arguments = ["--quick", "--device", "cpu", "--only", "environment", "--out", str(tmp_path)]
@@ -122,3 +157,20 @@ def test_a_pack_holds_whole_patients_that_the_manifest_knows(
     part = load_manifest(tmp_path / "there" / "manifest.json")
     assert part.patients == tuple(sorted(everything, key=lambda each: each.id))
     check_manifest(part, tmp_path / "there")
+
+
+def test_a_part_of_a_data_set_can_be_packed(
+    scripts: dict[str, ModuleType], tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack_data, manifest = scripts["pack_data"], load_manifest(tiny.manifest)
+    lost, folder = manifest.patients[0], tmp_path / "part"
+    for patient in manifest.patients[1:]:
+        for name in pack_data.files(patient):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((tiny.dataset_dir / name).read_bytes())
+    taken = pack_data.pack(manifest, folder, tmp_path / "part.tar.xz", 10**9)
+    assert {each.id for each in taken} == {each.id for each in manifest.patients if each.fold is not None} - {lost.id}
+    assert f"1 patients, {lost.id}" in capsys.readouterr().out
+    with pytest.raises(DataError, match="found no patient with all of them"):
+        pack_data.pack(manifest, tmp_path / "nothing", tmp_path / "none.tar.xz", 10**9)
+    assert {path.name for path in tmp_path.iterdir()} == {"part", "part.tar.xz"}

@@ -49,6 +49,7 @@ def assert_same(found: ScaledValues, expected: ScaledValues) -> None:
         nan = other.isnan()
         assert torch.equal(one.isnan(), nan), name
         assert torch.equal(one[~nan], other[~nan]), name
+        assert torch.equal(one[~nan].signbit(), other[~nan].signbit()), f"the signs of zeros of {name}"
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int, binades: int) -> Tensor:
@@ -325,7 +326,8 @@ def compile_for(capability: int, names: str, folder: Path) -> dict:
     ("capability", "names"),
     [
         (80, "rows_stochastic,columns,gemm"),
-        (90, "rows,rows_rotated,rows_fp16_ragged,two_d,columns_rotated,both_stochastic,gemm,finish"),
+        (90, "rows,rows_rotated,rows_fp16_ragged,two_d,columns_rotated,both_stochastic,gemm,gemm_wide,finish"),
+        (90, "block_rotated"),
         (100, "both,gemm"),
     ],
 )
@@ -334,7 +336,8 @@ def test_compiles_to_machine_code(capability, names, tmp_path):
         for kernel in kernels:
             where = f"{kernel['name']} of {name} on {capability}"
             assert kernel["spilled"] == 0, where
-            assert kernel["registers"] * 32 * kernel["warps"] <= 65536 and kernel["shared"] <= 99 * 1024, where
+            room = 227 if name == "gemm_wide" else 99
+            assert kernel["registers"] * 32 * kernel["warps"] <= 65536 and kernel["shared"] <= room * 1024, where
             ptx = kernel["ptx"]
             # Nothing approximate, nothing that flushes subnormal numbers but the one instruction that shall.
             assert not any(word in ptx for word in ("div.full", "div.approx", "rcp.approx", "mad.f32")), where

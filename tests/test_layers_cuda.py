@@ -1,4 +1,4 @@
-"""The products of linear layers by the Triton kernels, in Triton's interpreter, against plain torch."""
+"""The products of linear layers by the Triton kernels, on a GPU or in Triton's interpreter, against plain torch."""
 
 from __future__ import annotations
 

@@ -62,9 +62,22 @@ def calls() -> dict[str, Callable[[], Any]]:
         "columns_rotated": lambda: triton_quantize.quantize(floats.mT, rht=True, key=5, dtype=torch.bfloat16),
         "both": lambda: triton_quantize.quantize_both(x, rht=True),
         "both_stochastic": lambda: triton_quantize.quantize_both(x, rht=True, row_key=1, column_key=2),
+        "block_rotated": lambda: triton_quantize.quantize(floats[:1, :9], rht=True),
         "gemm": lambda: triton_gemm.multiply_fused(tall, flat, torch.bfloat16),
+        "gemm_wide": lambda: wide(tall, flat),
         "finish": lambda: triton_gemm.finish(floats, tall, flat, torch.bfloat16),
     }
+
+
+def wide(a: ScaledValues, b: ScaledValues) -> Any:
+    """The product in the tile of a GPU with much shared memory, which the operands here, on a CPU, do not ask for."""
+    tile, capability = triton_gemm._tile, torch.cuda.get_device_capability
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    triton_gemm._tile = lambda rows, columns, depth, _: tile(rows, columns, depth, torch.device("cuda"))
+    try:
+        return triton_gemm.multiply_fused(a, b, torch.bfloat16)
+    finally:
+        triton_gemm._tile, torch.cuda.get_device_capability = tile, capability
 
 
 def describe(name: str, kernel: Any) -> dict[str, Any]:

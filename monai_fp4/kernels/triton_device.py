@@ -49,7 +49,6 @@ _NEGATIVE = tl.constexpr(
     sum(1 << k for k in (3, 5, 6, 7, 8, 9, 10, 12, 14, 15))
 )  # bit k: the rotation's sign of term k
 _ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
-_ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
 
 
 @triton.jit
@@ -132,7 +131,7 @@ def round_codes(x, noise, STOCHASTIC: tl.constexpr):
         kept = (magnitude.to(tl.int32, bitcast=True) & -4194304).to(tl.float32, bitcast=True)
         magnitude = tl.where(magnitude >= 1.0, kept, tl.where(magnitude >= 0.5, 0.5, 0.0))
         bits = (x.to(tl.int32, bitcast=True) & -2147483648) | magnitude.to(tl.int32, bitcast=True)
-        rounded = bits.to(tl.float32, bitcast=True)
+        rounded = bits.to(tl.float32, bitcast=True) + 0.0  # turns -0 into +0
     else:
         rounded = _round_small_float(tl.minimum(tl.maximum(x, -6.0), 6.0), 1, 1.0)
     return rounded
@@ -140,8 +139,8 @@ def round_codes(x, noise, STOCHASTIC: tl.constexpr):
 
 @triton.jit
 def scaled(codes, factors):
-    """The product, which is no negative zero where a code is one."""
-    return tl.fma(codes, factors, 0.0)
+    """The product, rounded: a negative code times a scale of zero is a negative zero, as in plain torch."""
+    return codes * factors
 
 
 @triton.jit

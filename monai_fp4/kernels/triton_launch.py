@@ -99,7 +99,8 @@ def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax:
     items, rows, columns = x.shape
     width = _padded(columns) if options.rht else columns
     widest = _ROW_TILE // BLOCK_SIZE if two_d else _WIDEST_ROW
-    tile_columns = min(widest, _power_of_two(columns, BLOCK_SIZE))
+    # Two blocks at least where they are rotated: results are rounded to BF16 in pairs.
+    tile_columns = min(widest, _power_of_two(columns, 2 * BLOCK_SIZE if options.rht else BLOCK_SIZE))
     tile_rows = min(_ROW_TILE // tile_columns, _power_of_two(rows, BLOCK_SIZE if two_d else 1))
     tiles = items * -(-rows // tile_rows) * -(-columns // tile_columns)
     tile = {"ROWS": tile_rows, "COLUMNS": tile_columns}
