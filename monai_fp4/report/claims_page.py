@@ -64,7 +64,12 @@ def claims_page(found: Analysis) -> Page:
         heading("What the verdicts do not cover"),
         items(limits(found.tables)),
     ]
-    return Page("claims", "The paper's claims", f"Of {len(claims)} questions: {lead}.", blocks)
+    return Page(
+        "claims",
+        "The paper's claims",
+        f"{len(CLAIMS)} claims; of {len(claims)} questions, one a claim and metric: {lead}.",
+        blocks,
+    )
 
 
 def _together(claims: pd.DataFrame) -> pd.DataFrame:
