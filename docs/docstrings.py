@@ -14,6 +14,8 @@ import griffe
 
 ROLE = re.compile(r":(?:py:)?(?:attr|class|data|exc|func|meth|mod):`~?([^`]+)`")
 
+SECTION = re.compile(r"^([ ]*)Examples?:(\n[ ]*>>> )")
+
 
 def to_markdown(text: str) -> str:
     """A docstring with its examples and tables fenced, and its roles as code; fenced docstrings stay as they are."""
@@ -22,6 +24,9 @@ def to_markdown(text: str) -> str:
     lines: list[str] = []
     paragraphs = re.split(r"\n(?:[ \t]*\n)+", ROLE.sub(r"`\1`", text))
     for paragraph in paragraphs:
+        if SECTION.match(paragraph):  # griffe knows what to do with it under this name, as long as it is in one piece
+            lines.append(SECTION.sub(r"\1Examples:\2", paragraph))
+            continue
         first = re.search(r"^([ ]*)(>>> |={3,} +=)", paragraph, re.MULTILINE)
         if first is None:
             lines.append(re.sub(r"::$", ":", paragraph))

@@ -67,6 +67,8 @@ def test_examples_in_docstrings_are_fenced_for_the_reference() -> None:
     fenced = "One line, see `f`.\n\n```pycon\n>>> f([1])\n[2]\n```\n\nThen:\n\n```pycon\n>>> f([])\n[]\n```"
     assert script("docstrings").to_markdown(docstring) == fenced
     assert script("docstrings").to_markdown(fenced) == fenced
+    section = "One line.\n\nExample:\n    >>> f([1])\n    [2]"
+    assert script("docstrings").to_markdown(section) == section.replace("Example:", "Examples:")
 
 
 def test_every_module_has_its_place_in_the_reference() -> None:

@@ -137,6 +137,18 @@ def test_patients_are_compared_where_their_results_lie(tables: StudyTables) -> N
     )
 
 
+def test_patients_of_a_training_that_is_not_finished_are_not_compared(tmp_path: Path) -> None:
+    """Runs write them as they go: an early epoch beside BF16's best would be taken for the recipe's loss."""
+    few = definition(archs=("unet",), recipes={"bf16": "bf16", "full": "full", "sr": "sr"}, seeds=(0,))
+
+    def state(cell: Cell) -> CellStatus:
+        return CellStatus.RUNNING if cell.recipe == "sr" else CellStatus.DONE
+
+    tables = collect(write_study(tmp_path, few, status=state, events=False, patients=4).path)
+    assert "sr" in set(tables.patients["recipe"])
+    assert set(by_patient(tables)["recipe"]) == {"full"}
+
+
 def test_without_patients_there_is_an_empty_table(tmp_path: Path) -> None:
     write_study(tmp_path, events=False)
     assert by_patient(collect(tmp_path)).empty

@@ -14,8 +14,8 @@ from monai_fp4.report import health_figures, output_figures, quality_figures
 from monai_fp4.report.collect import StudyTables, collect
 from monai_fp4.report.comparisons import cost
 from monai_fp4.report.cost_figures import memory, time
-from monai_fp4.report.style import GROUP, describe_cells, look, save_picture
-from monai_fp4.study.layout import CellStatus
+from monai_fp4.report.style import GROUP, describe_cells, look, not_drawn, save_picture
+from monai_fp4.study.layout import Cell, CellStatus
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,28 @@ def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
     assert fine is not None and "0.992" not in fine.caption and "500 thresholds" in fine.caption
     recall, precision = fine.figure.axes[0].lines[0].get_data()
     assert list(recall) == [0.5, 0.6, 1.0] and list(precision) == [1.0, 0.75, 0.25]
+
+
+def test_layers_of_a_cell_on_its_way_do_not_stand_beside_finished_ones(tmp_path: Path) -> None:
+    def state(cell: Cell) -> CellStatus:
+        return CellStatus.RUNNING if cell.recipe == "sr" else CellStatus.DONE
+
+    tables = collect(write_study(tmp_path, definition(archs=("unet",), seeds=(0,)), status=state).path)
+    assert "sr" in set(tables.health["recipe"])
+    picture = health_figures.health_by_layer(tables, "unet 500k")
+    assert picture is not None and "n = 2 finished cells" in picture.caption
+    assert {label.get_text() for label in picture.figure.axes[0].get_xticklabels()} == {"full", "chain_rule"}
+
+
+def test_recipes_without_a_finished_cell_are_named(tmp_path: Path) -> None:
+    def state(cell: Cell) -> CellStatus:
+        return CellStatus.WAITING if cell.recipe == "sr" else CellStatus.DONE
+
+    tables = collect(write_study(tmp_path, definition(archs=("unet",)), status=state, events=False).path)
+    drawn = (quality_figures.auprc_by_scale(tables), output_figures.distinct_levels(tables))
+    for picture in (*drawn, time(tables, cost(tables))):
+        assert picture is not None and "No finished cell yet of sr." in picture.caption
+    assert not_drawn(tables, tables.recipes) == ""
 
 
 def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -> None:

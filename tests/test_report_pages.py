@@ -137,6 +137,20 @@ def test_every_cell_of_the_definition_is_listed_with_its_state(study: Path, docu
     assert "run by 2 versions of the code: 0.0, 0.1" in overview
 
 
+def test_every_page_says_that_the_report_is_partial(study: Path, documents: dict[str, Document]) -> None:
+    tables = collect(study)
+    for name, page in documents.items():
+        said = "This is a partial report" if name == "index" else "Partial report"
+        assert said in page.text, name
+        assert name == "index" or f"{len(tables.done)} of {len(tables.cells)} cells are finished" in page.text
+
+
+def test_every_recipe_of_the_study_is_explained(study: Path, documents: dict[str, Document]) -> None:
+    text = documents["data"].text
+    assert "mine Forward and backward products in FP4; gradients rounded stochastically; the last 10 %" in text
+    assert "bf16 Nothing is quantized" in text and "sensitivity" in text
+
+
 def test_every_picture_has_both_forms_and_a_caption_with_its_cells(
     report: Path, documents: dict[str, Document]
 ) -> None:

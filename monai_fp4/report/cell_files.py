@@ -70,7 +70,7 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
     if history:
         row["train_seconds"] = math.fsum(_number(entry.get("seconds"), 0.0) for entry in history)
     if row["status"] == "done" and math.isnan(row["auprc"]):
-        problems.append("the run is finished but has no AUPRC: its validation patients hold no tumour")
+        problems.append("the run is finished but has no AUPRC: its validation patients hold no lesion")
     for entry in history:
         numbers = {name: _number(entry.get(name)) for name in ("train_loss", *METRICS)}
         rows["epochs"].append({**keys, "epoch": entry["epoch"], **numbers})

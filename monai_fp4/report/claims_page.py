@@ -49,7 +49,8 @@ def claims_page(found: Analysis) -> Page:
             " the results of a study were looked at, but for the last, which was added after the first results on LGG."
             " 'Corrected' is Holm's correction over all models and recipes of a"
             " metric; where each of several tests must show something, none of them is corrected, since the whole is no"
-            " more certain than its weakest part. There is no correction for the number of claims."
+            " more certain than its weakest part. There is no correction for the number of claims. A share of variance beyond chance can be"
+            " negative: there is then less of it than chance alone would give."
         ),
         table(
             asked,
@@ -64,7 +65,12 @@ def claims_page(found: Analysis) -> Page:
         heading("What the verdicts do not cover"),
         items(limits(found.tables)),
     ]
-    return Page("claims", "The paper's claims", f"Of {len(claims)} questions: {lead}.", blocks)
+    return Page(
+        "claims",
+        "The paper's claims",
+        f"{len(CLAIMS)} claims; of {len(claims)} questions, one a claim and metric: {lead}.",
+        blocks,
+    )
 
 
 def _together(claims: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ __all__ = [
 MARGIN = 0.01
 """A loss of AUPRC or recall below this is taken not to matter, unless the user gives another."""
 TESTED = ("recall", "auprc", "dice")
-"""The metrics that are tested, recall first, since a missed tumour costs more; each is one family for Holm."""
+"""The metrics that are tested, recall first, since a missed lesion costs more; each is one family for Holm."""
 _MODEL = ["model", "arch", "scale", "variant"]
 FEW = 3
 """Seeds from which on they are preferred to folds."""
@@ -146,7 +146,8 @@ def by_patient(tables: StudyTables, metric: str = "auprc") -> pd.DataFrame:
     The difference of a patient is the mean over the seeds. The interval is over patients, for these very trainings: how
     far they depend on the seed is the other test's business.
     """
-    results = tables.patients.dropna(subset=[metric])
+    keys = ["model", "recipe", "fold", "seed"]
+    results = tables.patients.dropna(subset=[metric]).merge(tables.done[keys], on=keys)  # runs write them as they go
     base = results[results["recipe"] == baseline(tables)][["model", "fold", "seed", "patient", metric]]
     both = results.merge(base, on=["model", "fold", "seed", "patient"], suffixes=("", "_baseline"))
     both["difference"] = both[metric] - both[f"{metric}_baseline"]

@@ -24,7 +24,7 @@ from monai_fp4.report.blocks import (
 )
 from monai_fp4.report.claims_page import claims_page
 from monai_fp4.report.collect import STATUSES, StudyTables
-from monai_fp4.report.comparisons import baseline
+from monai_fp4.report.comparisons import FEW, baseline
 from monai_fp4.report.data_page import data_page
 from monai_fp4.report.limits import limits
 from monai_fp4.report.style import describe_cells
@@ -83,11 +83,14 @@ def _overview(found: Analysis) -> Page:
         blocks += [
             heading("What the evidence says"),
             _advice_table(found),
+            *_undecided(found),
             text(
                 "Supported: recall and AUPRC are both shown to lose less than the margin. Advised against: one of them"
                 " is shown to lose. Hint of loss: lower, but not certain once the number of comparisons is counted."
-                " Open: this study cannot tell."
+                " Open: this study cannot tell. Too few seeds: fewer than three pairs with BF16. No finished pair: no"
+                " seed has both this recipe and BF16 finished."
             ),
+            link("data", "What the recipes are, and the words of this report"),
             link("recipes", "Which recipe for my model: the reasons, and what the evidence does not cover"),
             link("claims", "The paper's claims: which of them this study holds, refutes, leaves open or cannot test"),
         ]
@@ -146,8 +149,8 @@ def _unfinished(tables: StudyTables) -> list[Block]:
     waiting = rest["status"].eq("waiting") & rest["problem"].eq("")
     blocks: list[Block] = []
     if waiting.sum() > _LISTED:
-        words = f"{waiting.sum()} cells wait, or were cut off, and nothing else is to be said of them; All cells lists"
-        blocks.append(text(f"{words} them one by one."))
+        words = f"{waiting.sum()} cells wait: they have not begun, or were interrupted and will go on."
+        blocks += [text(words), link("cells", "All cells, one by one")]
         rest = rest[~waiting]
     if rest.empty:
         return blocks
@@ -165,10 +168,21 @@ def _unfinished(tables: StudyTables) -> list[Block]:
         table(
             rest,
             columns,
-            f"{len(rest)} cells that are not finished, or of which a file could not be read",
+            f"{len(rest)} cell{'s' if len(rest) != 1 else ''} begun and not finished, or with a file that could not be"
+            " read",
             filtered=len(rest) > _LISTED,
         ),
     ]
+
+
+def _undecided(found: Analysis) -> list[Block]:
+    """A sentence for a study that is too young for any verdict, whose table would leave a reader guessing."""
+    total, tests = sum(len(entry.recipes) for entry in found.advice), found.frames["comparisons"]
+    enough = int(tests.loc[tests["metric"] == "auprc", "n"].ge(FEW).sum())
+    if enough == total:
+        return []
+    words = f"{enough or 'None'} of the {total} comparisons {'has' if enough < 2 else 'have'} the {FEW} pairs that a"
+    return [note(f"{words} verdict needs. Where they are missing, a higher or lower value may be chance.", "warning")]
 
 
 def _advice_table(found: Analysis) -> Block:
@@ -194,7 +208,7 @@ def _advice(found: Analysis) -> Page:
         entries.append({"title": entry.model, "summary": entry.summary, "groups": groups, "last": entry.ranking})
     blocks = [
         text(
-            "A missed tumour costs more than a false alarm, so recall is judged first and AUPRC second. Each recipe is"
+            "A missed lesion costs more than a false alarm, so recall is judged first and AUPRC second. Each recipe is"
             " compared with BF16 seed by seed, or fold by fold where there are too few seeds."
             f" A recipe is supported if losing {found.margin:g} or more is excluded"
             " for both; it is advised against if one of them is shown to lose and that is not excluded. Every p is"
@@ -221,19 +235,20 @@ def _cells(found: Analysis) -> Page:
         Column("seed", "Seed", "whole"),
         Column("status", "Status", "status"),
         Column("auprc", "AUPRC", "fixed"),
-        Column("auprc_per_patient", "AUPRC a patient", "fixed"),
+        Column("auprc_per_patient", "AUPRC per patient", "fixed"),
         Column("recall", "Recall", "fixed"),
         Column("precision", "Precision", "fixed"),
         Column("dice", "Dice", "fixed"),
         Column("best_epoch", "Best epoch", "whole"),
         Column("epochs_done", "Epochs", "whole"),
-        Column("distinct_scores", "Distinct", "whole"),
+        Column("distinct_scores", "Distinct levels", "whole"),
         Column("train_seconds", "Seconds", "seconds"),
         Column("version", "Version"),
         Column("problem", "Problem", "words"),
     ]
     caption = (
-        "Every cell of the study. Recall, precision and Dice are at the threshold with the best F2 on the same patients"
+        "Every cell of the study; of an unfinished one, the best epoch so far. Recall, precision and Dice are at the"
+        " threshold with the best F2 on the same patients"
     )
     count = len(found.tables.cells)
     block = table(found.tables.cells, columns, caption, data="cells", filtered=True)

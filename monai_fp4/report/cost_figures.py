@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from monai_fp4.report.collect import StudyTables
-from monai_fp4.report.style import Picture, describe_cells, grid, look, mark_empty
+from monai_fp4.report.style import Picture, describe_cells, grid, look, mark_empty, not_drawn
 
 __all__ = ["memory", "time"]
 
 
 def time(tables: StudyTables, costs: pd.DataFrame) -> Picture | None:
     """Seconds of an epoch, the median of a recipe's cells, with the ratio to BF16."""
-    return _bars(tables, costs, "epoch_seconds", "seconds an epoch", "time", "Time of an epoch", 1.0)
+    return _bars(tables, costs, "epoch_seconds", "seconds per epoch", "time", "Time of an epoch", 1.0)
 
 
 def memory(tables: StudyTables, costs: pd.DataFrame) -> Picture | None:
@@ -37,17 +37,21 @@ def _bars(
                 ratio = rows.loc[recipe, "times_baseline"]
                 said = f" x{ratio:.2f}" if column == "epoch_seconds" and pd.notna(ratio) else f" {value:.2f}"
                 axes.annotate(said, (value, place), va="center", fontsize=7)
+            elif len(rows):
+                axes.annotate(" none", (0, place), va="center", fontsize=7, color="0.35")
         axes.set_yticks(range(len(recipes)), recipes)
         axes.set(ylim=(len(recipes) - 0.5, -0.5), xlabel=words)
         axes.margins(x=0.18)
         axes.grid(axis="y", visible=False)
     mark_empty(panels, known["model"])
     devices = ", ".join(sorted({str(d) for d in tables.done["device"] if d})) or "not recorded"
+    backends = ", ".join(sorted({str(b) for b in tables.done["backend"] if b})) or "not recorded"
+    numbers = "beside a bar, times BF16" if column == "epoch_seconds" else "beside a bar, its length"
     caption = (
-        f"{title}: median over the finished cells; device: {devices}; backend:"
-        f" {', '.join(sorted({str(b) for b in tables.done['backend'] if b})) or 'not recorded'}. Cells of a sweep share"
-        " their machine: this is what the study took, not a benchmark. The emulated backend does more work than BF16"
-        f" and saves neither time nor memory. {describe_cells(tables.done)}"
+        f"{title}: median over the finished cells ({numbers}; 'none' without a finished cell)."
+        f"{not_drawn(tables, recipes)} Device: {devices}; backend: {backends}. Cells of a sweep share their machine:"
+        " this is what the study took, not a benchmark. The emulated backend does more work than BF16 and saves"
+        f" neither time nor memory. {describe_cells(tables.done)}"
     )
     alt = f"{title} by recipe for {len(panels)} models; numbers in the table of cost."
     return Picture(name, title, caption, alt, figure, "cost")

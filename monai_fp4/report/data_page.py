@@ -1,11 +1,15 @@
-"""The page of data and methods: every table as files, and how the numbers came about."""
+"""The page of data and methods: the words explained, every table as files, and how the numbers came about."""
 
 from __future__ import annotations
 
+import pandas as pd
+
+from monai_fp4.recipes import Recipe
 from monai_fp4.report.analysis import Analysis
-from monai_fp4.report.blocks import Page, files, heading, items
+from monai_fp4.report.blocks import Block, Column, Page, files, heading, items, table
 from monai_fp4.report.collect import metric_name
 from monai_fp4.report.comparisons import TESTED
+from monai_fp4.report.glossary import WORDS, describe_recipe
 
 __all__ = ["data_page"]
 
@@ -32,7 +36,13 @@ _FILES = {
 
 def data_page(found: Analysis) -> Page:
     """Files and methods."""
+    tables = found.tables
+    recipes = [(name, describe_recipe(Recipe.from_config(tables.definition.recipes[name]))) for name in tables.recipes]
     blocks = [
+        heading("What the recipes are"),
+        _explained(recipes, "Recipe", "What it does", "The recipes of this study"),
+        heading("What the words mean"),
+        _explained(list(WORDS.items()), "Word", "What it means", "Words of this report"),
         heading("Files"),
         files([(name, _FILES[name]) for name in found.frames]),
         heading("How the numbers came about"),
@@ -60,6 +70,10 @@ def data_page(found: Analysis) -> Page:
             ]
         ),
     ]
-    return Page(
-        "data", "Data and methods", "Everything on these pages as CSV and Parquet, and how it was computed.", blocks
-    )
+    lead = "Recipes and words explained, everything on these pages as CSV and Parquet, and how it was computed."
+    return Page("data", "Data and methods", lead, blocks)
+
+
+def _explained(entries: list[tuple[str, str]], what: str, meaning: str, caption: str) -> Block:
+    frame = pd.DataFrame(entries, columns=["what", "meaning"])
+    return table(frame, [Column("what", what), Column("meaning", meaning, "words")], caption, fixed=True)

@@ -38,17 +38,20 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.09)  # a marker shall not lie on the frame
     mark_empty(panels, own["model"], "no finished pair")
+    without = any(own.loc[own["model"] == model, "recipe"].nunique() < len(recipes) for model in panels)
     handles = [
         Line2D([], [], marker="o", color="0.3", linestyle="", label="p < 0.05 after Holm"),
         Line2D([], [], marker="o", mfc="white", color="0.3", linestyle="", label="not shown to differ"),
         Line2D([], [], color="0.35", linestyle=":", label=f"margin, -{margin:g}"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     units = ", ".join(dict.fromkeys(own["unit"]))
     caption = (
         f"Mean paired difference in {name} to BF16 with its 95 % interval (pairs: {units}; intervals are not"
         " corrected for their number, the p values behind the filled markers are). An interval wholly right of the"
-        f" dotted line excludes a loss of the margin. {describe_cells(tables.done)}"
+        f" dotted line excludes a loss of the margin."
+        f"{' An empty row has no finished pair; a marker without an interval has only one.' if without else ''}"
+        f" {describe_cells(tables.done)}"
     )
     alt = f"Differences in {name} to BF16 with intervals; the same numbers stand in the table of comparisons."
     return Picture(f"difference_{metric}", f"Difference in {name} to BF16", caption, alt, figure, "comparisons")
@@ -75,4 +78,4 @@ def variance_explained(tables: StudyTables, variance: pd.DataFrame, what: str) -
     alt = "Bars: " + "; ".join(
         f"{s} {100 * e:.1f} %" for s, e in zip(variance["source"], variance["eta_squared"], strict=True)
     )
-    return Picture("variance", "What explains the variance", caption, alt, figure, "variance")
+    return Picture("variance", "Shares of the variance of AUPRC", caption, alt, figure, "variance")

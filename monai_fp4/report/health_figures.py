@@ -14,9 +14,9 @@ __all__ = ["OPERANDS", "attention_over_time", "health_by_layer", "health_over_ti
 
 OPERANDS = ("input", "weight", "gradient")
 _MEASURES = {
-    "snr_db": ("Signal to noise", "signal to noise, dB"),
-    "underflow": ("Underflow", "share of values that became zero"),
-    "clipped": ("Clipping", "share of values beyond the grid"),
+    "snr_db": ("Signal to noise", "signal-to-noise ratio, dB"),
+    "underflow": ("Underflow", "share of non-zero values rounded to 0"),
+    "clipped": ("Clipping", "share of values beyond FP4's largest"),
 }
 
 
@@ -56,7 +56,7 @@ def health_over_time(tables: StudyTables, measure: str) -> Picture | None:
         f" folds; unfinished cells as far as they came. {describe_cells(cells)}"
     )
     alt = f"{title} against epoch by operand and recipe for {len(models)} models; numbers in the table of health."
-    return Picture(f"health_{measure}", f"{title} over time", caption, alt, figure, "health")
+    return Picture(f"health_{measure}", f"{title} over the training", caption, alt, figure, "health")
 
 
 def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
@@ -65,6 +65,10 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
     known = known[np.isfinite(known["snr_db"])]
     if known.empty:
         return None
+    keys = ["model", "recipe", "fold", "seed"]
+    finished = known.merge(tables.done[keys], on=keys)
+    if len(finished):  # a cell on its way would stand with an early epoch beside others' last
+        known = finished
     latest = known["epoch"] == known.groupby(["recipe", "fold", "seed"])["epoch"].transform("max")
     table = known[latest].pivot_table(index="layer", columns=["operand", "recipe"], values="snr_db", sort=False)
     layers = list(dict.fromkeys(known["layer"]))
@@ -73,6 +77,8 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
     width = max(0.34 * len(wanted), 0.75 * len({operand for operand, _ in wanted}))
     names = 0.055 * max(len(layer) for layer in layers)  # inches of the longest name
     figure, axes = single(max(5.0, width + names + 1.6), max(3.0, 0.19 * len(layers) + 1.9))
+    # Letters are wider in an SVG than in the PNG that the layout is made for: a long name would lose its first one.
+    figure.set_layout_engine("constrained", w_pad=0.04 + 0.05 * names)
     panel = axes[0, 0]
     low, high = np.nanquantile(table, [0.02, 0.98])
     image = panel.imshow(
@@ -89,13 +95,14 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
             if place:
                 panel.axvline(place - 0.5, color="white", linewidth=2.5)
     panel.grid(visible=False)
-    figure.colorbar(image, ax=panel, label="signal to noise, dB", aspect=30, pad=0.02)
+    figure.colorbar(image, ax=panel, label="signal-to-noise ratio, dB", aspect=30, pad=0.02)
     slug = "".join(c if c.isalnum() else "_" for c in model)
-    keys = ["model", "recipe", "fold", "seed"]
     cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
-        f"Signal to noise of every quantized layer of {model} at the last epoch recorded, mean over seeds and folds;"
-        f" white: not quantized. Gaussian values have about 20 dB. {describe_cells(cells)}"
+        f"Signal to noise of every quantized layer of {model} at the last epoch"
+        f" {'recorded' if len(finished) else 'that unfinished cells have reached'}, mean over seeds and folds; white:"
+        f" not quantized. Gaussian values have about 20 dB; 10 dB less are ten times the error's power."
+        f" {describe_cells(cells)}"
     )
     worst = table.mean(axis=1).idxmin()
     alt = (
@@ -123,10 +130,14 @@ def attention_over_time(tables: StudyTables) -> Picture | None:
         panels[model].plot(line.index, line, marker=style.marker, markersize=3.5, **style.line)
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=f"attention {measure}{unit}")
+        axes.locator_params(axis="x", integer=True)
     legend(figure, [r for r in tables.recipes if r in set(known["recipe"])])
+    keys = ["model", "recipe", "fold", "seed"]
+    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
+    extremes = f"0 is all weight on one token, {'1' if unit else 'log(tokens)'} the same weight on all"
     caption = (
         f"Attention {measure}{unit} as the runs recorded it, of one validation batch, mean over layers, seeds and"
-        f" folds; 0 is all weight on one token, log(tokens) the same weight on all. {describe_cells(tables.done)}"
+        f" folds; unfinished cells as far as they came; {extremes}. {describe_cells(cells)}"
     )
     alt = f"Attention {measure} against epoch for {len(models)} models."
     return Picture("attention", f"Attention {measure}", caption, alt, figure, "attention")

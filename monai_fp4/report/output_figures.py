@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monai_fp4.report.calibration import reliability
 from monai_fp4.report.collect import StudyTables
-from monai_fp4.report.style import Picture, describe_cells, grid, legend, look, mark_empty, spread
+from monai_fp4.report.style import Picture, describe_cells, grid, legend, look, mark_empty, not_drawn, spread
 
 __all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]
 
@@ -118,9 +118,10 @@ def distinct_levels(tables: StudyTables) -> Picture | None:
             axes.margins(y=0.15)
         axes.grid(axis="x", visible=False)
     mark_empty(panels, done["model"])
+    missing = not_drawn(tables, done["recipe"])
     caption = (
         "Distinct predicted probabilities over all validation voxels at the best epoch, every seed a marker; a lower"
-        f" bound where the counts had to be merged. {describe_cells(done)}"
+        f" bound where the counts had to be merged.{missing} Axes need not begin at 0. {describe_cells(done)}"
     )
     alt = "Numbers of distinct probabilities by recipe; they stand in the table of cells."
     return Picture("distinct_levels", "Distinct probability levels", caption, alt, figure, "cells")
@@ -134,7 +135,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
     figure, panels = grid(tables, (3.0, 2.8), sharex=True, sharey=True)
     for axes in panels.values():
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle=":")
-        axes.set(xlabel="predicted probability", ylabel="share of lesion", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="predicted probability", ylabel="observed share of lesion", xlim=(0, 1), ylim=(0, 1))
     for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
         style = look(recipe, tables.recipes)
         result = reliability(group["positives"], group["negatives"], float(group["width"].iloc[0]))
@@ -150,7 +151,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
         f"Reliability curves of {scores['recipe'].nunique()} recipes in {len(panels)} models; errors in the table of"
         " calibration."
     )
-    return Picture("reliability", "Calibration", caption, alt, figure, "calibration")
+    return Picture("reliability", "Reliability curves", caption, alt, figure, "calibration")
 
 
 def _pooled(tables: StudyTables) -> pd.DataFrame:

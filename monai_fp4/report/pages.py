@@ -117,5 +117,11 @@ def _render(page: Page, pages: list[Page], tables: StudyTables, made: str) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    done, planned = len(tables.done), len(tables.cells)
+    # The overview says more; every other page may be the first that somebody opens.
+    partial = (
+        f"Partial report: {done} of {planned} cells are finished." if page.name != "index" and done < planned else ""
+    )
     title = f"{tables.data_set}: FP4 study"
-    return environment.get_template("page.html.j2").render(page=page, pages=pages, title=title, made=made)
+    template = environment.get_template("page.html.j2")
+    return template.render(page=page, pages=pages, title=title, made=made, partial=partial)

@@ -11,15 +11,26 @@ from matplotlib.patches import Patch
 from monai_fp4.report.collect import StudyTables, metric_name
 from monai_fp4.report.comparisons import FEW, baseline, paired
 from monai_fp4.report.statistics import mean_interval
-from monai_fp4.report.style import GROUP, Picture, describe_cells, grid, legend, look, mark_empty, single, spread
+from monai_fp4.report.style import (
+    GROUP,
+    Picture,
+    describe_cells,
+    grid,
+    legend,
+    look,
+    mark_empty,
+    not_drawn,
+    single,
+    spread,
+)
 
 __all__ = ["auprc_by_scale", "curves", "five_folds", "percent_of_baseline"]
 
 _SHADE = "#DDE8F5"
 _BY_EPOCH = {
-    "train_loss": ("Training loss", "mean training loss of the epoch"),
-    "val_loss": ("Validation loss", "mean loss over the validation patients"),
-    "auprc": ("AUPRC by epoch", "AUPRC over the voxels of all validation patients"),
+    "train_loss": ("Training loss", "training loss", "mean training loss of the epoch"),
+    "val_loss": ("Validation loss", "validation loss", "mean loss over the validation patients"),
+    "auprc": ("AUPRC by epoch", "AUPRC", "AUPRC over the voxels of all validation patients"),
 }
 
 
@@ -28,7 +39,7 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
 
     Cells that are not finished are drawn as far as they came, and end in a ring.
     """
-    title, words = _BY_EPOCH[measure]
+    title, label, words = _BY_EPOCH[measure]
     known = tables.epochs.dropna(subset=[measure])
     if known.empty:
         return None
@@ -53,23 +64,23 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
             marks = {"marker": style.marker, "markersize": 3.5} if len(mean) <= 15 else {}
             axes.plot(mean.index, mean, linewidth=1.6, zorder=3, **marks, **style.line)
     for axes in panels.values():
-        axes.set(xlabel="epoch", ylabel=measure.replace("_", " "))
+        axes.set(xlabel="epoch", ylabel=label)
         axes.locator_params(axis="x", integer=True)
         # Within a decade a logarithmic axis would have a single number on it.
         if measure != "auprc" and known[measure].gt(0).all() and known[measure].max() > 10 * known[measure].min():
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(lambda value, _: "")
     mark_empty(panels, known["model"], "no epoch yet")
-    legend(figure, tables.recipes)
-    rings = f" {unfinished} cells that are not finished end in a ring." if unfinished else ""
+    drawn = [recipe for recipe in tables.recipes if recipe in set(known["recipe"])]
+    legend(figure, drawn)
+    rings = ""
+    if unfinished:
+        rings = f" {unfinished} unfinished cell{'s end in rings' if unfinished != 1 else ' ends in a ring'}."
     caption = (
         f"{words[0].upper()}{words[1:]}: one thin line a cell, the thick line is the mean of a recipe's finished"
-        f" cells.{rings} "
+        f" cells.{rings}{not_drawn(tables, drawn, 'epoch')} Axes need not begin at 0. "
     )
-    alt = (
-        f"{title} against epoch, a panel for each of {len(panels)} models, a colour for each of {len(tables.recipes)}"
-        " recipes."
-    )
+    alt = f"{title} against epoch, a panel for each of {len(panels)} models, a colour for each of {len(drawn)} recipes."
     return Picture(f"curves_{measure}", title, caption + describe_cells(tables.done), alt, figure, "epochs")
 
 
@@ -101,13 +112,15 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
         panel.set_axis_off()
     for panel in axes[:, 0]:
         panel.set_ylabel("AUPRC")
+    drawn = [recipe for recipe in tables.recipes if recipe in set(done["recipe"])]
     shown = {f"{arch} {variant}".strip(): panel for (arch, variant), panel in zip(rows, axes.ravel(), strict=False)}
     mark_empty(shown, {f"{row.arch} {row.variant}".strip() for row in done.itertuples()})
-    legend(figure, tables.recipes)
+    legend(figure, drawn)
     caption = (
-        "AUPRC of the best epoch on the validation patients: every seed a dot, the mean with its 95 % t interval. "
+        "AUPRC of the best epoch on the validation patients: every seed a dot, the mean with its 95 % t interval (none"
+        f" from a single one).{not_drawn(tables, drawn)} Axes need not begin at 0. "
     )
-    alt = f"AUPRC against scale for {len(rows)} architectures and {len(tables.recipes)} recipes."
+    alt = f"AUPRC against scale for {len(rows)} architectures and {len(drawn)} recipes."
     return Picture("auprc_by_scale", "AUPRC against scale", caption + describe_cells(done), alt, figure, "cells")
 
 
@@ -129,7 +142,10 @@ def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture |
             if len(values):
                 _dots(axes, place, values, look(recipe, tables.recipes), wide=0.34)
             elif model in set(pairs["model"]):
-                axes.annotate("none", (place, 100), ha="center", va="bottom", fontsize=7, color="0.45", rotation=90)
+                axes.annotate(
+                    "none", (place, 100), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=7,
+                    color="0.35", rotation=90,
+                )  # fmt: skip
         axes.set_xticks(range(len(recipes)), recipes, rotation=60, ha="right", rotation_mode="anchor")
         axes.set(xlim=(-0.6, len(recipes) - 0.4), ylabel="% of BF16")
         axes.margins(y=0.15)
@@ -140,7 +156,8 @@ def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture |
     name = metric_name(metric)
     caption = (
         f"{name} as a percentage of the BF16 cell with the same seed and fold: every {unit} a dot, the mean with its"
-        f" 95 % t interval (none from a single one); where no pair is finished stands 'none'. {describe_cells(cells)}"
+        f" 95 % t interval (none from a single one); where no pair is finished stands 'none'. Axes need not begin at"
+        f" 0. {describe_cells(cells)}"
     )
     alt = (
         f"{name} relative to BF16 for {len(recipes)} recipes in {len(panels)} models; numbers in the table of"

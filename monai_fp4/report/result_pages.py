@@ -59,12 +59,20 @@ def statistics_page(found: Analysis) -> Page:
     blocks = [heading("Every recipe against BF16")]
     drawn = [effect_figures.differences(tables, comparisons, metric, found.margin) for metric in ("recall", "auprc")]
     blocks += pictures(*drawn, missing="No finished cell has a finished BF16 cell of its seed beside it.")
+    if comparisons["p"].isna().any():
+        blocks.append(
+            note(
+                "A dash is a number that cannot be computed: an interval and a p need two pairs or more, and pairs that"
+                " do not all differ by the same."
+            )
+        )
+    so_far = " so far, and grows with the study" if len(tables.done) < len(tables.cells) else ""
     for metric in TESTED:
         own = comparisons[comparisons["metric"] == metric]
         if len(own):
             caption = (
-                f"{metric_name(metric)}: paired differences to BF16; {len(own)} comparisons in the family, margin"
-                f" {found.margin:g}"
+                f"{metric_name(metric)}: paired differences to BF16, margin {found.margin:g}; Holm's correction is for"
+                f" {len(own)} comparisons{so_far}"
             )
             blocks.append(table(own, [*_MODEL_AND_RECIPE, *_TEST], caption, data="comparisons", filtered=len(own) > 15))
     blocks.append(heading("Patient by patient"))
@@ -78,8 +86,8 @@ def statistics_page(found: Analysis) -> Page:
             Column("high", "to", "signed"),
         ]
         caption = (
-            "AUPRC of a patient: mean difference to BF16, with a bootstrap interval over patients for these very"
-            " trainings"
+            "AUPRC per patient, finished cells: mean difference to BF16, with a bootstrap interval over patients for"
+            " these very trainings; another seed may lead elsewhere"
         )
         blocks.append(table(patients, columns, caption, data="patient_comparisons"))
     else:
@@ -113,7 +121,8 @@ def statistics_page(found: Analysis) -> Page:
     if len(frames.get("axes", ())):
         named = [Column("arch", "Arch"), Column("scale", "Scale"), Column("recipe", "Recipe")]
         columns = [*named, Column("variant", "First"), Column("other", "Second"), *_BRIEF]
-        caption = f"AUPRC of the second less the first; {len(frames['axes'])} comparisons in the family"
+        count = len(frames["axes"])
+        caption = f"AUPRC of the second less the first; Holm's correction is for {count} comparisons{so_far}"
         blocks += [heading("Further axes"), table(frames["axes"], columns, caption, data="axes", filtered=True)]
     blocks.append(heading("Recipes among each other"))
     if len(pairs):
@@ -123,7 +132,7 @@ def statistics_page(found: Analysis) -> Page:
             Column("other", "Second"),
             *_BRIEF,
         ]
-        caption = f"AUPRC of the second less the first; {len(pairs)} comparisons in the family"
+        caption = f"AUPRC of the second less the first; Holm's correction is for {len(pairs)} comparisons{so_far}"
         blocks.append(table(pairs, columns, caption, data="recipe_pairs", filtered=True))
     else:
         blocks.append(note("No two quantized recipes are finished with the same seed."))
@@ -141,13 +150,13 @@ def outputs_page(found: Analysis) -> Page:
     missing = "Not recorded: no finished cell has a TensorBoard file with a precision-recall curve of its best epoch."
     ece = found.frames["calibration"]
     blocks = [
-        heading("Curves"),
+        heading("Precision and recall"),
         *pictures(output_figures.pr_curves(tables), missing="Not recorded: no finished cell has a curve."),
         heading("Probabilities"),
         *pictures(output_figures.probabilities(tables), missing=missing),
-        heading("Levels"),
+        heading("How many levels"),
         *pictures(output_figures.distinct_levels(tables), missing="No finished cell."),
-        heading("Attention entropy"),
+        heading("Attention"),
         *pictures(health_figures.attention_over_time(tables), missing="Not recorded by these runs."),
         heading("Calibration"),
         *pictures(output_figures.reliability_curves(tables), missing=missing),
@@ -162,13 +171,15 @@ def outputs_page(found: Analysis) -> Page:
             Column("ece", "ECE, all voxels", "fixed"),
             Column("ece_above", "ECE above 0.07", "fixed"),
         ]
+        order = {model: place for place, model in enumerate(tables.models)}
+        summary = summary.reset_index().sort_values("model", key=lambda s: s.map(order), kind="stable")
         caption = (
             "Expected calibration error in 14 bins, mean over the finished cells: over all voxels, nearly all of them"
             " background, and over"
         )
         blocks.append(
             table(
-                summary.reset_index(),
+                summary,
                 columns,
                 f"{caption} those with a predicted probability above the lowest bin",
                 data="calibration",
@@ -209,10 +220,12 @@ def cost_page(found: Analysis) -> Page:
         columns = [
             *_MODEL_AND_RECIPE,
             Column("cells", "Cells", "whole"),
-            Column("epoch_seconds", "Seconds an epoch", "seconds"),
+            Column("epoch_seconds", "Seconds per epoch", "seconds"),
             Column("times_baseline", "Times BF16", "fixed"),
             Column("train_seconds", "Seconds, all cells", "seconds"),
             Column("peak_memory_bytes", "Peak memory, GiB", "bytes"),
         ]
+        order = {model: place for place, model in enumerate(found.tables.models)}
+        costs = costs.sort_values("model", key=lambda s: s.map(order), kind="stable")
         blocks.append(table(costs, columns, "Cost of every model and recipe, finished cells", data="cost"))
     return Page("cost", "Time and memory", "What the trainings took on the machines that ran them.", blocks)

@@ -34,6 +34,7 @@ __all__ = [
     "legend",
     "look",
     "mark_empty",
+    "not_drawn",
     "save_picture",
     "single",
     "spread",
@@ -164,6 +165,12 @@ def mark_empty(panels: dict[str, Any], drawn: Iterable[str], words: str = "no fi
             axes.tick_params(labelbottom=False, labelleft=False)
             axes.set(xlabel="", ylabel="")
             axes.grid(visible=False)
+
+
+def not_drawn(tables: StudyTables, drawn: Iterable[str], words: str = "finished cell") -> str:
+    """A caption's sentence on the study's recipes that a figure has nothing of; begins with a space, or is empty."""
+    missing = [recipe for recipe in tables.recipes if recipe not in set(drawn)]
+    return f" No {words} yet of {', '.join(missing)}." if missing else ""
 
 
 def single(
