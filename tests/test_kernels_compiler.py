@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
 import subprocess
 import sys
 import warnings
@@ -176,3 +179,35 @@ def test_a_bad_compiler_is_one_warning(monkeypatch: pytest.MonkeyPatch, fresh: P
     with pytest.warns(RuntimeWarning) as caught:
         assert compiler.load("quantize") is compiler.load("histogram") is None
     assert len(caught) == 1
+
+
+def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_a_compiler()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(compiler.tempfile, "mkstemp", full)
+    with pytest.warns(RuntimeWarning, match=r"plain torch .* cannot be written .*No space left"):
+        assert compiler.load("gemm") is None
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that is run under a number of no user."""
+    for name in ("HOME", "XDG_CACHE_HOME", "MONAI_FP4_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(compiler.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert compiler._cache_folder().parent == tmp_path
+
+
+def test_a_compiler_that_says_its_version_in_another_encoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "c++"
+    script.write_bytes(b"#!/bin/sh\necho 'compilateur num\xe9ro 12'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    assert "12" in compiler._compiler()[1]
