@@ -117,14 +117,15 @@ def _quantize(
     out_length = blocks * BLOCK_SIZE if rht or pairs else length
     wanted = (*shape[:-2], out_length // 2, shape[-2], 2) if pairs else (*shape[:-1], out_length)
     if out is None:
-        out = torch.empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
+        out = x.new_empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
     elif out.shape != wanted or out.dtype is not dtype:
         raise ConfigError(
             f"expected an output {tuple(wanted)} of {dtype}, found {tuple(out.shape)} of {out.dtype}: allocate it so"
         )
-    scales = torch.empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
+    # Made from x and not by torch.empty, whose device a user may set: the kernel writes to a CPU's memory.
+    scales = x.new_empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
     if amax is None:
-        largest = torch.zeros((), dtype=torch.float32)
+        largest = x.new_zeros((), dtype=torch.float32)
     else:
         largest = amax.detach().to("cpu", torch.float32).reshape(())
     if out.numel() == 0:
@@ -183,11 +184,11 @@ def _readable(x: Tensor) -> Tensor:
 def _empty_like(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An empty tensor whose axes lie in memory in the order of those of ``x``."""
     if x.is_contiguous():
-        return torch.empty(shape, dtype=dtype)
+        return x.new_empty(shape, dtype=dtype)
     strides = x.stride()
     # A repeated axis has stride 0 and belongs outside.
     order = sorted(range(x.ndim), key=lambda axis: -(strides[axis] or 1 << 62))
-    return torch.empty_permuted(shape, order, dtype=dtype)
+    return torch.empty_permuted(shape, order, dtype=dtype, device=x.device)
 
 
 @lru_cache(maxsize=4096)
@@ -249,8 +250,9 @@ def _fault(library: ctypes.CDLL) -> str | None:
     library.monai_fp4_quantize.argtypes = [ctypes.c_char_p]
     library.monai_fp4_quantize.restype = ctypes.c_int
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 40, generator=generator) * torch.logspace(-6, 6, 40)
-    x[0], x[1, :20], x[2] = x[0] * 1e-40, 0.0, (torch.arange(40) - 20) / 4
+    with torch.device("cpu"):
+        x = torch.randn(20, 40, generator=generator, dtype=torch.float32) * torch.logspace(-6, 6, 40).float()
+        x[0], x[1, :20], x[2] = x[0] * 1e-40, 0.0, (torch.arange(40) - 20) / 4
     for dtype in _DTYPES:
         for view in (x.to(dtype), x.to(dtype).mT):
             for two_d, rht, key in ((False, False, None), (True, False, 3), (False, True, None), (False, True, -5)):
