@@ -64,6 +64,7 @@ def quantize(
     offset: int = 0,
     length: int | None = None,
     with_scales: bool = True,
+    library: ctypes.CDLL | None = None,
 ) -> ScaledValues | None:
     """Quantize a CPU tensor along its last axis.
 
@@ -81,6 +82,7 @@ def quantize(
         offset: position ``k`` of a row reads ``x[..., offset + k]``, which is zero outside of the tensor.
         length: positions of a row; by default all from ``offset`` to the end.
         with_scales: whether block scales are wanted; without, they are an empty tensor.
+        library: the compiled kernel; by default the one of this machine.
 
     Returns:
         The operand, or ``None`` where there is no kernel: compute in plain torch.
@@ -88,27 +90,9 @@ def quantize(
     Raises:
         ConfigError: shapes, dtypes, devices or options that do not fit.
     """
-    library = compiler.load("quantize", _fault)
+    library = library or compiler.load("quantize", _fault)
     if library is None:
         return None
-    return _quantize(library, x, two_d, rht, key, amax, dtype, decoded, pairs, out, offset, length, with_scales)
-
-
-def _quantize(
-    library: ctypes.CDLL,
-    x: Tensor,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-    pairs: bool = False,
-    out: Tensor | None = None,
-    offset: int = 0,
-    length: int | None = None,
-    with_scales: bool = True,
-) -> ScaledValues:
     x = _readable(x)
     shape = x.shape
     if length is None:
@@ -130,24 +114,14 @@ def _quantize(
         largest = amax.detach().to("cpu", torch.float32).reshape(())
     if out.numel() == 0:
         return ScaledValues(out, largest, scales)
-    plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+    target, plan = out, _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
     if plan is None:  # more axes than the kernel walks, none of which can be merged
-        result = _quantize(
-            library, x.contiguous(), two_d, rht, key, amax, dtype, decoded, pairs, None, offset, length, with_scales
-        )
-        out.copy_(result.values)
-        return ScaledValues(out, result.amax, result.scales)
+        x, out = x.contiguous(), x.new_empty(wanted, dtype=dtype)
+        plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+        assert plan is not None, "the axes of contiguous memory merge"
     flags, tail = plan
-    if two_d:
-        flags |= _TWO_D
-    if rht:
-        flags |= _ROTATE
-    if key is not None:
-        flags |= _STOCHASTIC
-    if decoded:
-        flags |= _DECODED
-    if amax is not None:
-        flags |= _GIVEN_AMAX
+    options = ((two_d, _TWO_D), (rht, _ROTATE), (key is not None, _STOCHASTIC), (decoded, _DECODED))
+    flags |= sum(flag for chosen, flag in (*options, (amax is not None, _GIVEN_AMAX)) if chosen)
     arguments = _HEAD.pack(
         x.data_ptr(),
         out.data_ptr(),
@@ -165,7 +139,9 @@ def _quantize(
     )
     if library.monai_fp4_quantize(arguments + tail):
         raise RuntimeError("quantize.cpp and its binding disagree")
-    return ScaledValues(out, largest, scales)
+    if out is not target:
+        target.copy_(out)
+    return ScaledValues(target, largest, scales)
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -258,8 +234,8 @@ def _fault(library: ctypes.CDLL) -> str | None:
             for two_d, rht, key in ((False, False, None), (True, False, 3), (False, True, None), (False, True, -5)):
                 quantized = prepare_blocks(view, two_d=two_d, rht=rht)
                 expected = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
-                ours = _quantize(library, view, two_d, rht, key, dtype=dtype)
-                if not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
+                ours = quantize(view, two_d=two_d, rht=rht, key=key, dtype=dtype, library=library)
+                if ours is None or not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
                     layout = "columns" if view.stride(-1) > 1 else "rows"
                     return (
                         f"it differs from plain torch in the self-check ({dtype}, {layout}, {two_d=}, {rht=}, {key=})"
