@@ -147,8 +147,9 @@ def fake_quantize(
         if result is not None:
             return result.values
     elif triton_quantize.usable(x):
-        result = triton_quantize.try_quantize(
-            x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
+        call = triton_quantize.quantize
+        result = triton_quantize.attempt(
+            call, x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
         )
         if result is not None:
             return result.values
