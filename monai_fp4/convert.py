@@ -65,8 +65,7 @@ def convert(
 
     Raises:
         ConfigError: the recipe or the backend is unknown or cannot be used here, or a ``skip`` pattern matches no
-        module. The
-            model is unchanged then.
+            module. The model is unchanged then.
     """
     recipe = Recipe.from_config(recipe)
     _check_skip(model, skip)

@@ -157,7 +157,7 @@ def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
         warnings.simplefilter("ignore")
         cpu_quantize.available()
         cpu_gemm.available()
-        compiler.load("histogram", native._check)
+        native.library()
     compiled = {status.name: status for status in compiler.status()}
     triton = KernelStatus("triton", *triton_quantize.available(device))
     return (*(compiled[name] for name in _PURPOSES if name in compiled), triton)

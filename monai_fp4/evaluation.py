@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure
 from monai_fp4.overlays import Reason, SliceGallery
+from monai_fp4.run_folder import make_folder, write_atomically
 from monai_fp4.scores.bootstrap import Interval
 from monai_fp4.scores.cohort import Cohort
 from monai_fp4.scores.confusion import Confusion
@@ -32,7 +33,7 @@ class EvaluationReport:
     with "image", "label", "pred" and "patient", in one process. Each file is written whole or not at all.
 
     Args:
-        output_dir: created if needed; a folder that already holds a `metrics.json` is refused.
+        output_dir: created when the evaluation begins; a folder that already holds a `metrics.json` is refused.
         threshold: probability at or above which a voxel is called tumour, as the run chose it.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -41,7 +42,8 @@ class EvaluationReport:
         source: what was evaluated, such as run, manifest and split; kept in `metrics.json`.
 
     Raises:
-        ConfigError: the threshold is not a probability, or the folder holds an evaluation.
+        ConfigError: the threshold is not a probability, or the folder holds an evaluation; and from the evaluator's
+            run, when the folder cannot be written to.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _begin(self, _engine: Engine) -> None:
+        make_folder(self.folder)
         self._confusions, self._gallery = {}, SliceGallery(self.overlays)
 
     def _look(self, engine: Engine) -> None:
@@ -98,7 +101,6 @@ class EvaluationReport:
                 f"{len(self._confusions)}; evaluate in one process"
             )
         numbers = report(cohort, self._confusions, threshold=self.threshold, resamples=self.resamples, seed=self.seed)
-        (self.folder / "overlays").mkdir(parents=True, exist_ok=True)
         interval = Interval(value=cohort.auprc, low=math.nan, high=math.nan) if cohort.pooled.positives else None
         known = numbers["intervals"].get("auprc")
         if known is not None and known["low"] is not None:
@@ -115,7 +117,8 @@ class EvaluationReport:
                 figure = overlay_figure(slices, threshold=self.threshold, title=reason.value)
                 save_figure(figure, self.folder / "overlays" / f"{reason.value.replace(' ', '_')}.png")
         # Last: a folder that holds metrics.json is complete.
-        write_json(self.folder / "metrics.json", {"source": self.source, **numbers} if self.source else numbers)
+        content = {"source": self.source, **numbers} if self.source else numbers
+        write_atomically(self.folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def report(
@@ -194,10 +197,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from monai_fp4.overlays import Overlay
+from monai_fp4.run_folder import write_atomically
 from monai_fp4.scores.bootstrap import Interval
 from monai_fp4.scores.confusion import Confusion
 from monai_fp4.scores.histogram import ScoreHistogram
@@ -129,11 +131,15 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG whole or not at all; the same figure gives the same bytes."""
-    part = path.with_name(path.name + ".part")
+    """Write a PNG whole or not at all; the same figure gives the same bytes.
+
+    Raises:
+        ConfigError: when the system does not let it, such as on a full disk.
+    """
+    content = BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(part, format="png", dpi=130, metadata={"Software": None})
-    part.replace(path)
+    figure.savefig(content, format="png", dpi=130, metadata={"Software": None})
+    write_atomically(path, content.getvalue())
 
 
 def to_array(figure: Figure) -> NDArray[np.uint8]:

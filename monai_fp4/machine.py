@@ -75,7 +75,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Look at this machine; nothing is computed and nothing is written."""
+    """Look at this machine; nothing is computed, and nothing made but the folder that built kernels are kept in."""
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),

@@ -139,7 +139,9 @@ def scaled_values(
         if result is not None:
             return result
     elif triton_quantize.usable(x):
-        result = triton_quantize.try_quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype)
+        result = triton_quantize.attempt(
+            triton_quantize.quantize, x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype
+        )
         if result is not None:
             return result
     quantized = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax, scheme=scheme)

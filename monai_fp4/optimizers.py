@@ -50,7 +50,7 @@ class MuonAdamW(Optimizer):
         groups = [{"params": group} for group in (matrices, others)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas})
         # Views: what Muon writes into them stands in the network's own weights.
-        self._views = [nn.Parameter(_as_matrix(parameter.detach())) for parameter in matrices]
+        self._views = [nn.Parameter(_as_matrix(parameter.detach(), parameter)) for parameter in matrices]
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
         self._muon = (
             Muon(self._views, momentum=momentum, adjust_lr_fn="match_rms_adamw", **options) if matrices else None
@@ -70,7 +70,9 @@ class MuonAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for parameter, view in zip(self.param_groups[0]["params"], self._views, strict=True):
-            view.grad = None if parameter.grad is None else _as_matrix(parameter.grad)
+            # Taken anew: a network that is moved or laid out otherwise meanwhile has its weights somewhere else.
+            view.data = _as_matrix(parameter.detach(), parameter)
+            view.grad = None if parameter.grad is None else _as_matrix(parameter.grad, parameter)
         for _, optimizer, group in self._inner():
             inner = optimizer.param_groups[0]
             inner.update({name: group[name] for name in ("lr", "weight_decay", "momentum", "betas") if name in inner})
@@ -95,12 +97,12 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return min(parameter.shape[0], parameter[0].numel()) > 1
 
 
-def _as_matrix(tensor: Tensor) -> Tensor:
-    """``[O, I, *kernel]`` as ``[O, columns]``, without a copy where the memory allows it.
+def _as_matrix(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter ``[O, I, *kernel]``, or its gradient, as ``[O, columns]``, without a copy where the memory allows it.
 
-    The columns are in the order of the memory: ``[I, *kernel]``, or ``[*kernel, I]`` when the channels are innermost.
-    Muon does not mind, since it acts from the left.
+    The columns are in the order of the parameter's memory: ``[I, *kernel]``, or ``[*kernel, I]`` when the channels are
+    innermost. Muon does not mind, since it acts from the left.
     """
-    if not tensor.is_contiguous() and tensor.ndim > 2:
+    if not parameter.is_contiguous() and tensor.ndim > 2:
         tensor = tensor.movedim(1, -1)
     return tensor.reshape(tensor.shape[0], -1)

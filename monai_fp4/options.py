@@ -23,7 +23,7 @@ from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.recipes import Recipe
 from monai_fp4.running_config import differing_ids
 
-__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "flag"]
+__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "differences", "flag"]
 
 
 @dataclass(frozen=True)

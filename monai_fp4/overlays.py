@@ -59,8 +59,7 @@ class SliceGallery:
 
     - tumour: its voxels;
     - miss: voxels not seen (the sum of 1 - p over the tumour) times the share of the tumour that they are, since the
-    many
-      voxels that a large tumour loses along its rim matter less than a small tumour that was overlooked;
+      many voxels that a large tumour loses along its rim matter less than a small tumour that was overlooked;
     - false alarm: the sum of p over the background voxels with p above one half.
 
     Args:

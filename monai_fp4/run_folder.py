@@ -35,7 +35,7 @@ from monai_fp4.running_config import value_at
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunFolder", "describe_environment", "write_atomically"]
+__all__ = ["RunFolder", "describe_environment", "make_folder", "write_atomically"]
 
 _WRITTEN = (
     "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
@@ -52,13 +52,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:
-        with suppress(OSError):  # such as that the folder does not exist
+        with suppress(OSError):  # such as that it was not even begun
             beside.unlink()
+        raise _not_writable(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        ConfigError: when the system does not let it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise _not_writable(path, error) from error
 
 

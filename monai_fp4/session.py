@@ -31,7 +31,7 @@ from monai_fp4.options import OPTIONS, RunOptions
 from monai_fp4.run_folder import RunFolder, describe_environment
 from monai_fp4.running_config import running_config
 
-__all__ = ["Session", "error_in_chain", "install_error_hook", "pick_device", "summary_writer"]
+__all__ = ["Session", "check_command_line", "error_in_chain", "install_error_hook", "pick_device", "summary_writer"]
 
 logger = logging.getLogger("monai_fp4")
 T = TypeVar("T")

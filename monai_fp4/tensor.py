@@ -35,7 +35,7 @@ from monai_fp4.kernels import cpu_quantize, triton_quantize
 __all__ = ["NVFP4Tensor", "fake_quantize", "quantize"]
 
 # The magnitude of a code is 0 to 6 in halves: twice a magnitude is a row of this table.
-_CODE_OF_HALVES = torch.tensor([0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7], dtype=torch.uint8)
+_CODE_OF_HALVES = torch.tensor([0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7], dtype=torch.uint8, device="cpu")
 _SIGN_BIT = 8
 
 
@@ -71,7 +71,7 @@ class NVFP4Tensor:
             tensor, which are what a matrix product sees (its other operand is rotated too, which cancels), with K
             padded to a multiple of 16.
         """
-        grid = torch.tensor(E2M1_GRID, device=self.codes.device)
+        grid = torch.tensor(E2M1_GRID, dtype=torch.float32, device=self.codes.device)
         table = torch.cat([grid, 0.0 - grid])
         nibbles = torch.stack([self.codes & 0xF, self.codes >> 4], dim=-1).flatten(-2)
         blocks = pad_last(table[nibbles.int()], BLOCK_SIZE).unflatten(-1, (self.scales.shape[-1], BLOCK_SIZE))
@@ -147,8 +147,9 @@ def fake_quantize(
         if result is not None:
             return result.values
     elif triton_quantize.usable(x):
-        result = triton_quantize.try_quantize(
-            x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
+        call = triton_quantize.quantize
+        result = triton_quantize.attempt(
+            call, x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
         )
         if result is not None:
             return result.values

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -120,6 +122,24 @@ def test_a_patient_given_twice_ends_the_evaluation(tmp_path):
     with pytest.raises(DataError, match="twice"):
         evaluate(tmp_path, synthetic_cohort()[:1] * 2)
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anybody_is_evaluated(tmp_path):
+    (tmp_path / "file").write_text("")
+    patients = iter(synthetic_cohort())
+    with pytest.raises(ConfigError, match=r"must be writable.*another output_dir"):
+        evaluate(tmp_path / "file" / "below", patients)
+    assert len(list(patients)) == len(synthetic_cohort())
+
+
+def test_a_disk_that_gets_full_is_a_sentence(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match=r"No space left on device.*make room"):
+        evaluate(tmp_path, synthetic_cohort()[:1])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_plain_leaves_no_nan():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
 import subprocess
 import sys
 import warnings
@@ -176,3 +179,79 @@ def test_a_bad_compiler_is_one_warning(monkeypatch: pytest.MonkeyPatch, fresh: P
     with pytest.warns(RuntimeWarning) as caught:
         assert compiler.load("quantize") is compiler.load("histogram") is None
     assert len(caught) == 1
+
+
+def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_a_compiler()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(compiler.tempfile, "mkstemp", full)
+    with pytest.warns(RuntimeWarning, match=r"plain torch .* cannot be written .*No space left"):
+        assert compiler.load("gemm") is None
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that is run under a number of no user."""
+    for name in ("HOME", "XDG_CACHE_HOME", "MONAI_FP4_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(compiler.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert compiler._cache_folder().parent == tmp_path
+
+
+def test_a_compiler_that_says_its_version_in_another_encoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "c++"
+    script.write_bytes(b"#!/bin/sh\necho 'compilateur num\xe9ro 12'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    assert "12" in compiler._compiler()[1]
+
+
+DEFAULTS = """
+torch.set_default_device("meta")
+torch.set_default_dtype(torch.float64)
+torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+"""
+COMPARED = """
+import torch, warnings
+from monai_fp4 import fake_quantize, quantize
+from monai_fp4.layers import NVFP4Conv2d, NVFP4Linear
+x = torch.linspace(-3, 5, 640).view(20, 32)
+options = {{"bias": False, "recipe": "sr_rht_2d"}}
+layers = NVFP4Linear(32, 24, **options), NVFP4Conv2d(16, 24, 3, padding=1, stride=2, **options)
+for layer in layers:
+    layer.weight.data.copy_(torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight))
+inputs = x.clone(), x.view(1, 16, 5, 8).clone()
+{defaults}
+warnings.simplefilter("error")
+found = [fake_quantize(x, rht=True), quantize(x).dequantize(torch.bfloat16)]
+for layer, images in zip(layers, inputs):
+    with torch.autocast("cpu", enabled=False):
+        torch.manual_seed(0)
+        y = layer(images.requires_grad_())
+        y.backward(torch.linspace(0, 1, y.numel(), device="cpu", dtype=y.dtype).view_as(y))
+    found += [y, images.grad, layer.weight.grad]
+from monai_fp4.kernels import cpu_gemm
+found.append(torch.tensor([cpu_gemm.available()], dtype=torch.uint8, device="cpu"))
+for numbers in found:
+    print(numbers.device, numbers.dtype, numbers.detach().double().tolist())
+"""
+
+
+def test_torch_s_process_wide_defaults_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the first use, which compares each library with plain torch, nor any later one."""
+    monkeypatch.delenv("MONAI_FP4_CACHE")
+
+    def numbers(defaults: str) -> str:
+        command = [sys.executable, "-c", COMPARED.format(defaults=defaults)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{defaults}: {done.returncode} {done.stderr[-800:]}"
+        return done.stdout
+
+    assert numbers(DEFAULTS) == numbers("")

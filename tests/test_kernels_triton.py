@@ -17,11 +17,12 @@ from triton_setup import DEVICE, needs_compiler, needs_kernels, quiet
 from monai_fp4.formats import philox
 from monai_fp4.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
 from monai_fp4.formats.rotation import rotate
-from monai_fp4.kernels import triton_quantize
+from monai_fp4.kernels import switch, triton_quantize
 from monai_fp4.kernels.triton_device import as_fp32, random_words, rotate_inner
 from monai_fp4.kernels.triton_language import tl, triton
 from monai_fp4.kernels.triton_launch import as_matrix
-from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both, try_quantize
+from monai_fp4.kernels.triton_quantize import attempt, available, quantize, quantize_both, usable
+from monai_fp4.numerics import scaled_values
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 
@@ -275,12 +276,12 @@ def test_layouts_are_read_in_place(make, shape, along_rows, copied):
 
 
 def test_a_cpu_tensor_is_left_to_others():
-    assert try_quantize(torch.ones(16, 16)) is None
+    assert not usable(torch.ones(16, 16))
 
 
 def test_says_why_it_is_not_available():
-    usable, reason = available("meta")
-    assert not usable and "meta" in reason
+    found, reason = available("meta")
+    assert not found and "meta" in reason
 
 
 def test_a_failure_is_warned_about_once_and_ends_the_use(monkeypatch):
@@ -290,11 +291,14 @@ def test_a_failure_is_warned_about_once_and_ends_the_use(monkeypatch):
     monkeypatch.setattr(triton_quantize, "_failure", None)
     monkeypatch.setattr(triton_quantize, "quantize", fail)
     monkeypatch.setattr(triton_quantize, "usable", lambda x: triton_quantize._failure is None)
-    with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):
-        assert try_quantize(torch.ones(16, 16)) is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert try_quantize(torch.ones(16, 16)) is None
+    x = torch.randn(16, 16)
+    expected = scaled_values(x).values
+    with switch.plain():  # the kernel for CPUs would come first
+        with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):
+            assert torch.equal(scaled_values(x).values, expected)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(scaled_values(x).values, expected)
     assert available("cpu") == (False, triton_quantize._failure)
 
 
@@ -302,10 +306,8 @@ def test_memory_that_runs_out_is_no_fault_of_triton(monkeypatch):
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("too little")
 
-    monkeypatch.setattr(triton_quantize, "quantize", fail)
-    monkeypatch.setattr(triton_quantize, "usable", lambda x: True)
     with pytest.raises(torch.OutOfMemoryError):
-        try_quantize(torch.ones(16, 16))
+        attempt(fail, torch.ones(16, 16))
     assert triton_quantize._failure is None
 
 

@@ -351,6 +351,14 @@ def test_cached_attention_is_softmax_attention(
         torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance)
 
 
+def test_a_torch_without_onednn_has_no_bf16_products() -> None:
+    """As on a Mac, where the operator that would be asked does not exist."""
+    token_attention._cpu_multiplies_bf16.cache_clear()
+    with mock.patch.object(torch.backends.mkldnn, "is_available", return_value=False):
+        assert not token_attention._cpu_multiplies_bf16()
+    token_attention._cpu_multiplies_bf16.cache_clear()
+
+
 @pytest.mark.parametrize(("tokens", "quick"), [(64, True), (2049, False)])
 @pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
 def test_token_attention_equals_monais_block(tokens: int, quick: bool, amp: bool) -> None:

@@ -62,6 +62,30 @@ def test_the_layout_of_the_memory_does_not_matter() -> None:
     assert channels_last(laid_out.weight).data_ptr() == laid_out.weight.data_ptr()
 
 
+def test_a_network_that_is_laid_out_afterwards_is_trained_all_the_same() -> None:
+    early, late = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    late.load_state_dict(early.state_dict())
+    optimizers = [MuonAdamW(lay_out(early, (8, 8)).named_parameters(), lr=0.01)]
+    optimizers.append(MuonAdamW(late.named_parameters(), lr=0.01))
+    lay_out(late, (8, 8))  # the weights lie somewhere else now
+    for model, optimizer in zip((early, late), optimizers, strict=True):
+        gradients(model, 1)
+        optimizer.step()
+    assert torch.equal(early.weight, late.weight)
+
+
+def test_a_gradient_may_lie_in_memory_otherwise_than_its_weight() -> None:
+    usual, assigned = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    assigned.load_state_dict(usual.state_dict())
+    for model in (usual, assigned):
+        optimizer = MuonAdamW(lay_out(model, (8, 8)).named_parameters(), lr=0.01)
+        gradients(model, 1)
+        if model is assigned:  # as a handler may
+            model.weight.grad = model.weight.grad.contiguous()
+        optimizer.step()
+    assert torch.equal(usual.weight, assigned.weight)
+
+
 @pytest.mark.parametrize("arch", ["unet", "swin", "vit"])
 def test_every_parameter_of_the_study_s_networks_moves(arch: str) -> None:
     model = lay_out(build_network(arch, "500k", image_size=(64, 64)), (64, 64))

@@ -201,9 +201,11 @@ def test_a_second_report_replaces_the_first_and_only_that(tmp_path: Path, capsys
     written = json.loads((folder / "report.json").read_text())
     (folder / "figures" / "stale.svg").write_text("old")
     (folder / "notes.txt").write_text("the user's own")
-    (folder / "report.json").write_text(json.dumps(written | {"files": [*written["files"], "figures/stale.svg"]}))
+    kept = tmp_path / "study" / "study.json"
+    files = [*written["files"], "figures/stale.svg", "figures/../../study.json", "../study.json", str(kept), ""]
+    (folder / "report.json").write_text(json.dumps(written | {"files": files}))
     assert main([str(tmp_path / "study")]) == 0
-    assert not (folder / "figures" / "stale.svg").exists() and (folder / "notes.txt").exists()
+    assert not (folder / "figures" / "stale.svg").exists() and (folder / "notes.txt").exists() and kept.exists()
     assert "All 4 cells are finished." in capsys.readouterr().out
 
 

@@ -134,3 +134,9 @@ def test_a_difference_between_supported_recipes_is_said(
     assert set(unet.recipes.values()) == {Advice.SUPPORTED}
     assert "chain_rule over full" in unet.ranking and "chain_rule over sr" in unet.ranking
     assert "full over" not in unet.ranking
+
+
+def test_numbers_of_patients_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
+    tables, _ = advice(tmp_path, definition(archs=("unet",), folds=("all",)))
+    said = " ".join(limits(tables))
+    assert "the very patients that were trained on" in said and "validated on the patients of fold all" not in said

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from sklearn.metrics import average_precision_score
 
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.scores.cohort import Cohort
 from monai_fp4.scores.confusion import Confusion
+from monai_fp4.scores.histogram import ScoreHistogram
 
 COUNT = 6
 
@@ -133,3 +136,18 @@ def test_a_patient_that_fails_leaves_no_trace():
     with pytest.raises(DataError):
         made.add("anna", [0.5, 0.6], [0, 3])
     assert made.patients == () and made.pooled.total == 0
+
+
+def test_what_travels_between_ranks_is_counted_and_not_every_score(monkeypatch):
+    made, sent = cohort(), []
+
+    def all_gather_object(parts, own):
+        sent.append(pickle.dumps(own))
+        parts[0], parts[1] = pickle.loads(sent[0]), (ScoreHistogram(), ())
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    together = made.gather()
+    pooled, _ = pickle.loads(sent[0])
+    assert not pooled._pending and together.auprc == made.auprc and len(together.patients) == COUNT

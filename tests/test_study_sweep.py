@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 from dataclasses import replace
@@ -262,3 +263,17 @@ def test_an_optimizer_changes_the_bundle_s_section_and_nothing_else() -> None:
     assert not any("optimizer" in name for name in adamw)
     assert sgd["--optimizer#_target_"] == "torch.optim.SGD" and float(sgd["--learning_rate"]) == 0.003 * 30
     assert [cell.id for cell in defined.cells()][1] == "unet_500k/sr/optimizer-muon/fold0_seed0"
+
+
+def test_the_rate_of_sgd_follows_from_the_bundle_of_the_study(tmp_path: Path) -> None:
+    folder, defined = study(tmp_path, further={"optimizer": ("sgd",)})
+    write_study(folder, defined, "phantom")
+    cell = defined.cells()[0]
+    path = folder.bundles_path / f"{defined.bundle(cell)}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"learning_rate": 0.01}))
+    executor = Scripted(done)
+    seen: list[list[str]] = []
+    submit = executor.submit
+    executor.submit = lambda task, needs: (seen.append(task["arguments"]), submit(task, needs))[1]  # type: ignore[method-assign]
+    Sweep(folder, defined, [cell], executor, SweepProgress(io.StringIO())).run()
+    assert seen[0][seen[0].index("--learning_rate") + 1] == "0.3"

@@ -97,7 +97,7 @@ def check_blocks(x: Tensor, *, two_d: bool, rht: bool, scheme: Scheme = STANDARD
 def prepare_blocks(
     x: Tensor, *, two_d: bool, rht: bool, amax: Tensor | None = None, scheme: Scheme = STANDARD
 ) -> QuantizedBlocks:
-    """Pad, rotate and split a tensor into blocks, and compute their scales; arguments as in :func:`scaled_values`."""
+    """Pad, rotate and split a tensor, and compute the scales of its blocks; arguments as `numerics.scaled_values`."""
     check_blocks(x, two_d=two_d, rht=rht, scheme=scheme)
     size = scheme.block_size
     length = x.shape[-1]

@@ -96,7 +96,7 @@ def _flush(numbers: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _matrix(device: torch.device) -> Tensor:
     """``diag(signs) @ H16 / 4``, FP32."""
-    hadamard = torch.ones(1, 1)
+    hadamard = torch.ones(1, 1, dtype=torch.float32, device="cpu")
     while len(hadamard) < BLOCK_SIZE:
         hadamard = torch.cat([torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)])
-    return (torch.tensor(_SIGNS)[:, None] * hadamard / 4).to(device)
+    return (torch.tensor(_SIGNS, device="cpu")[:, None] * hadamard / 4).to(device)

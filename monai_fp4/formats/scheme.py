@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["STANDARD", "TENSOR_MAX", "Scheme"]
+__all__ = ["E2M1_MAX", "E4M3_MAX", "STANDARD", "TENSOR_MAX", "Scheme"]
 
 # The largest values of the two formats; here and not in `rounding`, since recipes are read without torch.
 E2M1_MAX = 6.0

@@ -26,6 +26,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ Check = Callable[[ctypes.CDLL], str | None]
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 _EXTRAS = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 _INCLUDE = re.compile(rb'^#include "([^"]+)"', re.MULTILINE)
-_TIMEOUT = 120  # seconds; the longest build takes three to nine of a processor's time
+_TIMEOUT = 600  # seconds; the longest build takes three to nine, but on a machine whose cores all train it took 120
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -163,17 +164,14 @@ def _open(path: Path) -> ctypes.CDLL | None:
 
 def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
     """Compile into a file beside the target and rename it, so that another process sees all of it or nothing."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".so", dir=target.parent)
-    os.close(handle)
-    built = Path(name)
+    built: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".so", dir=target.parent)
+        os.close(handle)
+        built = Path(name)
         message = ""
         for extras in _EXTRAS:
-            command = [*compiler, *_FLAGS, *extras, str(source), "-o", str(built)]
-            try:
-                result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise _UnavailableError(f"{shlex.join(compiler)} did not run ({error})") from None
+            result = _run(*compiler, *_FLAGS, *extras, str(source), "-o", name)
             if result.returncode == 0:
                 break
             message = message or (result.stderr.strip().splitlines() or ["no message"])[0]
@@ -185,7 +183,16 @@ def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
     except OSError as error:
         raise _UnavailableError(f"{target} cannot be written ({error})") from None
     finally:
-        built.unlink(missing_ok=True)
+        if built is not None:
+            built.unlink(missing_ok=True)
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        # A compiler may speak another language, in another encoding.
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _UnavailableError(f"{command[0]} did not run ({error})") from None
 
 
 @cache
@@ -205,11 +212,7 @@ def _compiler() -> tuple[tuple[str, ...], str]:
             if named
             else "no C++ compiler is installed (c++, g++ or clang++); install one or set CXX"
         )
-    try:
-        result = subprocess.run([*words, "--version"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _UnavailableError(f"{candidate} did not run ({error})") from None
-    return words, result.stdout
+    return words, _run(*words, "--version").stdout
 
 
 def _processor() -> str:
@@ -224,11 +227,14 @@ def _processor() -> str:
 
 def _cache_folder() -> Path:
     """A folder of the user's own to keep libraries in; a temporary one where the cache cannot be written."""
-    if named := os.environ.get("MONAI_FP4_CACHE"):
-        wanted = Path(named).expanduser()
-    else:
-        wanted = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monai-fp4"
-    for folder in (wanted / "kernels", Path(tempfile.gettempdir()) / f"monai-fp4-{_user()}"):
+    folders = [Path(tempfile.gettempdir()) / f"monai-fp4-{_user()}"]
+    with suppress(RuntimeError):  # of a user without a home
+        if named := os.environ.get("MONAI_FP4_CACHE"):
+            wanted = Path(named).expanduser()
+        else:
+            wanted = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monai-fp4"
+        folders.insert(0, wanted / "kernels")
+    for folder in folders:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:

@@ -64,6 +64,7 @@ def quantize(
     offset: int = 0,
     length: int | None = None,
     with_scales: bool = True,
+    library: ctypes.CDLL | None = None,
 ) -> ScaledValues | None:
     """Quantize a CPU tensor along its last axis.
 
@@ -81,6 +82,7 @@ def quantize(
         offset: position ``k`` of a row reads ``x[..., offset + k]``, which is zero outside of the tensor.
         length: positions of a row; by default all from ``offset`` to the end.
         with_scales: whether block scales are wanted; without, they are an empty tensor.
+        library: the compiled kernel; by default the one of this machine.
 
     Returns:
         The operand, or ``None`` where there is no kernel: compute in plain torch.
@@ -88,27 +90,9 @@ def quantize(
     Raises:
         ConfigError: shapes, dtypes, devices or options that do not fit.
     """
-    library = compiler.load("quantize", _fault)
+    library = library or compiler.load("quantize", _fault)
     if library is None:
         return None
-    return _quantize(library, x, two_d, rht, key, amax, dtype, decoded, pairs, out, offset, length, with_scales)
-
-
-def _quantize(
-    library: ctypes.CDLL,
-    x: Tensor,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-    pairs: bool = False,
-    out: Tensor | None = None,
-    offset: int = 0,
-    length: int | None = None,
-    with_scales: bool = True,
-) -> ScaledValues:
     x = _readable(x)
     shape = x.shape
     if length is None:
@@ -117,36 +101,27 @@ def _quantize(
     out_length = blocks * BLOCK_SIZE if rht or pairs else length
     wanted = (*shape[:-2], out_length // 2, shape[-2], 2) if pairs else (*shape[:-1], out_length)
     if out is None:
-        out = torch.empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
+        out = x.new_empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
     elif out.shape != wanted or out.dtype is not dtype:
         raise ConfigError(
             f"expected an output {tuple(wanted)} of {dtype}, found {tuple(out.shape)} of {out.dtype}: allocate it so"
         )
-    scales = torch.empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
+    # Made from x and not by torch.empty, whose device a user may set: the kernel writes to a CPU's memory.
+    scales = x.new_empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
     if amax is None:
-        largest = torch.zeros((), dtype=torch.float32)
+        largest = x.new_zeros((), dtype=torch.float32)
     else:
         largest = amax.detach().to("cpu", torch.float32).reshape(())
     if out.numel() == 0:
         return ScaledValues(out, largest, scales)
-    plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+    target, plan = out, _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
     if plan is None:  # more axes than the kernel walks, none of which can be merged
-        result = _quantize(
-            library, x.contiguous(), two_d, rht, key, amax, dtype, decoded, pairs, None, offset, length, with_scales
-        )
-        out.copy_(result.values)
-        return ScaledValues(out, result.amax, result.scales)
+        x, out = x.contiguous(), x.new_empty(wanted, dtype=dtype)
+        plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+        assert plan is not None, "the axes of contiguous memory merge"
     flags, tail = plan
-    if two_d:
-        flags |= _TWO_D
-    if rht:
-        flags |= _ROTATE
-    if key is not None:
-        flags |= _STOCHASTIC
-    if decoded:
-        flags |= _DECODED
-    if amax is not None:
-        flags |= _GIVEN_AMAX
+    options = ((two_d, _TWO_D), (rht, _ROTATE), (key is not None, _STOCHASTIC), (decoded, _DECODED))
+    flags |= sum(flag for chosen, flag in (*options, (amax is not None, _GIVEN_AMAX)) if chosen)
     arguments = _HEAD.pack(
         x.data_ptr(),
         out.data_ptr(),
@@ -164,7 +139,9 @@ def _quantize(
     )
     if library.monai_fp4_quantize(arguments + tail):
         raise RuntimeError("quantize.cpp and its binding disagree")
-    return ScaledValues(out, largest, scales)
+    if out is not target:
+        target.copy_(out)
+    return ScaledValues(target, largest, scales)
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -183,11 +160,11 @@ def _readable(x: Tensor) -> Tensor:
 def _empty_like(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An empty tensor whose axes lie in memory in the order of those of ``x``."""
     if x.is_contiguous():
-        return torch.empty(shape, dtype=dtype)
+        return x.new_empty(shape, dtype=dtype)
     strides = x.stride()
     # A repeated axis has stride 0 and belongs outside.
     order = sorted(range(x.ndim), key=lambda axis: -(strides[axis] or 1 << 62))
-    return torch.empty_permuted(shape, order, dtype=dtype)
+    return torch.empty_permuted(shape, order, dtype=dtype, device=x.device)
 
 
 @lru_cache(maxsize=4096)
@@ -249,15 +226,16 @@ def _fault(library: ctypes.CDLL) -> str | None:
     library.monai_fp4_quantize.argtypes = [ctypes.c_char_p]
     library.monai_fp4_quantize.restype = ctypes.c_int
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 40, generator=generator) * torch.logspace(-6, 6, 40)
-    x[0], x[1, :20], x[2] = x[0] * 1e-40, 0.0, (torch.arange(40) - 20) / 4
+    with torch.device("cpu"):
+        x = torch.randn(20, 40, generator=generator, dtype=torch.float32) * torch.logspace(-6, 6, 40).float()
+        x[0], x[1, :20], x[2] = x[0] * 1e-40, 0.0, (torch.arange(40) - 20) / 4
     for dtype in _DTYPES:
         for view in (x.to(dtype), x.to(dtype).mT):
             for two_d, rht, key in ((False, False, None), (True, False, 3), (False, True, None), (False, True, -5)):
                 quantized = prepare_blocks(view, two_d=two_d, rht=rht)
                 expected = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
-                ours = _quantize(library, view, two_d, rht, key, dtype=dtype)
-                if not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
+                ours = quantize(view, two_d=two_d, rht=rht, key=key, dtype=dtype, library=library)
+                if ours is None or not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
                     layout = "columns" if view.stride(-1) > 1 else "rows"
                     return (
                         f"it differs from plain torch in the self-check ({dtype}, {layout}, {two_d=}, {rht=}, {key=})"

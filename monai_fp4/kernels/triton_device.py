@@ -1,4 +1,4 @@
-"""What the CUDA kernels are made of: the arithmetic of :mod:`monai_fp4.numerics` as Triton device functions.
+"""What the CUDA kernels are made of: the arithmetic of :mod:`monai_fp4.formats` as Triton device functions.
 
 Bits are what counts here, and three habits of GPU compilers would cost some. A product and a sum are fused into one
 rounding: the kernels are compiled with ``enable_fp_fusion=False`` and call ``tl.fma`` where the product is exact, so
@@ -45,9 +45,8 @@ _EXPONENT = tl.constexpr(0x7F800000)
 _TENSOR_MAX = tl.constexpr(2688.0)
 _SIXTH = tl.constexpr(0.16666667163372040)  # 1 / 6 rounded to FP32
 _PER_TENSOR_MAX = tl.constexpr(0.00037202381645329297)  # 1 / 2688 rounded to FP32
-_NEGATIVE = tl.constexpr(
-    sum(1 << k for k in (3, 5, 6, 7, 8, 9, 10, 12, 14, 15))
-)  # bit k: the rotation's sign of term k
+# Bit k: the rotation's sign of term k.
+_NEGATIVE = tl.constexpr(sum(1 << k for k in (3, 5, 6, 7, 8, 9, 10, 12, 14, 15)))
 _ODD = tl.constexpr(0x6996)  # bit k: whether an odd number of k's bits is set
 
 

@@ -21,7 +21,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,12 +38,13 @@ from monai_fp4.kernels.triton_launch import (
     row_operand,
 )
 
-__all__ = ["attempt", "available", "quantize", "quantize_both", "try_quantize", "try_quantize_both", "usable"]
+__all__ = ["attempt", "available", "quantize", "quantize_both", "usable"]
 
 _OLDEST = (8, 0)  # Ampere: BF16 tensor cores, and minima that keep a NaN
 
 _failure: str | None = None  # why the kernels were given up in this process
 _Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
 
 
 def available(device: torch.device | str) -> tuple[bool, str]:
@@ -84,61 +85,22 @@ def _capable(index: int) -> tuple[bool, str]:
     return True, f"Triton on {name}"
 
 
-def try_quantize(
-    x: Tensor,
-    *,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-    with_scales: bool = True,
-) -> ScaledValues | None:
-    """:func:`quantize` where it can be had, else ``None``: compute in plain torch.
-
-    A failure of Triton, which compiles at the first call, is warned about once and ends its use in this process.
-    """
-    if not usable(x):
-        return None
-    return attempt(
-        lambda: quantize(
-            x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype, decoded=decoded, with_scales=with_scales
-        )
-    )
-
-
-def try_quantize_both(
-    x: Tensor,
-    *,
-    rht: bool = False,
-    row_key: int | None = None,
-    column_key: int | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    with_scales: bool = True,
-) -> tuple[ScaledValues, ScaledValues] | None:
-    """:func:`quantize_both` where it can be had, else ``None``, as :func:`try_quantize`."""
-    if not usable(x):
-        return None
-    return attempt(
-        lambda: quantize_both(x, rht=rht, row_key=row_key, column_key=column_key, dtype=dtype, with_scales=with_scales)
-    )
-
-
 def usable(x: Tensor) -> bool:
     """Whether this tensor is one for the kernels: on a GPU that they run on, with no compiler looking on."""
     fits = x.is_cuda and x.numel() > 0 and not is_plain() and not torch.compiler.is_compiling()
     return fits and available(x.device)[0]
 
 
-def attempt(call: Callable[[], _Result]) -> _Result | None:
-    """What a call of the kernels returns; ``None`` if Triton fails, which is warned about once and ends their use.
+def attempt(call: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result | None:
+    """What a call of the kernels returns, or ``None`` if Triton fails: compute in plain torch.
 
-    Memory that runs out and arguments that are refused are no failures of Triton and are raised.
+    Triton compiles at the first call. A failure is warned about and ends the use of the kernels in this process, as
+    :func:`usable`, which callers ask first, then says. Memory that runs out and arguments that are refused are no
+    failures of Triton and are raised.
     """
     global _failure
     try:
-        return call()
+        return call(*args, **kwargs)
     except (torch.OutOfMemoryError, ConfigError):
         raise
     except Exception as error:  # Triton, its compiler and the driver have no common class of errors

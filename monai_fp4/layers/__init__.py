@@ -3,8 +3,10 @@
 They hold the float layer's parameters (master weights stay in high precision) and quantize the operands of their three
 GEMMs on the way, as a `monai_fp4.recipes.Recipe` says. Where to read on:
 
-* `gemm`: the three GEMMs of a linear layer, and which operand is quantized how under which recipe;
-* `conv_gemm` and `products`: the same for convolutions, without ever building the im2col matrix;
+* `operands`: which operand of which GEMM is quantized how under which recipe;
+* `gemm` and `linear_products`: the three GEMMs of a linear layer;
+* `conv_gemm`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
+* `cpu_linear`, `cpu_conv`, `cpu_conv_gradient` and `cuda_linear`: the same numbers by the compiled kernels;
 * `base`, `linear`, `conv`, `transpose`: the modules.
 """
 

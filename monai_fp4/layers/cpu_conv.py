@@ -190,10 +190,14 @@ def _multiply(
         (len(values), *counts),
         (result.stride(0), *(step * stride for step, stride in zip(out_step, steps_out, strict=True))),
         gemm_alpha(rows.amax, kernel.amax),
-        segments=(torch.tensor(a_offsets, dtype=torch.int64), torch.tensor(b_offsets, dtype=torch.int64)),
+        segments=(_positions(a_offsets), _positions(b_offsets)),
         pairs=half,
         out_start=sum(start * stride for start, stride in zip(out_start, steps_out, strict=True)),
     )
+
+
+def _positions(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def _three(sizes: Sequence[int], fill: int = 1) -> tuple[int, ...]:
@@ -203,4 +207,5 @@ def _three(sizes: Sequence[int], fill: int = 1) -> tuple[int, ...]:
 def _empty_channels_last(like: Tensor, kernel: ScaledValues, size: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An empty ``[N, columns, *size]`` with its channels innermost in memory; no view, for autograd's sake."""
     shape = (len(like), kernel.values.shape[-2], *size)
-    return torch.empty_permuted(shape, (0, *range(2, len(shape)), 1), dtype=cpu_gemm.stored(dtype))
+    order = (0, *range(2, len(shape)), 1)
+    return torch.empty_permuted(shape, order, dtype=cpu_gemm.stored(dtype), device=like.device)

@@ -123,16 +123,20 @@ def _row_pairs(
     """
     found = []
     for tap in itertools.product(*(range(k) for k in others.kernel[:-1])):
-        image_rows, pixel_rows = torch.arange(images), torch.arange(images)
-        inside = torch.ones(images, dtype=torch.bool)
+        image_rows = pixel_rows = _numbers(images)
+        inside = torch.ones(images, dtype=torch.bool, device="cpu")
         axes = zip(tap, rows_in, rows_out, others.stride, others.padding, others.dilation, strict=False)
         for t, n, out, stride, padding, dilation in axes:
-            at = torch.arange(out) * stride - padding + t * dilation
+            at = _numbers(out) * stride - padding + t * dilation
             image_rows = (image_rows[:, None] * n + at).flatten()
-            pixel_rows = (pixel_rows[:, None] * out + torch.arange(out)).flatten()
+            pixel_rows = (pixel_rows[:, None] * out + _numbers(out)).flatten()
             inside = (inside[:, None] & (at >= 0) & (at < n)).flatten()
         found.append((image_rows[inside], pixel_rows[inside]))
     return found
+
+
+def _numbers(count: int) -> Tensor:
+    return torch.arange(count, device="cpu")
 
 
 def _columns(pixels: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def swap_pairs(kernel: ScaledValues, length: int) -> ScaledValues:
     """The pairs along the other axis of a kernel with 16 x 16 blocks: the same numbers, laid out anew.
 
     Args:
-        kernel: ``[..., K / 2, N, 2]`` with K padded, from `pair_kernel`.
+        kernel: ``[..., K / 2, N, 2]`` with K padded, from `quantized` with ``pairs``.
         length: K without its padding.
 
     Returns:

@@ -91,7 +91,7 @@ def cached_attention(projected: Tensor, heads: int, scale: float) -> Tensor:
 
 @functools.cache
 def _cpu_multiplies_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_quick(projected: Tensor) -> bool:

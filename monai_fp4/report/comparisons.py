@@ -38,7 +38,7 @@ TESTED = ("recall", "auprc", "dice")
 """The metrics that are tested, recall first, since a missed lesion costs more; each is one family for Holm."""
 _MODEL = ["model", "arch", "scale", "variant"]
 FEW = 3
-"""Seeds from which on they are preferred to folds."""
+"""Pairs below which nothing is said; so many seeds are preferred to folds."""
 
 
 def baseline(tables: StudyTables) -> str | None:

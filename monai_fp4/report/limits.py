@@ -20,12 +20,18 @@ def limits(tables: StudyTables) -> list[str]:
             f"It is one data set ({tables.data_set}) and one task; another scanner, disease or hospital may order"
             " the recipes otherwise."
         ),
-        (
+    ]
+    if set(done["fold"]) == {"all"}:
+        found.append(
+            "Nobody was held out (fold all): the numbers are those of the very patients that were trained on. They say"
+            " how well a recipe fits, and nothing of new patients."
+        )
+    else:
+        found.append(
             "The epoch of the best AUPRC and the threshold with the best F2 were chosen on the very patients that are"
             " reported, under every recipe alike: differences are fairer than the values themselves, which flatter."
-        ),
-    ]
-    if done["fold"].nunique() == 1:
+        )
+    if done["fold"].nunique() == 1 and "all" not in set(done["fold"]):
         found.append(
             f"Every seed was validated on the patients of fold {done['fold'].iloc[0]}. The intervals say how far"
             " another seed would lead, and nothing of other patients."

@@ -85,7 +85,8 @@ def _previous(folder: Path) -> list[str]:
         raise ConfigError(f"output_dir must be a folder, but {folder} is a file; choose another output_dir")
     try:
         names = json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]
-        return [name for name in names if Path(name).parts[0] != ".." and not Path(name).is_absolute()]
+        # A name that leads out of the folder, or is none, was not written by a report.
+        return [name for name in names if name and ".." not in Path(name).parts and not Path(name).is_absolute()]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     if any(folder.iterdir()):

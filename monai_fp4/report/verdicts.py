@@ -30,12 +30,11 @@ import pandas as pd
 from scipy import stats
 
 from monai_fp4.report.collect import StudyTables, metric_name
-from monai_fp4.report.comparisons import baseline
+from monai_fp4.report.comparisons import FEW, baseline
 
 __all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "seeds_needed"]
 
 _LEVEL = 0.05
-_LEAST = 3
 _DECISIVE = ("recall", "auprc")
 
 
@@ -89,7 +88,7 @@ def judge(row: Any) -> Judgement:
     >>> judge({"n": 5, "mean": 0.0, "high": 0.01, "p_holm": 1.0, "p_margin_holm": 0.2})
     <Judgement.OPEN: 'open'>
     """
-    if row["n"] < _LEAST or math.isnan(row["p_holm"]):
+    if row["n"] < FEW or math.isnan(row["p_holm"]):
         return Judgement.TOO_FEW
     differs, within = row["p_holm"] < _LEVEL, row["p_margin_holm"] < _LEVEL
     if differs and row["mean"] > 0:
@@ -109,11 +108,11 @@ def seeds_needed(n: int, low: float, high: float, margin: float, power: float = 
     >>> seeds_needed(3, -0.02, 0.02, margin=0.01)
     5
     """
-    if n < _LEAST or math.isnan(low):
+    if n < FEW or math.isnan(low):
         return None
     spread = (high - low) / 2 / float(stats.t.ppf(0.975, n - 1)) * math.sqrt(n)
     quantiles = float(stats.norm.ppf(1 - _LEVEL) + stats.norm.ppf(power))
-    return max(_LEAST, math.ceil((quantiles * spread / margin) ** 2))
+    return max(FEW, math.ceil((quantiles * spread / margin) ** 2))
 
 
 def advise(tables: StudyTables, comparisons: pd.DataFrame, pairs: pd.DataFrame, margin: float) -> list[ModelAdvice]:
@@ -217,7 +216,7 @@ def _ranking(model: str, recipes: dict[str, Advice], pairs: pd.DataFrame) -> str
     if len(supported) < 2:
         return ""
     rows = pairs[(pairs["model"] == model) & pairs["recipe"].isin(supported) & pairs["other"].isin(supported)]
-    shown = rows[(rows["n"] >= _LEAST) & (rows["p_holm"] < _LEVEL)]
+    shown = rows[(rows["n"] >= FEW) & (rows["p_holm"] < _LEVEL)]
     if shown.empty:
         return (
             f"Among the {len(supported)} supported recipes no difference in AUPRC is shown; take the one whose cost"

@@ -189,7 +189,8 @@ class Cohort:
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self
         parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (self.pooled, self.patients))
+        # Counted first: scores that wait are many, and may be tensors of a GPU that another rank has no business with.
+        dist.all_gather_object(parts, (self.pooled.fold(), self.patients))
         total = Cohort(self.pooled.capacity, self.patient_capacity, self.threshold)
         total.pooled.merge(*(pooled for pooled, _ in parts))
         for patient in sorted((p for _, patients in parts for p in patients), key=lambda p: p.name):

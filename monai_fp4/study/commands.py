@@ -35,13 +35,16 @@ _BESIDE = ("metadata.json", "logging.conf")
 """Files that MONAI looks for beside a bundle."""
 
 
-def arguments_of(definition: StudyDefinition, cell: Cell, device: str | None = None) -> list[str]:
+def arguments_of(
+    definition: StudyDefinition, cell: Cell, device: str | None = None, folder: StudyFolder | None = None
+) -> list[str]:
     """What follows ``python`` on the command line of a cell, run in the study folder.
 
     Args:
         definition: the study.
         cell: one of its cells.
         device: the bundle's option ``device``, unless the study sets it; None leaves it to the bundle.
+        folder: of the study, whose bundles may hold another learning rate than the package's own, which None takes.
     """
     options: dict[str, Any] = {
         "manifest": definition.manifest,
@@ -60,7 +63,9 @@ def arguments_of(definition: StudyDefinition, cell: Cell, device: str | None = N
     optimizer = str(further.pop("optimizer", "adamw"))
     options |= further
     if optimizer == "sgd":
-        rate = options.get("learning_rate", training_config(cell.arch, cell.scale, "bf16")["learning_rate"])
+        if (rate := options.get("learning_rate")) is None:
+            bundle = _bundle(folder, definition, cell) if folder else training_config(cell.arch, cell.scale, "bf16")
+            rate = bundle["learning_rate"]
         options["learning_rate"] = round(rate * SGD_RATE, 6)
     options |= {f"optimizer#{name}": value for name, value in OPTIMIZERS[optimizer].items()}
     words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{definition.bundle(cell)}.json"]
@@ -72,7 +77,13 @@ def arguments_of(definition: StudyDefinition, cell: Cell, device: str | None = N
 def epochs_of(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> int:
     """How many epochs a cell takes."""
     given = {**definition.options, **dict(cell.further)}.get("epochs")
-    return int(given or read_json(folder.bundles_path / f"{definition.bundle(cell)}.json")["epochs"])
+    return int(given or _bundle(folder, definition, cell)["epochs"])
+
+
+def _bundle(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> dict[str, Any]:
+    """The bundle that a cell runs, as it stands in the study folder."""
+    config: dict[str, Any] = read_json(folder.bundles_path / f"{definition.bundle(cell)}.json")
+    return config
 
 
 def write_study(

@@ -30,7 +30,20 @@ from monai_fp4.options import OPTIONS, RunOptions, defaults
 from monai_fp4.study.layout import StudyDefinition, StudyFolder
 from monai_fp4.study.variants import recipe_of
 
-__all__ = ["COMMON", "check", "code_version", "names", "numbers", "parse_value", "seeds_of", "settle"]
+__all__ = [
+    "COMMON",
+    "check",
+    "code_version",
+    "folds_of",
+    "known_archs",
+    "known_scales",
+    "names",
+    "now",
+    "numbers",
+    "parse_value",
+    "seeds_of",
+    "settle",
+]
 
 _OWN = ("recipe", "arch", "scale", "fold", "seed", "output_dir", "manifest", "dataset_dir")
 COMMON = tuple(option for option in OPTIONS if option.name not in _OWN)

@@ -161,7 +161,7 @@ class Sweep:
         return {
             "study": str(self.folder.path.resolve()),
             "cell": cell.id,
-            "arguments": arguments_of(self.definition, cell, None if needs.gpus else "cpu"),
+            "arguments": arguments_of(self.definition, cell, None if needs.gpus else "cpu", self.folder),
             "threads": needs.threads,
             "version": self.version,
             "stop_file": str(self._stop_file.resolve()),

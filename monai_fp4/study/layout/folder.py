@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,6 @@ class StudyFolder:
         if document is not None and not isinstance(document, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(document).__name__}; restore it")
         return document
-
-    def run_dirs(self) -> Iterator[tuple[Cell, Path]]:
-        """Every cell of the definition and its run folder, which may not exist yet."""
-        for cell in self.read_definition().cells():
-            yield cell, self.run_dir(cell)
 
 
 def read_json(path: Path) -> Any:
