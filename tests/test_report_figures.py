@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,17 @@ def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
     assert fine is not None and "0.992" not in fine.caption and "500 thresholds" in fine.caption
     recall, precision = fine.figure.axes[0].lines[0].get_data()
     assert list(recall) == [0.5, 0.6, 1.0] and list(precision) == [1.0, 0.75, 0.25]
+
+
+def test_the_lowest_point_of_a_reliability_curve_lies_where_the_scores_do(tables: StudyTables) -> None:
+    """Nearly all voxels are close to 0: the middle of their bin, 1 / 252, would be far off."""
+    low = tables.scores.assign(positives=0, negatives=0)
+    low.loc[low["bin"] == 0, "negatives"] = 1000
+    small = replace(tables, cells=tables.cells.assign(mean_probability=1e-3), scores=low)
+    picture = output_figures.reliability_curves(small)
+    assert picture is not None
+    line = picture.figure.axes[0].lines[1]
+    assert list(line.get_xdata()) == pytest.approx([1e-3], abs=1e-9)
 
 
 def test_layers_of_a_cell_on_its_way_do_not_stand_beside_finished_ones(tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def test_an_old_error_in_the_log_is_not_taken_for_a_new_one(folder: StudyFolder)
     assert "an old one" not in run_task(task(folder, "import sys; sys.exit(2)"))["error"]
 
 
+def test_a_signal_without_a_name_is_told_by_its_number(folder: StudyFolder) -> None:
+    outcome = run_task(task(folder, "import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 1)"))
+    assert outcome["status"] == "lost" and f"signal {signal.SIGRTMIN + 1}" in outcome["error"]
+
+
 def test_a_process_that_is_killed_is_lost_not_failed(folder: StudyFolder) -> None:
     outcome = run_task(task(folder, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     assert outcome["status"] == "lost" and "SIGKILL" in outcome["error"] and "memory" in outcome["error"]

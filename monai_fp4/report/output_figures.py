@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monai_fp4.report.calibration import reliability
-from monai_fp4.report.collect import StudyTables
+from monai_fp4.report.collect import KEYS, StudyTables
 from monai_fp4.report.style import Picture, describe_cells, grid, legend, look, mark_empty, not_drawn, spread
 
 __all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]
@@ -132,13 +132,17 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
     scores = _pooled(tables)
     if scores.empty:
         return None
+    # The cells of a fold have the same voxels, so their means weigh alike; one that is unknown makes the whole unknown.
+    cells = _finished(tables, tables.scores)[KEYS].drop_duplicates().merge(tables.done[[*KEYS, "mean_probability"]])
+    means = cells.groupby(["model", "recipe"])["mean_probability"].agg(lambda values: values.mean(skipna=False))
     figure, panels = grid(tables, (3.0, 2.8), sharex=True, sharey=True)
     for axes in panels.values():
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle=":")
         axes.set(xlabel="predicted probability", ylabel="observed share of lesion", xlim=(0, 1), ylim=(0, 1))
     for (model, recipe), group in scores.groupby(["model", "recipe"], sort=False):
         style = look(recipe, tables.recipes)
-        result = reliability(group["positives"], group["negatives"], float(group["width"].iloc[0]))
+        width, mean = float(group["width"].iloc[0]), means[model, recipe]
+        result = reliability(group["positives"], group["negatives"], width, mean)
         marks: dict[str, Any] = {"marker": style.marker, "markersize": 3}
         panels[model].plot(result.predicted, result.observed, linewidth=1.2, **marks, **style.line)
     mark_empty(panels, scores["model"])
@@ -163,13 +167,11 @@ def _pooled(tables: StudyTables) -> pd.DataFrame:
 
 
 def _finished(tables: StudyTables, table: pd.DataFrame) -> pd.DataFrame:
-    keys = ["model", "recipe", "fold", "seed"]
-    return tables.in_main_fold(table).merge(tables.done[keys], on=keys)
+    return tables.in_main_fold(table).merge(tables.done[KEYS], on=KEYS)
 
 
 def _cells(tables: StudyTables, table: pd.DataFrame) -> str:
-    keys = ["model", "recipe", "fold", "seed"]
-    drawn = tables.done.merge(_finished(tables, table)[keys].drop_duplicates(), on=keys)
+    drawn = tables.done.merge(_finished(tables, table)[KEYS].drop_duplicates(), on=KEYS)
     return describe_cells(drawn)
 
 

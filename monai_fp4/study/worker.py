@@ -183,7 +183,8 @@ def _judge(code: int, folder: Path, begin: int) -> Outcome:
                 return {"status": "done", "error": ""}
         return _failed("the run must write a finished metrics.json, but ended without one; see run.log")
     if code < 0:
-        name = signal.Signals(-code).name
+        known = {each.value: each.name for each in signal.Signals}
+        name = known.get(-code, f"signal {-code}")  # real-time signals have no names
         hint = ", which the system sends when memory runs out" if name == "SIGKILL" else ""
         return {"status": "lost", "error": f"the process was ended by {name}{hint}"}
     with (folder / "run.log").open("rb") as log:
