@@ -18,7 +18,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,17 @@ def protocol(tables: StudyTables) -> dict[str, Any]:
     }
 
 
+REPEATED = ("recall", "auprc", "auprc_per_patient", "dice", "threshold", "distinct_scores")
+
+
+def repeated(cells: Sequence[Mapping[str, Any]], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """How many cells have the very metrics (of six digits) that they had in an earlier file of the same study."""
+    before = {cell["id"]: cell for cell in earlier["cells"] if cell["status"] == "done"}
+    both = [(cell, before[cell["id"]]) for cell in cells if cell["status"] == "done" and cell["id"] in before]
+    same = sum(all(one.get(name) == two.get(name) for name in REPEATED) for one, two in both)
+    return {"versions": earlier["protocol"]["versions"], "cells": len(both), "identical": same}
+
+
 def compact(found: Analysis, overhead: dict[str, Any] | None) -> dict[str, Any]:
     """Everything that the pages quote."""
     frames = found.frames
@@ -156,6 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", metavar="NAME=FOLDER[+FOLDER]")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--repeats", type=Path, help="an earlier results file: are its cells the same?"
+    )
     parser.add_argument("--json_only", action="store_true", help="draw nothing and leave the pages as they are")
     args = parser.parse_args()
     for study in args.studies:
@@ -164,6 +178,8 @@ def main() -> None:
             parser.error(f"a study must be given as NAME=FOLDER with a NAME of letters, digits and _, not as {study}")
         paths = [Path(folder) for folder in folders.split("+")]
         content = compact(analyse(merged(paths)), gaps(paths[0]))
+        if args.repeats is not None:
+            content["repeated"] = repeated(content["cells"], json.loads(args.repeats.read_text(encoding="utf-8")))
         path = args.results / f"study_{name}.json"
         write_whole(path, to_text(content))
         print(f"{path.name}: {content['protocol']['statuses']} of {content['protocol']['cells']} cells")

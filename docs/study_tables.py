@@ -14,7 +14,7 @@ from typing import Any
 
 from result_tables import NOT_RUN, RESULTS, markdown, measured
 
-STUDIES = ("lgg_500k", "lgg_500k_attention", "nodules_500k")
+STUDIES = ("lgg_500k", "lgg_500k_attention", "lgg_unet_scales", "nodules_500k")
 """Studies that the pages speak of, run or not."""
 _METRICS = {"recall": "Recall", "auprc": "AUPRC", "distinct_scores": "distinct levels"}
 
@@ -48,6 +48,14 @@ def protocol(content: Mapping[str, Any], name: str) -> str:
         ["Code", f"{_listed(p['versions'])}; backend {_listed(p['backend'])} on {_listed(p['device'])}"],
         ["Machine", p["cpu"]],
     ]  # fmt: skip
+    if found := content.get("repeated"):
+        rows.append(
+            [
+                "Repeated",
+                f"{found['cells']} of the cells had been run before, by {_listed(found['versions'])}: "
+                f"{found['identical']} of them have the same metrics to the last of six digits",
+            ]
+        )
     source = f"From `benchmarks/results/study_{name}.json`, by `benchmarks/study.py`."
     return markdown(["What", "Value"], rows) + "\n\n" + source
 

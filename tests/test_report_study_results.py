@@ -189,6 +189,16 @@ def test_one_cell_has_no_overhead_yet(tmp_path: Path, scripts: dict[str, ModuleT
     assert scripts["study_overhead"].gaps(timed(tmp_path, [(5, 105)]).path) is None
 
 
+def test_cells_that_were_run_twice_are_compared(content: dict[str, Any], scripts: dict[str, ModuleType]) -> None:
+    done = [cell for cell in content["cells"] if cell["status"] == "done"]
+    assert scripts["study"].repeated(content["cells"], content)["identical"] == len(done) == 19
+    other = {**content, "cells": [{**done[0], "recall": done[0]["recall"] + 1e-6}, *done[1:5]]}
+    found = scripts["study"].repeated(content["cells"], other)
+    assert (found["cells"], found["identical"]) == (5, 4)
+    said = scripts["study_tables"].protocol({**content, "repeated": found}, "x")
+    assert "| Repeated | 5 of the cells had been run before" in said and "4 of them" in said
+
+
 def test_the_processor_time_of_cells_and_of_the_rest_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = "while True: pass"
     sweep = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}, 'monai.bundle'])"
