@@ -49,8 +49,8 @@ def claims_page(found: Analysis) -> Page:
             " the results of a study were looked at, but for the last, which was added after the first results on LGG."
             " 'Corrected' is Holm's correction over all models and recipes of a"
             " metric; where each of several tests must show something, none of them is corrected, since the whole is no"
-            " more certain than its weakest part. There is no correction for the number of claims. A share of variance beyond chance can be"
-            " negative: there is then less of it than chance alone would give."
+            " more certain than its weakest part. There is no correction for the number of claims. A share of variance"
+            " beyond chance can be negative: there is then less of it than chance alone would give."
         ),
         table(
             asked,
