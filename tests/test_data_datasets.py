@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import get_track_meta, set_track_meta
-from monai.transforms import Compose, OneOf, RandAffined, RandFlipd, RandGaussianNoised
+from monai.transforms import Compose, OneOf, RandAffined, RandFlipd, RandGaussianNoised, Resized
 from PIL import Image
 from small_data import lgg_ids, slice_path, write_lgg, write_nifti
 from torch.utils.data import DataLoader
@@ -19,6 +19,7 @@ from monai_fp4.data import (
     build_manifest,
     load_datalist,
 )
+from monai_fp4.data.readers import read_patient
 from monai_fp4.errors import ConfigError, DataError
 
 IDS = lgg_ids(4)
@@ -52,6 +53,24 @@ def test_image_size_and_third_axis(data):
     assert len(volumes) == 4
     assert volumes[0]["image"].shape == (3, 8, 8, 4)
     assert volumes[0]["label"].shape == (1, 8, 8, 4)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 8), (7, 12), (24, 20), (8, 8, 2), (8, 8, 3), (8, 24, 5)])
+def test_slice_by_slice_is_the_whole_volume_at_once_to_the_last_bit(data, size):
+    dataset = SliceDataset(data, size)
+    for record, image, label in zip(data, dataset._images, dataset._labels, strict=True):
+        volume = read_patient(record)
+        item = {"image": np.ascontiguousarray(volume.image), "label": np.ascontiguousarray(volume.mask)}
+        shape = (*size, 3)[:3]
+        mode = "area" if all(new <= old for new, old in zip(shape, (16, 16, 3), strict=True)) else "trilinear"
+        item = Compose([NormalizeForegroundd("image"), Resized(["image", "label"], shape, mode=mode)])(item)
+        expected = {"image": item["image"].half(), "label": (item["label"].float() * 255).round().to(torch.uint8)}
+        for found, key in ((image, "image"), (label, "label")):
+            assert found.is_contiguous()
+            assert torch.equal(found, expected[key][None] if len(size) == 3 else expected[key].permute(3, 0, 1, 2))
+        patient = PatientDataset([record], size)[0]
+        assert torch.equal(patient["image"], expected["image"].float())
+        assert patient["image"].is_contiguous() and patient["label"].is_contiguous()
 
 
 def test_a_small_tumour_does_not_vanish_when_the_scan_is_shrunk(data):

@@ -40,6 +40,7 @@ def test_lgg_volume_equals_its_slices(lgg):
     assert volume.mask.dtype == np.uint8
     assert volume.image.shape == (3, 16, 16, 3)
     assert volume.mask.shape == (1, 16, 16, 3)
+    assert volume.image[..., 0].flags.c_contiguous and volume.mask[..., 0].flags.c_contiguous
     for number in range(3):
         picture = np.asarray(Image.open(slice_path(lgg, IDS[0], number + 1)))
         assert np.array_equal(volume.image[..., number], picture.transpose(2, 0, 1))
@@ -326,6 +327,27 @@ def test_nifti_mask_elsewhere_of_another_size_or_not_binary(tmp_path):
         rebuild(folder, format="nifti")
     path.unlink()
     with pytest.raises(DataError, match=r"one mask .* in .*bert, found none"):
+        rebuild(folder, format="nifti")
+
+
+@pytest.mark.parametrize("value", [-1, 0.25, 3])
+def test_the_one_value_of_a_mask_may_be_any(tmp_path, value):
+    folder = write_nifti(tmp_path, ["anna", "bert"])
+    mask = np.zeros((8, 9, 5), np.float32)
+    mask[1, 2, 3] = mask[4, 4, 0] = value
+    resave(folder / "bert" / "mask.nii.gz", mask)
+    found = read(rebuild(folder, format="nifti"), folder, 1).mask
+    assert found.dtype == np.uint8
+    assert found.max() == 1 and found.sum() == 2
+
+
+@pytest.mark.parametrize("values", [(np.inf,), (np.nan,), (1, -np.inf), (2, -1)])
+def test_masks_of_infinity_or_of_two_values_are_refused(tmp_path, values):
+    folder = write_nifti(tmp_path, ["anna", "bert"])
+    mask = np.zeros((8, 9, 5), np.float32)
+    mask[1, 2, : len(values)] = values
+    resave(folder / "bert" / "mask.nii.gz", mask)
+    with pytest.raises(DataError, match=r"binary mask.*bert.mask\.nii\.gz, found "):
         rebuild(folder, format="nifti")
 
 

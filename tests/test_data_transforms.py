@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.transforms import Resize
 
 from monai_fp4.data import NormalizeForegroundd, augmentation
-from monai_fp4.data.transforms import check_size, resize_to
+from monai_fp4.data.transforms import _percentiles, check_size, resize
 from monai_fp4.errors import ConfigError
 
 
@@ -71,13 +72,53 @@ def test_percentiles_in_the_wrong_order():
         NormalizeForegroundd("image", lower=60, upper=40)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(-(2**15) - 2, 2**16 + 2), min_size=1, max_size=40),
+    st.sampled_from([1.0, 1.0, 0.25, 1e-4, float("nan")]),
+    st.floats(0, 100),
+    st.floats(0, 100),
+)
+def test_percentiles_are_those_of_numpy_to_the_last_bit(numbers, unit, lower, upper):
+    values = np.array(numbers, np.float32) * np.float32(unit)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(_percentiles(values, [lower, upper]), np.percentile(values, [lower, upper]), True)
+        assert np.array_equal(np.float64(_percentiles(values, upper)), np.float64(np.percentile(values, upper)), True)
+
+
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (3, 0, 1, 2), (3, 2, 1, 0)])
+def test_the_layout_in_memory_changes_no_bit(order):
+    image = torch.from_numpy(scan(0))
+    expected = NormalizeForegroundd("image")({"image": image})["image"]
+    other = image.permute(order).contiguous().permute(tuple(np.argsort(order)))
+    assert other.stride() != image.stride()
+    assert torch.equal(NormalizeForegroundd("image")({"image": other})["image"], expected)
+
+
+def test_a_volume_can_be_normalised_slice_by_slice_where_it_lies():
+    image = torch.from_numpy(scan(0))
+    transform = NormalizeForegroundd("image")
+    expected, scales = transform({"image": image})["image"], transform.scales(image)
+    for number in range(image.shape[3]):
+        transform.scale(image[..., number], scales, out=image[..., number])
+    assert torch.equal(image, expected)
+
+
 def test_shrinking_averages_areas_and_growing_interpolates():
     image = torch.arange(2 * 8 * 8 * 3, dtype=torch.float32).reshape(2, 8, 8, 3)
-    small = resize_to((4, 4, 3), "image", (8, 8, 3))({"image": image})["image"]
+    small = resize(image, (4, 4, 3))
     assert torch.allclose(small, image.reshape(2, 4, 2, 4, 2, 3).mean(dim=(2, 4)))
-    large = resize_to((16, 16, 3), "image", (8, 8, 3))({"image": image})["image"]
+    large = resize(image, (16, 16, 3))
     assert large.shape == (2, 16, 16, 3)
     assert torch.allclose(large[..., 1:-1, 1:-1, :].mean(), image.mean(), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(12, 18), (8, 6), (6, 12), (4, 18), (11, 13), (30, 40), (8, 40)])
+def test_a_resized_slice_is_that_of_the_volume_by_monai_to_the_last_bit(size):
+    volume = torch.randn(3, 24, 36, 5, generator=torch.Generator().manual_seed(0))
+    shrinks = size[0] <= 24 and size[1] <= 36
+    expected = Resize((*size, 5), mode="area" if shrinks else "trilinear")(volume).as_tensor()
+    assert torch.equal(torch.stack([resize(piece, size) for piece in volume.unbind(-1)], dim=-1), expected)
 
 
 @pytest.mark.parametrize("size", [(8,), (8, 8, 8, 8), (0, 8), (8.0, 8), "64", 64, None, (True, 8)])

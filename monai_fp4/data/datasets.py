@@ -93,8 +93,9 @@ class SliceDataset(Dataset):
         for item in read_patients(data, self.image_size, progress):
             image, label = item["image"], item["label"]
             # A volume of its own, or slices first.
-            self._images.append(image[None] if len(self.image_size) == 3 else image.permute(3, 0, 1, 2).contiguous())
-            self._labels.append(label[None] if len(self.image_size) == 3 else label.permute(3, 0, 1, 2).contiguous())
+            volumes = len(self.image_size) == 3
+            self._images.append((image[None] if volumes else image.permute(3, 0, 1, 2)).contiguous())
+            self._labels.append((label[None] if volumes else label.permute(3, 0, 1, 2)).contiguous())
         self._index = [(p, s) for p, images in enumerate(self._images) for s in range(len(images))]
         self._cache_on_device(cache_share)
 
@@ -173,7 +174,11 @@ class PatientDataset(Dataset):
 
     def __init__(self, data: Sequence[Mapping[str, Any]], image_size: Sequence[int], *, progress: bool = True) -> None:
         self.image_size = check_size(image_size)
-        self._items = list(read_patients(data, self.image_size, progress, keep_label=True))
+        # One after another in memory as in the scan, for those who flatten them at every evaluation.
+        self._items = [
+            {key: value.contiguous() if isinstance(value, torch.Tensor) else value for key, value in item.items()}
+            for item in read_patients(data, self.image_size, progress, keep_label=True)
+        ]
 
     def __len__(self) -> int:
         """The number of patients."""

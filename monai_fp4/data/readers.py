@@ -1,7 +1,8 @@
 """Read one patient from disk: check every byte, then hand out one volume and its mask.
 
 Whatever the format, a patient becomes a :class:`Volume`: image float32 ``[C, H, W, D]`` and mask uint8 ``[1, H, W,
-D]`` of 0 and 1, with slices along the last axis. NIfTI volumes are turned as they are looked at: rows from front to
+D]`` of 0 and 1, with slices along the last axis; in memory slices lie one after another, so that each can be worked
+on while it is in the processor's cache. NIfTI volumes are turned as they are looked at: rows from front to
 back, columns from the patient's right to the left, slices from feet to head. Files are hashed as they are read, so a
 run never trains on other data than its manifest names.
 """
@@ -111,8 +112,9 @@ def _read_slices(images: Sequence[Mapping[str, str]]) -> Volume:
             )
         slices.append(image)
         masks.append(mask)
-    mask = _binary(np.stack(masks, axis=-1), [pair["mask"] for pair in images])
-    return Volume(np.stack(slices, axis=-1).astype(np.float32), mask[None])
+    mask = _binary(np.moveaxis(np.stack(masks), 0, -1), [pair["mask"] for pair in images])
+    image = np.stack(slices).astype(np.float32, order="C")  # the channels of a picture are apart from here on
+    return Volume(np.moveaxis(image, 0, -1), mask[None])
 
 
 def _read_nifti(images: Sequence[Mapping[str, str]]) -> Volume:
@@ -227,6 +229,9 @@ def _check_size(image: tuple[int, ...], mask: tuple[int, ...], pair: Mapping[str
 
 def _binary(mask: NDArray[Any], paths: Sequence[str]) -> NDArray[np.uint8]:
     """Turn ``{0, one value}`` into uint8 0 and 1; the value may differ between patients, not within one."""
+    top = mask.max()
+    if np.isfinite(top) and ((mask == 0) | (mask == top)).all():  # sorting all voxels takes ten times as long
+        return (mask != 0).view(np.uint8)
     values = np.unique(mask)
     if len(values[values != 0]) <= 1 and np.isfinite(values).all():
         return (mask != 0).astype(np.uint8)
