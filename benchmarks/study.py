@@ -167,9 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", metavar="NAME=FOLDER[+FOLDER]")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--repeats", type=Path, help="an earlier results file: are its cells the same?"
-    )
+    parser.add_argument("--repeats", type=Path, help="an earlier results file: are its cells the same?")
     parser.add_argument("--json_only", action="store_true", help="draw nothing and leave the pages as they are")
     args = parser.parse_args()
     for study in args.studies:

@@ -16,6 +16,8 @@ from result_tables import NOT_RUN, RESULTS, markdown, measured
 
 STUDIES = ("lgg_500k", "lgg_500k_attention", "lgg_unet_scales", "nodules_500k")
 """Studies that the pages speak of, run or not."""
+_NAMED = 5
+"""A verdict of no more comparisons than this names them."""
 _METRICS = {"recall": "Recall", "auprc": "AUPRC", "distinct_scores": "distinct levels"}
 
 
@@ -85,6 +87,38 @@ def quality(content: Mapping[str, Any], name: str, metric: str) -> str:
     if any(cell["status"] != "done" for cell in content["cells"]):
         words += " While seeds are missing, only the percentages compare: two means may be of different seeds."
     return markdown([f"{_METRICS[metric]}", *models], rows) + "\n\n" + words
+
+
+def summary(content: Mapping[str, Any], name: str) -> str:
+    """The study in a few sentences: how its comparisons end, between what they lie, what explains the variance."""
+    pairs = [c for c in content["comparisons"] if c["metric"] == "auprc"]
+    verdicts: dict[str, list[str]] = {}
+    for pair in pairs:
+        verdicts.setdefault(pair.get("advice", "no verdict"), []).append(f"{pair['model']} `{pair['recipe']}`")
+    counts = sorted(verdicts.items(), key=lambda item: -len(item[1]))
+    ends = "; ".join(
+        f"{len(which)} {verdict}" + (f" ({', '.join(which)})" if len(which) <= _NAMED else "")
+        for verdict, which in counts
+    )
+    said = [f"Of {len(pairs)} comparisons with BF16: {ends}."]
+    for metric in ("recall", "auprc"):
+        known = [c for c in content["comparisons"] if c["metric"] == metric]
+        if known:
+            low, high = (pick(known, key=lambda c: c["percent"]) for pick in (min, max))
+            said.append(
+                f"Mean {_METRICS[metric].replace('Recall', 'recall')} lies between {low['percent']:.1f} % ({low['model']} `{low['recipe']}`) and "
+                f"{high['percent']:.1f} % ({high['model']} `{high['recipe']}`) of BF16's."
+            )
+    shares = {row["source"]: row for row in content["variance"]}
+    if {"arch", "recipe"} <= set(shares):
+        words = {"arch": "the architecture", "recipe": "the recipe"}
+        parts = (f"{w} {100 * shares[k]['eta_squared']:.1f} % (p {_equals(shares[k]['p'])})" for k, w in words.items())
+        said.append(f"Of the variance of AUPRC, {' and '.join(parts)}.")
+    return " ".join(said)
+
+
+def _equals(p: float) -> str:
+    return _p(p) if p < 0.001 else f"= {_p(p)}"
 
 
 def comparisons(content: Mapping[str, Any], name: str) -> str:
@@ -235,6 +269,7 @@ def _table(name: str, kind: Callable[[Mapping[str, Any], str], str]) -> str:
 
 KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "protocol": protocol,
+    "summary": summary,
     "recall": partial(quality, metric="recall"),
     "auprc": partial(quality, metric="auprc"),
     "comparisons": comparisons,
