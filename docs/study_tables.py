@@ -105,8 +105,9 @@ def summary(content: Mapping[str, Any], name: str) -> str:
         known = [c for c in content["comparisons"] if c["metric"] == metric]
         if known:
             low, high = (pick(known, key=lambda c: c["percent"]) for pick in (min, max))
+            word = "recall" if metric == "recall" else "AUPRC"
             said.append(
-                f"Mean {_METRICS[metric].replace('Recall', 'recall')} lies between {low['percent']:.1f} % ({low['model']} `{low['recipe']}`) and "
+                f"Mean {word} lies between {low['percent']:.1f} % ({low['model']} `{low['recipe']}`) and "
                 f"{high['percent']:.1f} % ({high['model']} `{high['recipe']}`) of BF16's."
             )
     shares = {row["source"]: row for row in content["variance"]}
