@@ -55,6 +55,7 @@ PARTS = {
     "networks": Part(("--arch", "unet", "--scales", "500k", *_TINY)),
     "auprc": Part(("--pixels", "100000", "--repeats", "1", "--stream", "400000", "--piece", "100000")),
     "input": Part(("--arch", "unet", "--patients", "2", "--image_size", "64", "64", "--steps", "1", "--repeats", "1")),
+    "reading": Part(("--patients", "1", "--image_size", "64", "64", "--repeats", "1"), takes_device=False),
     "cuda_kernels": Part(("--small",), needs_gpu=True, takes_device=False),
 }  # fmt: skip
 
@@ -65,7 +66,7 @@ def command(name: str, options: argparse.Namespace, output: Path) -> list[str]:
     arguments = list(part.quick if options.quick else part.full)
     if part.takes_device:
         arguments += ["--device", options.device]
-    if name == "input":
+    if name in ("input", "reading"):
         folder = options.dataset_dir or ROOT / "data" / "phantom"
         arguments += ["--manifest", options.manifest, "--dataset_dir", str(folder)]
     return [sys.executable, str(HERE / f"{name}.py"), *arguments, "--output", str(output)]
@@ -112,7 +113,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="*", default=[], help=f"which, of {', '.join(PARTS)}; by default all")
     parser.add_argument("--quick", action="store_true", help="small inputs, no figures worth keeping")
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--manifest", default="phantom", help="the data of the part `input`")
+    parser.add_argument("--manifest", default="phantom", help="the data of the parts `input` and `reading`")
     parser.add_argument("--dataset_dir", type=Path, help="where they are; the phantom is written if it is not there")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for one part")
     parser.add_argument("--output", type=Path, help="folder for JSON and picture; by default benchmarks/results")

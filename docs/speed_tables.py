@@ -163,6 +163,28 @@ def input_wait() -> str:
     return measured("input", table)
 
 
+def reading() -> str:
+    """What it costs to read the patients before the first epoch."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        names = {"ours": "Ours, hashes checked", "MONAI": "`CacheDataset` of MONAI's transforms"}
+        rows = []
+        for key, name in names.items():
+            row = content["reading"][key]
+            figures = [row["seconds_a_patient"], min(row["rounds"]), max(row["rounds"])]
+            rows.append([name, *(f"{1000 * figure:.0f}" for figure in figures)])
+        protocol = content["protocol"]
+        size = " x ".join(map(str, protocol["image_size"]))
+        text = (
+            f"Milliseconds of processor time a patient, over {protocol['repeats']} rounds in turn: "
+            f"{content['patients']} patients of `{protocol['manifest']}`, to {size}. "
+        )
+        header = ["Reading", "Median", "Least", "Most"]
+        return markdown(header, rows) + "\n\n" + text + source(content, "reading")
+
+    return measured("reading", table)
+
+
 def cuda_kernels() -> str:
     """The Triton kernels on a GPU."""
 
@@ -187,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cuda_kernels": cuda_kernels,
     "input_wait": input_wait,
     "quantize": quantize,
+    "reading": reading,
     "speed_of_networks": networks,
     "training_step": training_step,
 }

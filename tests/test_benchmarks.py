@@ -208,6 +208,20 @@ def test_tables_hold_the_figures_and_the_absent_peers(tables: dict[str, Any]) ->
     assert "| torchmetrics | not installed |  |  |" in scores
 
 
+def test_the_table_of_reading_holds_both_and_their_spread(tables: dict[str, Any], results: Path) -> None:
+    def row(*rounds: float) -> dict[str, Any]:
+        return {"seconds_a_patient": sorted(rounds)[1], "rounds": rounds}
+
+    figures = {"patients": 4, "machine": MACHINE, "run": run_facts(5.0)}
+    figures["protocol"] = {"manifest": "lgg", "image_size": [128, 128], "repeats": 3}
+    figures["reading"] = {"ours": row(0.07, 0.06, 0.09), "MONAI": row(0.3, 0.2, 0.4)}
+    (results / "reading.json").write_text(json.dumps(figures))
+    table = tables["reading"]()
+    assert "| Ours, hashes checked | 70 | 60 | 90 |" in table.splitlines()
+    assert "| `CacheDataset` of MONAI's transforms | 300 | 200 | 400 |" in table.splitlines()
+    assert "4 patients of `lgg`, to 128 x 128" in table and "other processes disturbed this run" in table
+
+
 def test_a_table_says_that_its_run_was_disturbed(tables: dict[str, Any]) -> None:
     assert "load average before 3.5, so other processes disturbed this run" in tables["training_step"]()
     assert "load average before 0.2. From `benchmarks/results/quantize.json`" in tables["quantize"]()
