@@ -184,7 +184,7 @@ def test_a_fold_without_tumour_is_said_to_have_no_auprc(tmp_path: Path) -> None:
     path = folder.run_dir(cell) / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auprc": None}))
     tables = collect(tmp_path)
-    assert "no tumour" in row(tables.cells, cell.id)["problem"]
+    assert "no lesion" in row(tables.cells, cell.id)["problem"]
     assert cell.id not in set(tables.done["id"])
 
 
