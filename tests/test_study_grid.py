@@ -136,6 +136,8 @@ BAD: list[tuple[list[str], str]] = [
     (["--archs", "swinunetr"], "exists at scale '15m' only"),
     (["--only", "vit*"], "matches no cell"),
     (["--retries", "-1"], "retries must be"),
+    (["--gpus_per_cell", "3"], "gpus_per_cell must fit on a machine"),
+    (["--cpus_per_cell", "64"], "cpus_per_cell must fit on a machine"),
     (["--recipes_file", "/nowhere.json"], "/nowhere.json"),
     (["--dataset_dir", "/nowhere"], "/nowhere"),
 ]

@@ -117,11 +117,12 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         executor = executor_type()  # before anything is written: a cluster may not answer
         progress = SweepProgress()
         try:
+            # It refuses cells that fit on no machine, and that before anything is written, too.
+            how = {"retries": args.retries, "cpus": args.cpus_per_cell, "gpus": args.gpus_per_cell}
+            sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
             prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):
                 print(f"note: {note}", file=sys.stderr)
-            how = {"retries": args.retries, "cpus": args.cpus_per_cell, "gpus": args.gpus_per_cell}
-            sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
             progress.say(f"Study {folder.path}: {len(cells)} cells on {executor.description}")
             result = sweep.run()
         finally:
