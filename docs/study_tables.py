@@ -16,6 +16,12 @@ from result_tables import NOT_RUN, RESULTS, markdown, measured
 
 STUDIES = ("lgg_500k", "lgg_500k_attention", "lgg_unet_scales", "nodules_500k")
 """Studies that the pages speak of, run or not."""
+_MEANINGS = {
+    "open": "neither a loss beyond the margin nor its absence is shown",
+    "hint of loss": "lower, but not certain once the number of comparisons is counted",
+    "supported": "recall and AUPRC are shown to lose less than the margin",
+    "advised against": "one of them is shown to lose",
+}
 _NAMED = 5
 """A verdict of no more comparisons than this names them."""
 _METRICS = {"recall": "Recall", "auprc": "AUPRC", "distinct_scores": "distinct levels"}
@@ -97,10 +103,12 @@ def summary(content: Mapping[str, Any], name: str) -> str:
         verdicts.setdefault(pair.get("advice", "no verdict"), []).append(f"{pair['model']} `{pair['recipe']}`")
     counts = sorted(verdicts.items(), key=lambda item: -len(item[1]))
     ends = "; ".join(
-        f"{len(which)} {verdict}" + (f" ({', '.join(which)})" if len(which) <= _NAMED else "")
+        f"{len(which)} *{verdict}*" + (f" ({', '.join(which)})" if len(which) <= _NAMED else "")
         for verdict, which in counts
     )
     said = [f"Of {len(pairs)} comparisons with BF16: {ends}."]
+    meanings = [f"*{verdict}*: {_MEANINGS[verdict]}" for verdict, _ in counts if verdict in _MEANINGS]
+    said += [f"{'; '.join(meanings)}; the margin is {content['margin']:g}."] if meanings else []
     for metric in ("recall", "auprc"):
         known = [c for c in content["comparisons"] if c["metric"] == metric]
         if known:
@@ -114,7 +122,7 @@ def summary(content: Mapping[str, Any], name: str) -> str:
     if {"arch", "recipe"} <= set(shares):
         words = {"arch": "the architecture", "recipe": "the recipe"}
         parts = (f"{w} {100 * shares[k]['eta_squared']:.1f} % (p {_equals(shares[k]['p'])})" for k, w in words.items())
-        said.append(f"Of the variance of AUPRC, {' and '.join(parts)}.")
+        said.append(f"The variance of AUPRC: {', '.join(parts)}.")
     return " ".join(said)
 
 

@@ -189,6 +189,23 @@ def test_one_cell_has_no_overhead_yet(tmp_path: Path, scripts: dict[str, ModuleT
     assert scripts["study_overhead"].gaps(timed(tmp_path, [(5, 105)]).path) is None
 
 
+def test_a_study_in_short_counts_its_verdicts_and_names_the_rare_ones(scripts: dict[str, ModuleType]) -> None:
+    rows = [("sr", 97.0, "hint of loss"), *((f"r{at}", 100.0 + at, "open") for at in range(6))]
+    pairs = [
+        {"model": "vit 500k", "recipe": r, "metric": m, "percent": v, "advice": a}
+        for r, v, a in rows
+        for m in ("auprc", "recall")
+    ]
+    variance = [
+        {"source": "arch", "eta_squared": 0.5, "p": 0.04},
+        {"source": "recipe", "eta_squared": 0.01, "p": 0.0001},
+    ]
+    said = scripts["study_tables"].summary({"comparisons": pairs, "variance": variance, "margin": 0.02}, "x")
+    assert said.startswith("Of 7 comparisons with BF16: 6 *open*; 1 *hint of loss* (vit 500k `sr`).")
+    assert "the margin is 0.02" in said and "Mean recall lies between 97.0 % (vit 500k `sr`) and 105.0 %" in said
+    assert "the architecture 50.0 % (p = 0.040), the recipe 1.0 % (p < 0.001)." in said
+
+
 def test_cells_that_were_run_twice_are_compared(content: dict[str, Any], scripts: dict[str, ModuleType]) -> None:
     done = [cell for cell in content["cells"] if cell["status"] == "done"]
     assert scripts["study"].repeated(content["cells"], content)["identical"] == len(done) == 19
