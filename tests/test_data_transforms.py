@@ -93,6 +93,8 @@ def test_the_layout_in_memory_changes_no_bit(order):
     other = image.permute(order).contiguous().permute(tuple(np.argsort(order)))
     assert other.stride() != image.stride()
     assert torch.equal(NormalizeForegroundd("image")({"image": other})["image"], expected)
+    transform = NormalizeForegroundd("image")
+    assert transform.scales(other) == transform.scales(image)  # in float64, where the order of a sum shows
 
 
 def test_a_volume_can_be_normalised_slice_by_slice_where_it_lies():
