@@ -88,11 +88,12 @@ def test_percentiles_are_those_of_numpy_to_the_last_bit(numbers, unit, lower, up
 
 @pytest.mark.parametrize("order", [(0, 3, 1, 2), (3, 0, 1, 2), (3, 2, 1, 0)])
 def test_the_layout_in_memory_changes_no_bit(order):
-    image = torch.from_numpy(scan(0))
-    expected = NormalizeForegroundd("image")({"image": image})["image"]
+    image = torch.rand(2, 40, 30, 20, generator=torch.Generator().manual_seed(0))
     other = image.permute(order).contiguous().permute(tuple(np.argsort(order)))
     assert other.stride() != image.stride()
-    assert torch.equal(NormalizeForegroundd("image")({"image": other})["image"], expected)
+    transform = NormalizeForegroundd("image")
+    assert torch.equal(transform({"image": other})["image"], transform({"image": image})["image"])
+    assert transform.scales(other) == transform.scales(image)  # in float64, where the order of a sum shows
 
 
 def test_a_volume_can_be_normalised_slice_by_slice_where_it_lies():
@@ -113,7 +114,7 @@ def test_shrinking_averages_areas_and_growing_interpolates():
     assert torch.allclose(large[..., 1:-1, 1:-1, :].mean(), image.mean(), atol=1e-3)
 
 
-@pytest.mark.parametrize("size", [(12, 18), (8, 6), (6, 12), (4, 18), (11, 13), (30, 40), (8, 40)])
+@pytest.mark.parametrize("size", [(12, 18), (24, 12), (8, 6), (6, 12), (4, 18), (11, 13), (30, 40), (8, 40)])
 def test_a_resized_slice_is_that_of_the_volume_by_monai_to_the_last_bit(size):
     volume = torch.randn(3, 24, 36, 5, generator=torch.Generator().manual_seed(0))
     shrinks = size[0] <= 24 and size[1] <= 36
