@@ -209,7 +209,8 @@ def overhead(content: Mapping[str, Any], name: str) -> str:
         f"In the study `{name}`, {found['cells']} cells at {found['places']} places took "
         f"{found['cell_seconds']:,.0f} s in all. The first process began {found['start_seconds']:.0f} s after the "
         f"study was written, and the {found['gaps']} gaps between two cells add up to {found['gap_seconds']:.0f} s, "
-        f"the longest {found['longest_gap_seconds']:.0f} s: a place stood empty for {share:.2f} % of the time."
+        f"the longest {found['longest_gap_seconds']:.0f} s, by times in whole seconds: a place stood empty for "
+        f"{share:.2f} % of the time."
     )
     if found["pauses"]:
         said += (
