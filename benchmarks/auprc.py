@@ -20,7 +20,7 @@ import torch
 from common import RESULTS, Results, clock_of, default_device
 
 from monai_fp4.metrics import AUPRCMetric, ScoreHistogram, compute_auprc
-from monai_fp4.scores.native import library
+from monai_fp4.metrics.native import library
 
 MONAI = "monai.metrics.compute_average_precision"
 PEERS = ("monai", "scikit-learn", "torchmetrics")  # whose versions are written down, installed or not

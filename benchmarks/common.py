@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from monai_fp4.kernels import status, triton_quantize
+from monai_fp4.compiler import status
 from monai_fp4.machine import describe_machine
+from monai_fp4.quantization.kernels import triton_quantize
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -37,10 +37,10 @@ if not torch.cuda.is_available():
 
 from common import RESULTS, Results, default_device
 
-from monai_fp4.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
-from monai_fp4.kernels.triton_gemm import multiply_fused, multiply_library
-from monai_fp4.kernels.triton_quantize import available, quantize, quantize_both
-from monai_fp4.numerics import gemm_alpha
+from monai_fp4.quantization.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.quantization.kernels.triton_gemm import multiply_fused, multiply_library
+from monai_fp4.quantization.kernels.triton_quantize import available, quantize, quantize_both
+from monai_fp4.quantization.numerics import gemm_alpha
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 GOAL = 0.7  # of a copy's bandwidth

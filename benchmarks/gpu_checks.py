@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_checks.py environment --output environment.json
     python benchmarks/gpu_checks.py correctness --output correctness.json
-    python benchmarks/gpu_checks.py tests --output tests.json --files tests/test_kernels_triton.py
+    python benchmarks/gpu_checks.py tests --output tests.json --files tests/quantization/kernels/test_triton.py
 
 **Correctness** compares the fast path with plain torch on the same device. Quantized values must have the same bits,
 and so must convolutions, which both paths leave to cuDNN. The products of linear layers are summed in another order by
@@ -39,10 +39,10 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA is us
 from common import ROOT, default_device, machine, write_whole
 
 from monai_fp4 import RECIPES, build_network, convert
-from monai_fp4.engines import channels_last, lay_out
-from monai_fp4.kernels import triton_quantize
-from monai_fp4.kernels.switch import plain
 from monai_fp4.losses import TverskyBCELoss
+from monai_fp4.networks import channels_last, to_channels_last
+from monai_fp4.quantization.kernels import triton_quantize
+from monai_fp4.quantization.kernels.switch import plain
 
 CLOSE = 2e-3
 CLOSE_LOSS = 1e-2
@@ -205,7 +205,7 @@ def _losses(arch: str, recipe: str, device: torch.device, size: tuple[int, int],
     labels = (torch.rand(4, 1, *size) > 0.9).float().to(device)
     network = build_network(arch, "500k", in_channels=3, image_size=size)
     network, _ = convert(network.to(device), recipe)
-    network = lay_out(network, size).train()
+    network = to_channels_last(network, size).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loss_function, losses = TverskyBCELoss(), []
     torch.manual_seed(2)

@@ -33,7 +33,7 @@ ARCHS, SCALES, RECIPES = ("unet", "swin", "vit"), ("4m", "15m"), ("bf16", "sr_rh
 CELLS = tuple(f"{arch}_{scale}_{recipe}" for scale in SCALES for recipe in RECIPES for arch in ARCHS)
 """In the order of their worth: the smaller scale first, BF16 and the whole recipe before the others."""
 GIVEN_UP = "the Triton kernels cannot be used"
-"""How the warning begins that `monai_fp4.kernels.triton_quantize.attempt` gives."""
+"""How the warning begins that `monai_fp4.quantization.kernels.triton_quantize.attempt` gives."""
 LOG_LINES = 15
 
 

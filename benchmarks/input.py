@@ -24,9 +24,10 @@ from monai.engines import SupervisedTrainer
 
 from monai_fp4 import build_network
 from monai_fp4.data import BackgroundLoader, SliceDataset, augmentation, load_datalist, prepare_data
-from monai_fp4.engines import TrainingStep, lay_out
+from monai_fp4.engines import TrainingStep
 from monai_fp4.handlers import InputWait
 from monai_fp4.losses import TverskyBCELoss
+from monai_fp4.networks import to_channels_last
 
 
 def pipeline(options: argparse.Namespace, data: list[dict[str, Any]]) -> tuple[SliceDataset, dict[str, Any]]:
@@ -76,7 +77,7 @@ def waiting(
     """Train; the share of waiting, and seconds a step, in the last epoch."""
     torch.manual_seed(0)
     network = build_network(arch, options.scale, in_channels=3, image_size=tuple(options.image_size))
-    network = lay_out(network.to(options.device), options.image_size)
+    network = to_channels_last(network.to(options.device), options.image_size)
     wait = InputWait()
     trainer = SupervisedTrainer(
         device=torch.device(options.device),

@@ -39,9 +39,9 @@ from monai.networks.nets import UNETR, SwinUNETR
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from monai_fp4.engines import TrainingStep, build_and_seed, channels_last, lay_out
+from monai_fp4.engines import TrainingStep, build_and_seed
 from monai_fp4.losses import TverskyBCELoss
-from monai_fp4.networks import find_cell
+from monai_fp4.networks import channels_last, find_cell, to_channels_last
 
 Step = Callable[[], object]
 
@@ -117,7 +117,7 @@ def bare_step(network: nn.Module, images: Tensor, labels: Tensor, amp: bool) -> 
 
 def bundle_step(network: nn.Module, images: Tensor, labels: Tensor) -> Step:
     """One step as a bundle's trainer makes it."""
-    network = lay_out(network, images.shape[2:])
+    network = to_channels_last(network, images.shape[2:])
     step = TrainingStep(amp=True)
     batch = {"image": channels_last(images), "label": labels}
     trainer = SupervisedTrainer(

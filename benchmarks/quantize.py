@@ -20,8 +20,8 @@ import torch
 from common import RESULTS, Results
 from torch import Tensor
 
-from monai_fp4.numerics import plain
-from monai_fp4.tensor import fake_quantize
+from monai_fp4.quantization.numerics import plain
+from monai_fp4.quantization.tensor import fake_quantize
 
 OPTIONS: dict[str, dict[str, bool]] = {
     "nearest": {},

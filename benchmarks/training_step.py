@@ -25,9 +25,10 @@ import torch
 from common import RESULTS, Results, default_device, in_turns, machine, refuse_plain_torch
 
 from monai_fp4 import RECIPES, build_network, convert
-from monai_fp4.engines import channels_last, fuse_adam, lay_out
-from monai_fp4.kernels.switch import plain
+from monai_fp4.engines import fuse_adam
 from monai_fp4.losses import TverskyBCELoss
+from monai_fp4.networks import channels_last, to_channels_last
+from monai_fp4.quantization.kernels.switch import plain
 
 PLAIN = ", plain torch"
 BASELINE = "bf16"
@@ -41,7 +42,7 @@ def training_step(
     torch.manual_seed(0)
     network = build_network(arch, scale, in_channels=images.shape[1], image_size=tuple(images.shape[2:]))
     network, _ = convert(network.to(images.device), recipe)
-    network = lay_out(network, images.shape[2:]).train()
+    network = to_channels_last(network, images.shape[2:]).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     fuse_adam(optimizer)  # as a bundle's step does; BF16 would look slower without it
     loss_function = TverskyBCELoss()

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from monai_fp4.bundle.options import OPTIONS
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
-from monai_fp4.options import OPTIONS
-from monai_fp4.recipes import RECIPES, Backward, Precision, Recipe
+from monai_fp4.quantization.recipes import RECIPES, Backward, Precision, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere

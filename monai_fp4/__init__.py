@@ -10,17 +10,14 @@ torch.Size([1, 1, 64, 64])
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from monai_fp4.convert import ConversionReport, convert
     from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError
     from monai_fp4.networks import build_network
-    from monai_fp4.recipes import RECIPES, Recipe
-    from monai_fp4.tensor import NVFP4Tensor, fake_quantize, quantize
+    from monai_fp4.quantization import RECIPES, ConversionReport, NVFP4Tensor, Recipe, convert, fake_quantize, quantize
 
 __version__ = "0.1.0"
 
@@ -40,35 +37,19 @@ __all__ = [
 ]
 
 # Loaded when first asked for (PEP 562): torch and MONAI take seconds, which 'monai-fp4 --help' does not need.
-_HOME = {
-    **dict.fromkeys(("ConversionReport", "convert"), "convert"),
-    **dict.fromkeys(("ConfigError", "DataError", "MonaiFP4Error", "NumericsError"), "errors"),
-    "build_network": "networks",
-    **dict.fromkeys(("RECIPES", "Recipe"), "recipes"),
-    **dict.fromkeys(("NVFP4Tensor", "fake_quantize", "quantize"), "tensor"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
-
-
-class _Package(ModuleType):
-    """This package, in which `convert` is the function, although a module of that name is loaded into it."""
-
-    @property
-    def convert(self) -> Any:
-        return import_module("monai_fp4.convert").convert
-
-    @convert.setter
-    def convert(self, module: ModuleType) -> None:
-        """Importing a module sets it on its package; this one stays reachable as `sys.modules` and `from` know it."""
-
-
-sys.modules[__name__].__class__ = _Package
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "errors": ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError"],
+        "networks": ["build_network"],
+        "quantization": [
+            "RECIPES",
+            "ConversionReport",
+            "NVFP4Tensor",
+            "Recipe",
+            "convert",
+            "fake_quantize",
+            "quantize",
+        ],
+    },
+)

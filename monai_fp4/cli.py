@@ -50,7 +50,7 @@ def _add_bundles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _write_bundles(args: argparse.Namespace) -> int:
-    from monai_fp4.bundles import bundle_files, write_bundles
+    from monai_fp4.bundle.files import bundle_files, write_bundles
 
     changed = write_bundles(args.output_dir)
     print(f"{len(bundle_files())} files in {args.output_dir}, {changed} of them changed")
@@ -58,7 +58,7 @@ def _write_bundles(args: argparse.Namespace) -> int:
 
 
 def _check_bundles(args: argparse.Namespace) -> int:
-    from monai_fp4.bundles import bundle_files, check_bundles
+    from monai_fp4.bundle.files import bundle_files, check_bundles
 
     check_bundles(args.output_dir)
     print(f"{args.output_dir}: all {len(bundle_files())} files are as the template writes them")

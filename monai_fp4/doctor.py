@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from monai_fp4.backends import AUTO, BACKENDS, select_backend
-from monai_fp4.kernels import compiler
-from monai_fp4.kernels.compiler import KernelStatus
+from monai_fp4 import compiler
+from monai_fp4.compiler import KernelStatus
 from monai_fp4.machine import GPU, Machine, describe_machine
+from monai_fp4.quantization.backends import AUTO, BACKENDS, select_backend
 
 __all__ = ["GPU", "BackendStatus", "Diagnosis", "KernelStatus", "Machine", "diagnose", "render"]
 
@@ -150,8 +150,8 @@ def _default_device() -> str:
 
 
 def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
-    from monai_fp4.kernels import cpu_gemm, cpu_quantize, triton_quantize
-    from monai_fp4.scores import native
+    from monai_fp4.metrics import native
+    from monai_fp4.quantization.kernels import cpu_gemm, cpu_quantize, triton_quantize
 
     with warnings.catch_warnings():  # the table says it
         warnings.simplefilter("ignore")

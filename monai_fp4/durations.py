@@ -1,16 +1,16 @@
-"""Times as people say them, for progress lines; without MONAI, which a sweep does not load."""
+"""Seconds, minutes and hours in progress lines; without MONAI, which a sweep does not load."""
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["duration"]
+__all__ = ["format_seconds"]
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as people say them.
+def format_seconds(seconds: float) -> str:
+    """Write seconds in the largest unit that fits, with the next smaller one.
 
-    >>> duration(4.2), duration(75), duration(7384)
+    >>> format_seconds(4.2), format_seconds(75), format_seconds(7384)
     ('4 s', '1 min 15 s', '2 h 03 min')
     """
     whole = math.ceil(seconds) if seconds < 1 else round(seconds)

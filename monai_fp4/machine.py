@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from monai_fp4.kernels import compiler
+from monai_fp4 import compiler
 
 __all__ = ["GPU", "Machine", "describe_machine"]
 
@@ -86,12 +86,12 @@ def describe_machine() -> Machine:
         gpus=_gpus(),
         cuda=torch.version.cuda or "",
         versions={package: _version(package) for package in _PACKAGES},
-        compiler=_told(lambda: _first_line(*compiler._compiler())),
-        cache=_told(lambda: str(compiler._cache_folder())),
+        compiler=_answer_or_unknown(lambda: _first_line(*compiler._compiler())),
+        cache=_answer_or_unknown(lambda: str(compiler._cache_folder())),
     )
 
 
-def _told(question: Callable[[], str]) -> str:
+def _answer_or_unknown(question: Callable[[], str]) -> str:
     """The answer, or why there is none."""
     try:
         return question()

@@ -16,7 +16,7 @@ import torch
 from browser import CHROMIUM
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
 
-from monai_fp4.kernels.switch import plain
+from monai_fp4.quantization.kernels.switch import plain
 
 
 def pytest_configure() -> None:

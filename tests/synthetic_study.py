@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows, write_health
-from monai_fp4.health import OperandHealth
-from monai_fp4.recipes import RECIPES, Recipe
-from monai_fp4.report.collect import StudyTables
-from monai_fp4.run_folder import RunFolder
-from monai_fp4.scores.histogram import ScoreHistogram
+from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.quantization.monitor.health import OperandHealth
+from monai_fp4.quantization.recipes import RECIPES, Recipe
+from monai_fp4.report.tables.collect import StudyTables
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
 
 BASE = {"unet": 0.80, "swin": 0.84, "vit": 0.76}

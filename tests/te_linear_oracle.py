@@ -213,8 +213,8 @@ class _KernelAlpha:
 
 def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The same through a layer of our backend, which pads, lends its weight and adds its bias around this te.Linear."""
-    from monai_fp4.backends import BACKENDS, te_product
-    from monai_fp4.recipes import RECIPES
+    from monai_fp4.quantization.backends import BACKENDS, te_product
+    from monai_fp4.quantization.recipes import RECIPES
 
     # These tensors say that they are on CUDA, but their device does not: it would ask for the autocast of the CPU.
     te_product.working_dtype = lambda x: (

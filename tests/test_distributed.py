@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import BUNDLES, TINY, command, item, lgg_dataset, metrics, workflow
 
-from monai_fp4.engines import bare
+from monai_fp4.engines import unwrap_ddp
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     # The metrics of all ranks together are those of one process with the same weights.
     flow = workflow(data, tmp_path / "one", "unet_500k_sr", epochs=1)
     flow.initialize()
-    bare(item(flow, "network")).load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    unwrap_ddp(item(flow, "network")).load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     evaluator = item(flow, "validate#evaluator")
     evaluator.run(1)
     for name in ("auprc", "auprc_per_patient", "threshold", "dice", "recall", "precision", "val_loss"):

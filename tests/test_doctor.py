@@ -15,9 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from monai_fp4.backends import transformer_engine
 from monai_fp4.doctor import GPU, diagnose, render
-from monai_fp4.kernels import cpu_quantize, triton_quantize
+from monai_fp4.quantization.backends import transformer_engine
+from monai_fp4.quantization.kernels import cpu_quantize, triton_quantize
 
 
 def text(diagnosis: object) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from monai_fp4 import build_network
-from monai_fp4.engines import channels_last, lay_out
+from monai_fp4.networks import channels_last, to_channels_last
 from monai_fp4.optimizers import MuonAdamW
 
 
@@ -51,7 +51,7 @@ def test_a_matrix_moves_as_muon_says_and_the_rest_as_adamw_says() -> None:
 def test_the_layout_of_the_memory_does_not_matter() -> None:
     plain, laid_out = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
     laid_out.load_state_dict(plain.state_dict())
-    laid_out = lay_out(laid_out, (8, 8))
+    laid_out = to_channels_last(laid_out, (8, 8))
     assert not laid_out.weight.is_contiguous()
     for model in (plain, laid_out):
         optimizer = MuonAdamW(model.named_parameters(), lr=0.01)
@@ -65,9 +65,9 @@ def test_the_layout_of_the_memory_does_not_matter() -> None:
 def test_a_network_that_is_laid_out_afterwards_is_trained_all_the_same() -> None:
     early, late = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
     late.load_state_dict(early.state_dict())
-    optimizers = [MuonAdamW(lay_out(early, (8, 8)).named_parameters(), lr=0.01)]
+    optimizers = [MuonAdamW(to_channels_last(early, (8, 8)).named_parameters(), lr=0.01)]
     optimizers.append(MuonAdamW(late.named_parameters(), lr=0.01))
-    lay_out(late, (8, 8))  # the weights lie somewhere else now
+    to_channels_last(late, (8, 8))  # the weights lie somewhere else now
     for model, optimizer in zip((early, late), optimizers, strict=True):
         gradients(model, 1)
         optimizer.step()
@@ -78,7 +78,7 @@ def test_a_gradient_may_lie_in_memory_otherwise_than_its_weight() -> None:
     usual, assigned = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
     assigned.load_state_dict(usual.state_dict())
     for model in (usual, assigned):
-        optimizer = MuonAdamW(lay_out(model, (8, 8)).named_parameters(), lr=0.01)
+        optimizer = MuonAdamW(to_channels_last(model, (8, 8)).named_parameters(), lr=0.01)
         gradients(model, 1)
         if model is assigned:  # as a handler may
             model.weight.grad = model.weight.grad.contiguous()
@@ -88,7 +88,7 @@ def test_a_gradient_may_lie_in_memory_otherwise_than_its_weight() -> None:
 
 @pytest.mark.parametrize("arch", ["unet", "swin", "vit"])
 def test_every_parameter_of_the_study_s_networks_moves(arch: str) -> None:
-    model = lay_out(build_network(arch, "500k", image_size=(64, 64)), (64, 64))
+    model = to_channels_last(build_network(arch, "500k", image_size=(64, 64)), (64, 64))
     before = copy.deepcopy(model.state_dict())
     optimizer = MuonAdamW(model.named_parameters(), lr=0.01)
     matrices, others = (len(group["params"]) for group in optimizer.param_groups)

@@ -11,8 +11,9 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_runs import Dataset, contents, item, lgg_dataset, metrics, refusal, train, workflow
 
+from monai_fp4.bundle.trained import network_of_run
 from monai_fp4.data import load_manifest, select_patients
-from monai_fp4.engines import bare, network_of_run
+from monai_fp4.engines import unwrap_ddp
 from monai_fp4.errors import ConfigError
 from monai_fp4.metrics import compute_auprc
 
@@ -241,7 +242,7 @@ def _start_and_batches(dataset: Dataset, folder: Path, bundle: str, **changes: A
     flow = workflow(dataset, folder, bundle, **changes)
     flow.initialize()
     trainer = item(flow, "train#trainer")
-    weights = {name: value.clone() for name, value in bare(item(flow, "network")).state_dict().items()}
+    weights = {name: value.clone() for name, value in unwrap_ddp(item(flow, "network")).state_dict().items()}
     images: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
 

@@ -17,9 +17,9 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from monai_fp4.bundle.session import error_in_chain
 from monai_fp4.data import build_manifest, save_manifest
 from monai_fp4.errors import MonaiFP4Error
-from monai_fp4.session import error_in_chain
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLES = REPOSITORY / "bundles"

@@ -24,8 +24,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from monai_fp4.formats.blocks import ScaledValues
-from monai_fp4.kernels import triton_gemm, triton_quantize
+from monai_fp4.quantization.formats.blocks import ScaledValues
+from monai_fp4.quantization.kernels import triton_gemm, triton_quantize
 
 
 class _Driver:
@@ -65,7 +65,7 @@ def calls() -> dict[str, Callable[[], Any]]:
         "block_rotated": lambda: triton_quantize.quantize(floats[:1, :9], rht=True),
         "gemm": lambda: triton_gemm.multiply_fused(tall, flat, torch.bfloat16),
         "gemm_wide": lambda: wide(tall, flat),
-        "finish": lambda: triton_gemm.finish(floats, tall, flat, torch.bfloat16),
+        "finish": lambda: triton_gemm.scale_and_cast(floats, tall, flat, torch.bfloat16),
     }
 
 

@@ -18,7 +18,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if INSTALLED and DEVICE.type == "cpu" and "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
 
-from monai_fp4.kernels.triton_language import INTERPRETED, triton  # noqa: E402
+from monai_fp4.quantization.kernels.triton_language import INTERPRETED, triton  # noqa: E402
 
 
 def _missing() -> str | None:

@@ -1,4 +1,4 @@
-"""Data: manifests, readers, made-up data, transforms and data sets.
+"""Data: manifests, readers, synthetic data, transforms and data sets.
 
 >>> from monai_fp4.data import load_manifest, select_patients
 >>> [patient.id for patient in select_patients(load_manifest("phantom"), fold=0, part="test")][0]
@@ -7,15 +7,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from monai_fp4.data.build import build_manifest, check_manifest
 from monai_fp4.data.datalist import load_datalist, prepare_data
 from monai_fp4.data.folds import assign_folds, select_patients
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
-from monai_fp4.data.nodules import write_nodules
-from monai_fp4.data.phantom import write_phantom
+from monai_fp4.data.phantoms.nodules import write_nodules
+from monai_fp4.data.phantoms.phantom import write_phantom
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
 
 if TYPE_CHECKING:
@@ -48,14 +49,11 @@ __all__ = [
 ]
 
 # Loaded when first asked for: these need torch and MONAI, and manifests do not.
-_HOME = {
-    **dict.fromkeys(("PatientDataset", "SliceDataset"), "datasets"),
-    "BackgroundLoader": "loader",
-    **dict.fromkeys(("NormalizeForegroundd", "augmentation"), "transforms"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "datasets": ["PatientDataset", "SliceDataset"],
+        "loader": ["BackgroundLoader"],
+        "transforms": ["NormalizeForegroundd", "augmentation"],
+    },
+)

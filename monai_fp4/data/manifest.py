@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError, unknown_name
@@ -177,15 +177,7 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
         refuse_existing(target)
     if not target.parent.is_dir():
         raise DataError(f"expected a folder for the manifest at {target.parent}, found none; create it first")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(to_json(manifest))
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(target, to_json(manifest))
     return target
 
 

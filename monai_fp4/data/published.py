@@ -22,9 +22,9 @@ from pathlib import Path
 from monai_fp4.data.build import LGG_CHANNELS, build_manifest
 from monai_fp4.data.checks import check_patients, slice_number
 from monai_fp4.data.folds import assign_folds
-from monai_fp4.data.generators import GENERATORS
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import save_manifest
+from monai_fp4.data.phantoms.generators import GENERATORS
 from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
@@ -43,7 +43,7 @@ def generated_manifest(name: str) -> Manifest:
     """Write a made-up data set into a temporary folder and describe it: five folds, and its test split.
 
     Args:
-        name: a key of :data:`monai_fp4.data.generators.GENERATORS`.
+        name: a key of :data:`monai_fp4.data.phantoms.generators.GENERATORS`.
     """
     generator = GENERATORS[name]
     with tempfile.TemporaryDirectory() as folder:

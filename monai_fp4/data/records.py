@@ -70,8 +70,8 @@ class Manifest:
         patients: all of them, sorted by id.
         folds: how many folds the patients of the train split are dealt into; 0: none.
         seed: the seed that dealt them.
-        generator: the key of :data:`monai_fp4.data.generators.GENERATORS` that computes the files on first use;
-            ``None`` where they are the user's own.
+        generator: the key of :data:`monai_fp4.data.phantoms.generators.GENERATORS` that computes the files on first
+            use; ``None`` where they are the user's own.
         description: free text: source, citation, licence.
     """
 

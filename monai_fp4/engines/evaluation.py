@@ -12,11 +12,11 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys as Keys
 from torch import nn
 
-from monai_fp4.engines.memory_format import channels_last
-from monai_fp4.engines.network import autocast, bare
+from monai_fp4.bundle.options import flag
+from monai_fp4.engines.network import autocast, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer
 from monai_fp4.errors import NumericsError
-from monai_fp4.options import flag
+from monai_fp4.networks.memory_format import channels_last
 
 __all__ = ["EvaluationStep"]
 
@@ -64,7 +64,7 @@ class EvaluationStep:
         batch = image.movedim(-1, 0) if flat else image[None]
         native = tuple(label.shape[1:3]) if flat else tuple(label.shape[1:])
         # Not DDP's forward, which waits for the other ranks at every call: they may have fewer patients.
-        network = bare(engine.network)
+        network = unwrap_ddp(engine.network)
         pieces = []
         with engine.mode(engine.network), autocast(device, self.amp):
             for chunk in batch.split(self.chunk):

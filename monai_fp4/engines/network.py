@@ -6,27 +6,23 @@ so that two recipes with one seed start from the same weights and see the same s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import nn
 
-from monai_fp4.conv3d import guard_conv3d
-from monai_fp4.convert import convert
-from monai_fp4.engines.memory_format import lay_out
+from monai_fp4.bundle.session import Session
 from monai_fp4.networks import build_network
-from monai_fp4.session import Session
+from monai_fp4.networks.memory_format import to_channels_last
+from monai_fp4.quantization.conversion import convert
+from monai_fp4.quantization.layers.conv3d_guard import guard_conv3d
 
 __all__ = [
     "autocast",
-    "bare",
     "build_and_seed",
-    "compute_dtype",
-    "network_of_run",
     "prepare_network",
     "seed_everything",
+    "unwrap_ddp",
 ]
 
 
@@ -68,8 +64,8 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     """
     options = session.options
     network = network.to(session.device)
-    network, report = convert(network, options.recipe, backend=session.backend.name, dtype=compute_dtype(options.amp))
-    network = lay_out(guard_conv3d(network), options.image_size)
+    network, report = convert(network, options.recipe, backend=session.backend.name, dtype=options.compute_dtype)
+    network = to_channels_last(guard_conv3d(network), options.image_size)
     if session.rank == 0:
         session.run_folder.write_json("conversion.json", report.to_dict())
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
@@ -80,27 +76,11 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     return network
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap_ddp(network: nn.Module) -> nn.Module:
     """The network inside a DDP wrapper, or the network itself."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def compute_dtype(amp: bool) -> torch.dtype:
-    """What the layers compute in: BF16 under autocast, else what the parameters are stored in."""
-    return torch.bfloat16 if amp else torch.float32
 
 
 def autocast(device: torch.device, amp: bool) -> torch.autocast:
     """BF16 autocast on the device, or none."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
-
-
-def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
-    """Build the unconverted network that a run's ``config.json`` describes, be it of the study or the user's own.
-
-    Args:
-        config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
-        in_channels: image channels, which a run takes from its manifest.
-    """
-    session = {"_target_": "types.SimpleNamespace", "in_channels": in_channels}
-    return ConfigParser({**config, "session": session}).get_parsed_content("network_def")

@@ -16,7 +16,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
-from monai_fp4.engines.network import autocast, bare
+from monai_fp4.engines.network import autocast, unwrap_ddp
 from monai_fp4.errors import NumericsError
 
 __all__ = ["first_nonfinite_layer", "not_finite"]
@@ -50,12 +50,12 @@ def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) 
     if not torch.isfinite(images).all():
         where = "the input image"
     elif what == "gradient":
-        named = bare(engine.network).named_parameters()
+        named = unwrap_ddp(engine.network).named_parameters()
         where = next(
             (f"the gradient of {n}" for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "?"
         )
     else:
-        layer = first_nonfinite_layer(bare(engine.network), images, amp)
+        layer = first_nonfinite_layer(unwrap_ddp(engine.network), images, amp)
         where = f"the output of layer '{layer}'" if layer else "the loss function"
     kept = f"checkpoint.pt keeps epoch {state.epoch - 1}" if state.epoch > 1 else "no epoch was finished before"
     return NumericsError(

@@ -12,10 +12,10 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from monai_fp4.engines.memory_format import channels_last, match_layouts
+from monai_fp4.bundle.options import flag
 from monai_fp4.engines.network import autocast
 from monai_fp4.engines.nonfinite import not_finite
-from monai_fp4.options import flag
+from monai_fp4.networks.memory_format import channels_last, match_layouts
 
 __all__ = ["TrainingStep", "fuse_adam"]
 

@@ -1,8 +1,38 @@
-"""Ignite handlers that stand beside MONAI's own in a bundle's `handlers` list."""
+"""Ignite handlers that stand beside MONAI's own in a bundle's `handlers` list.
+
+MONAI's own CheckpointSaver and CheckpointLoader keep the trainer's counters but not its best metric, and a trainer
+cannot stand in the ``save_dict`` of its own handlers, because a config may not refer to itself. :class:`Recorder` gets
+the trainer when it is attached, so nothing has to refer back.
+
+===================  =========================================================================
+`schedule`           what happens when: seeds, precision, validation
+`recorder`           what a run writes as it goes, and how it resumes
+`auprc`              the key metric
+`tensorboard`        losses, curves, overlays, and the health of quantized layers
+`progress`           one line an epoch, in the terminal
+`input_wait`         the share of an epoch that was spent waiting for batches
+`peak_memory`        the most memory that a run took
+`evaluation_report`  numbers with intervals and pictures of a trained model
+===================  =========================================================================
+"""
 
 from monai_fp4.handlers.auprc import AUPRC
+from monai_fp4.handlers.evaluation_report import EvaluationReport
 from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
+from monai_fp4.handlers.recorder import Recorder
+from monai_fp4.handlers.schedule import EpochSeeder, PrecisionSchedule, Validation
 from monai_fp4.handlers.tensorboard import TensorBoard, TensorBoardValidation
 
-__all__ = ["AUPRC", "InputWait", "Progress", "TensorBoard", "TensorBoardValidation"]
+__all__ = [
+    "AUPRC",
+    "EpochSeeder",
+    "EvaluationReport",
+    "InputWait",
+    "PrecisionSchedule",
+    "Progress",
+    "Recorder",
+    "TensorBoard",
+    "TensorBoardValidation",
+    "Validation",
+]

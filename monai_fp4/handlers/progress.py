@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from tqdm import tqdm
 
-from monai_fp4.durations import duration
+from monai_fp4.durations import format_seconds
 
 __all__ = ["Progress"]
 
@@ -129,7 +129,7 @@ class Progress:
         total = _total(engine)
         if total is not None and done:
             left = (now - self._started) / done * (total - engine.state.iteration)
-            text += f", {duration(left)} left" if left > 0 else f", took {duration(now - self._started)}"
+            text += f", {format_seconds(left)} left" if left > 0 else f", took {format_seconds(now - self._started)}"
         print(text, file=self.stream if self.stream is not None else sys.stderr, flush=True)
 
     def _end(self, engine: Engine) -> None:

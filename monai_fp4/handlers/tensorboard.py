@@ -24,11 +24,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from monai_fp4.attention_entropy import AttentionEntropy, attention_entropy
-from monai_fp4.figures import overlay_figure, to_array
-from monai_fp4.health import OperandHealth, quantization_health
-from monai_fp4.overlays import Reason, SliceGallery
-from monai_fp4.scores.histogram import ScoreHistogram
+from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.quantization.monitor.entropy import AttentionEntropy, attention_entropy
+from monai_fp4.quantization.monitor.health import OperandHealth, quantization_health
+from monai_fp4.visualize.figures import overlay_figure, to_array
+from monai_fp4.visualize.overlays import Reason, SliceGallery
 
 __all__ = ["TensorBoard", "TensorBoardValidation"]
 

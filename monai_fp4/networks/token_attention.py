@@ -23,7 +23,7 @@ from monai.networks.blocks import SABlock
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from monai_fp4.attention import ATTENTION_TYPES, FP4SABlock
+from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4SABlock
 
 __all__ = ["FP4TokenAttention", "TokenAttention", "cached_attention"]
 

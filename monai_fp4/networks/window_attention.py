@@ -11,7 +11,7 @@ from __future__ import annotations
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor
 
-from monai_fp4.attention import ATTENTION_TYPES, FP4WindowAttention
+from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4WindowAttention
 
 __all__ = ["BiasedWindowAttention", "FP4BiasedWindowAttention"]
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(args: argparse.Namespace) -> tuple[object, int, int]:
     try:
-        from monai_fp4.report.pages import write_report
+        from monai_fp4.report.pages.write import write_report
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _EXTRA:
             raise

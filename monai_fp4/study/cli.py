@@ -19,8 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_fp4.bundle.options import OPTIONS
 from monai_fp4.errors import ConfigError, unknown_name
-from monai_fp4.options import OPTIONS
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -92,7 +92,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
     """
     from monai_fp4.data import prepare_data
     from monai_fp4.study.commands import write_study
-    from monai_fp4.study.grid import check, code_version, settle
+    from monai_fp4.study.grid import check, code_version, extend_study
     from monai_fp4.study.lock import StudyLock
     from monai_fp4.study.progress import SweepProgress
     from monai_fp4.study.sweep import Sweep
@@ -101,7 +101,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         raise ConfigError(f"retries must be 0 or more, but {args.retries} was given; correct it")
     wanted, manifest = definition_of(args, code_version())
     notes = check(wanted, manifest)
-    definition, more = settle(folder, wanted, manifest)
+    definition, more = extend_study(folder, wanted, manifest)
     cells = _chosen(definition, args.only)
     for note in (*notes, *more):
         print(f"note: {note}", file=sys.stderr)
@@ -109,7 +109,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         _print_plan(folder, definition, cells, args, executor_type)
         return 0
     with StudyLock(folder.lock_path):
-        definition, _ = settle(folder, wanted, manifest)  # another sweep may have begun it meanwhile
+        definition, _ = extend_study(folder, wanted, manifest)  # another sweep may have begun it meanwhile
         if all(folder.finished(cell) for cell in cells):
             folder.write_definition(definition)
             print(f"All {len(cells)} cells are done; the study is in {folder.path}.")
@@ -199,7 +199,7 @@ def _with_attention(recipes: str, attention: str | None) -> str:
     """Cross the recipes with the precision inside attention."""
     if attention is None:
         return recipes
-    from monai_fp4.recipes import RECIPES, AttentionPrecision
+    from monai_fp4.quantization.recipes import RECIPES, AttentionPrecision
     from monai_fp4.study.grid import names
 
     chosen = names("attention", attention, [str(value) for value in AttentionPrecision])
@@ -234,7 +234,7 @@ def _print_plan(
     args: argparse.Namespace,
     executor_type: type[Executor] | Any,
 ) -> None:
-    from monai_fp4.durations import duration
+    from monai_fp4.durations import format_seconds
     from monai_fp4.study.estimate import Estimate, time_left
     from monai_fp4.study.executor import here, needs_of, room
     from monai_fp4.study.sweep import kind, timings
@@ -247,9 +247,8 @@ def _print_plan(
             said = "done"
         else:
             left.append(seconds)
-            said = (
-                f"{folder.record(cell).status}, {'time unknown' if seconds is None else f'about {duration(seconds)}'}"
-            )
+            time = "time unknown" if seconds is None else f"about {format_seconds(seconds)}"
+            said = f"{folder.record(cell).status}, {time}"
         print(f"{cell.id}  {said}")
     print(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     if os.environ.get("RAY_ADDRESS"):
@@ -268,4 +267,6 @@ def _print_plan(
     if whole is None:
         print("Time: unknown, since not every network has a cell that is done; run one of each first (see --only)")
     else:
-        print(f"Time: about {duration(whole)}, {at_once} cells at once; from the cells of this study that are done")
+        print(
+            f"Time: about {format_seconds(whole)}, {at_once} cells at once; from the cells of this study that are done"
+        )

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from monai_fp4.bundle_template import training_config
-from monai_fp4.bundles import bundle_files
+from monai_fp4.atomic import write_atomically
+from monai_fp4.bundle.files import bundle_files
+from monai_fp4.bundle.template import training_config
 from monai_fp4.errors import ConfigError
-from monai_fp4.run_folder import write_atomically
 from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder, read_json
 from monai_fp4.study.variants import recipe_of
 

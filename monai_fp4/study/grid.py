@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import monai_fp4
+from monai_fp4.bundle.options import OPTIONS, RunOptions, defaults
 from monai_fp4.data import load_manifest, select_patients
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks import ARCHITECTURES, SCALES, check_image_size, find_cell
-from monai_fp4.options import OPTIONS, RunOptions, defaults
 from monai_fp4.study.layout import StudyDefinition, StudyFolder
 from monai_fp4.study.variants import recipe_of
 
@@ -42,7 +42,7 @@ __all__ = [
     "numbers",
     "parse_value",
     "seeds_of",
-    "settle",
+    "extend_study",
 ]
 
 _OWN = ("recipe", "arch", "scale", "fold", "seed", "output_dir", "manifest", "dataset_dir")
@@ -166,7 +166,7 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
     return notes
 
 
-def settle(folder: StudyFolder, wanted: StudyDefinition, manifest: str) -> tuple[StudyDefinition, list[str]]:
+def extend_study(folder: StudyFolder, wanted: StudyDefinition, manifest: str) -> tuple[StudyDefinition, list[str]]:
     """Find what the study in a folder becomes when this grid is asked of it; nothing is written.
 
     A study may grow: a value more on an axis adds cells. What its cells have in common may not change, as they could

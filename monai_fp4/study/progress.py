@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from monai_fp4.durations import duration
+from monai_fp4.durations import format_seconds
 from monai_fp4.study.layout import Cell
 
 __all__ = ["State", "SweepProgress"]
@@ -45,7 +45,7 @@ class State:
         '3 of 16 cells done, 0 running, 1 min 15 s left'
         """
         failed = f", {self.failed} failed" if self.failed else ""
-        left = "time left not known yet" if self.left is None else f"{duration(self.left)} left"
+        left = "time left not known yet" if self.left is None else f"{format_seconds(self.left)} left"
         return f"{self.done} of {self.total} cells done, {len(self.running)} running{failed}, {left}"
 
 
@@ -88,7 +88,7 @@ class SweepProgress:
         if auprc is not None and outcome["status"] == "done":
             words.append(f"AUPRC {auprc:.4f}")
         if outcome.get("seconds"):
-            words.append(f"in {duration(outcome['seconds'])}")
+            words.append(f"in {format_seconds(outcome['seconds'])}")
         if outcome.get("error"):
             words.append(f"({outcome['error']})")
         self.say(f"{' '.join(words)}; {state.words()}")

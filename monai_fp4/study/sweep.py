@@ -95,7 +95,7 @@ class Sweep:
         self._needs = {scale: needs_of(scale, most, cpus, gpus) for scale in definition.scales}
         self._cells = list(cells)
         self._stop_file = folder.path / f".stop-{time.time_ns()}"
-        self._flying: dict[Any, Cell] = {}
+        self._running: dict[Any, Cell] = {}
         self._failures: defaultdict[Cell, int] = defaultdict(int)
         self._epochs: dict[Cell, int] = {}
         self.result = SweepResult()
@@ -108,10 +108,10 @@ class Sweep:
         self._begin()
         try:
             with interruptible():
-                while self._flying or (self._todo and not self.result.disk_full):
+                while self._running or (self._todo and not self.result.disk_full):
                     self._submit()
-                    for handle, outcome in self.executor.wait(self._flying, POLL_SECONDS):
-                        self._end(self._flying.pop(handle), outcome)
+                    for handle, outcome in self.executor.wait(self._running, POLL_SECONDS):
+                        self._end(self._running.pop(handle), outcome)
                     self._poll()
         except KeyboardInterrupt:
             self.result.interrupted = True
@@ -150,11 +150,11 @@ class Sweep:
         while self._todo and not self.result.disk_full:
             # One more than fits, so that a worker that is free has something to begin with.
             smallest = min((self._needs[cell.scale] for cell in self._todo), key=lambda needs: (needs.gpus, needs.cpus))
-            if len(self._flying) > self.executor.slots(smallest):
+            if len(self._running) > self.executor.slots(smallest):
                 return
             cell = self._todo.popleft()
             self._epochs[cell] = self._epochs_done(cell)
-            self._flying[self.executor.submit(self._task(cell), self._needs[cell.scale])] = cell
+            self._running[self.executor.submit(self._task(cell), self._needs[cell.scale])] = cell
 
     def _task(self, cell: Cell) -> Task:
         needs = self._needs[cell.scale]
@@ -202,13 +202,13 @@ class Sweep:
     def _state(self) -> State:
         running: dict[Cell, float] = {}
         times = {key: list(values) for key, values in self._times.items()}
-        for cell in self._flying.values():
+        for cell in self._running.values():
             record = self.folder.record(cell)
             if record.status is CellStatus.RUNNING:
                 running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
         estimate = Estimate(times)
         left = [estimate.seconds(*kind(cell)) for cell in self._todo]
-        for cell in self._flying.values():
+        for cell in self._running.values():
             whole = estimate.seconds(*kind(cell))
             left.append(None if whole is None else whole * (1 - running.get(cell, 0.0)))
         slots = self.executor.slots(max(self._needs.values(), key=lambda needs: (needs.gpus, needs.cpus)))
@@ -226,14 +226,14 @@ class Sweep:
 
     def _stop(self) -> None:
         """End what runs, and wait for it to say so."""
-        self.progress.say(f"stopping {len(self._flying)} cells; the same command goes on")
+        self.progress.say(f"stopping {len(self._running)} cells; the same command goes on")
         self._raise_stop_file()
-        for handle in self._flying:
+        for handle in self._running:
             self.executor.cancel(handle)
         until = time.monotonic() + STOP_SECONDS
-        while self._flying and time.monotonic() < until:
-            for handle, outcome in self.executor.wait(self._flying, POLL_SECONDS):
-                cell = self._flying.pop(handle)
+        while self._running and time.monotonic() < until:
+            for handle, outcome in self.executor.wait(self._running, POLL_SECONDS):
+                cell = self._running.pop(handle)
                 if outcome["status"] == "done":
                     self.result.done.append(cell)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks.table import SwinConfig, SwinUNETRConfig, ViTConfig, find_cell
-from monai_fp4.recipes import RECIPES, Precision, Recipe
+from monai_fp4.quantization.recipes import RECIPES, Precision, Recipe
 
 __all__ = ["ADDITIONS", "grid_recipes", "recipe_of"]
 

@@ -12,7 +12,8 @@
       .lock                           held by the one sweep that works here
 
 A cell is one run: architecture, scale, recipe, fold, seed and, for each further axis of the grid, an option of the
-bundles (`monai_fp4.options`). Everything that identifies a cell is in its path, so the folder can be read with ``ls``.
+bundles (`monai_fp4.bundle.options`). Everything that identifies a cell is in its path, so the folder can be read with
+``ls``.
 
 >>> definition = StudyDefinition(
 ...     archs=("unet",), scales=("500k",), recipes={"bf16": "bf16", "sr": "sr"}, folds=(0,), seeds=(0, 1),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from monai_fp4.bundle_template import bundle_name
+from monai_fp4.bundle.template import bundle_name
 from monai_fp4.errors import ConfigError
 from monai_fp4.networks.table import network_table
 from monai_fp4.study.layout.cell import Cell

@@ -9,8 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from monai_fp4.atomic import write_atomically
 from monai_fp4.errors import ConfigError
-from monai_fp4.run_folder import write_atomically
 from monai_fp4.study.layout.cell import Cell, CellRecord, CellStatus
 from monai_fp4.study.layout.definition import StudyDefinition
 

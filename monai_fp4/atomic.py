@@ -1,0 +1,106 @@
+"""Write files whole or not at all: every file of a run, a study, a report and a manifest goes through here.
+
+A file is written beside its place, flushed to the disk, and then renamed into it; POSIX makes the rename atomic. So a
+reader sees the old file or the new one, a process that is killed leaves whole files, and so does a machine that loses
+its power: the content reaches the disk before the name does, and the folder's entry is flushed after it.
+
+>>> import tempfile
+>>> folder = Path(tempfile.mkdtemp())
+>>> write_atomically(folder / "deep" / "note.txt", "text")
+>>> with replacing(folder / "numbers.bin") as file:
+...     _ = file.write(b"123")
+>>> sorted(path.name for path in folder.rglob("*") if path.is_file())
+['note.txt', 'numbers.bin']
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from monai_fp4.errors import ConfigError
+
+__all__ = ["make_folder", "replacing", "write_atomically"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` once the block has ended, and leaves no trace if it fails.
+
+    Args:
+        path: the file's place; its folder must exist.
+
+    Yields:
+        The file beside it, open for writing bytes.
+
+    Raises:
+        ConfigError: when the system does not let it be written (no space, no permission), be it
+            behind a RuntimeError of the block. Other errors of the block pass through.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _flush_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # such as that it was not even begun
+            beside.unlink()
+        if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
+            raise _not_writable(path, reason) from error
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``, whose folder is made if there is none.
+
+    Raises:
+        ConfigError: when the system does not let it be written (no space, no permission).
+    """
+    make_folder(path.parent)
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        ConfigError: when the system does not let it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system opens folders, and the file itself has been flushed
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _not_writable(path: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
+    return ConfigError(
+        f"{path} must be writable, but the system says '{reason}'; {remedy} and start again, or choose another"
+        " output_dir"
+    )
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said, be it behind the words of a library (torch reports a full disk as a RuntimeError)."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -1,0 +1,207 @@
+"""A run writes one folder, and this module is the only one that knows its files.
+
+========================  ==========================================================================
+``config.json``           the run's whole config; an overlay that runs it again
+``environment.json``      versions, machine and backend that it ran on
+``conversion.json``       what became of every layer: swapped, padded or left, and why
+``patients.json``         which patients trained, validated and were held out
+``checkpoint.pt``         everything that resuming needs, replaced after every epoch
+``model.pt``              the weights of the best validation AUPRC (the last ones under ``fold: all``)
+``metrics.json``          what the validation said; written as it goes, ``"finished": true`` at the end
+``pr_curve.json``         precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
+                          positives at or above each
+``events.out.tfevents.*`` one TensorBoard file
+========================  ==========================================================================
+
+Every file is written beside its place and then moved into it, so that a run that is killed leaves whole files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_fp4.atomic import replacing, write_atomically
+from monai_fp4.bundle.options import differences
+from monai_fp4.bundle.running_config import value_at
+from monai_fp4.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RunFolder", "describe_environment"]
+
+_WRITTEN = (
+    "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
+    "environment.json",
+)  # fmt: skip
+_PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.model_path = self.path / "model.pt"
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.metrics_path = self.path / "metrics.json"
+
+    def check(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+        """See that the folder is free, or holds this very run; nothing is written.
+
+        Args:
+            config: the run's whole config.
+            patients: ids of the patients by what they are for.
+
+        Raises:
+            ConfigError: when the folder holds another run, the run of other patients, or what no training wrote.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"output_dir must be a folder, but {self.path} is a file; choose another output_dir")
+        if self.config_path.exists():
+            found = self.read_json("config.json")
+            differing = differences(found, config)
+            if differing:
+                said = "; ".join(
+                    f"{n} is {value_at(found, n)!r} there and {value_at(config, n)!r} here" for n in differing[:3]
+                )
+                raise ConfigError(f"{self.path} holds the run of another config ({said}); choose another output_dir")
+            known = self.read_json("patients.json") if (self.path / "patients.json").exists() else patients
+            moved = [part for part in patients if list(patients[part]) != known.get(part)]
+            if moved:
+                raise ConfigError(
+                    f"{self.path} holds the run of other patients ('{moved[0]}' of the manifest has changed since);"
+                    " restore the manifest, or choose another output_dir"
+                )
+            return
+        for name in _WRITTEN:
+            if (self.path / name).exists():
+                raise ConfigError(f"{self.path} holds a {name} but no config.json of a run; choose another output_dir")
+
+    def claim(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+        """Take the folder for this run, or find that it already holds it.
+
+        Raises:
+            ConfigError: as `check`, or when the folder cannot be written to.
+        """
+        self.check(config, patients)
+        if not self.config_path.exists():
+            self.write_json("config.json", config)
+        self.write_json("patients.json", patients)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files, whole or not at all."""
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            ConfigError: when it is missing or not JSON.
+        """
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path} must exist, but it does not; give the folder that a run wrote") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} must hold JSON, but reading it failed ({error}); restore or remove it"
+            ) from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} must hold a JSON object, but holds a {type(content).__name__}; restore it")
+        return content
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last epoch."""
+        return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
+
+    def save(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
+
+        Raises:
+            ConfigError: when the folder cannot be written to (no space, no permission).
+        """
+        import torch  # here, since a sweep reads and writes folders without it
+
+        try:
+            with replacing(path) as file:  # given a path, torch would keep the system's reason to itself
+                torch.save(dict(content), file)
+        except RuntimeError as error:  # torch's own, without a reason of the system behind it
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{path} must be writable, but torch says '{reason}'; make room and start again"
+            ) from error
+
+    def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Load what :meth:`save` wrote.
+
+        Raises:
+            ConfigError: when the file is missing or damaged.
+        """
+        import torch
+
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            raise ConfigError(f"{path} must exist, but it does not; let the run finish an epoch first") from None
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"{path} must be a checkpoint of this package, but it cannot be read ({reason}); "
+                "remove it to start again, or restore it"
+            ) from error
+        return content
+
+    def load_weights(self, network: torch.nn.Module, weights: Mapping[str, Any], source: Path) -> None:
+        """Load weights into the network, strictly.
+
+        Raises:
+            ConfigError: when they are those of another network.
+        """
+        own = network.state_dict()
+        missing = [name for name in own if name not in weights]
+        extra = [name for name in weights if name not in own]
+        shapes = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+        if missing or extra or shapes:
+            first = (missing or extra or shapes)[0]
+            raise ConfigError(
+                f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)}"
+                f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale,"
+                " image_size and image channels that it was trained with"
+            )
+        network.load_state_dict(dict(weights))
+
+
+def describe_environment(device: torch.device, backend: str) -> dict[str, Any]:
+    """Say what a run ran on: enough to know whether two runs may be compared."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "backend": backend,
+    }

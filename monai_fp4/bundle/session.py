@@ -1,0 +1,243 @@
+"""The first thing that a bundle does: check every option, join the other processes, claim the run folder.
+
+Everything a user can get wrong is found here, before a minute of training is spent, and said in one sentence.
+The bundle keeps the :class:`Session` and hands it to whatever needs the device, the options or the run folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from ast import literal_eval
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from monai.bundle import ConfigParser
+from monai.utils import set_determinism
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_fp4.bundle.options import OPTIONS, RunOptions
+from monai_fp4.bundle.run_folder import RunFolder, describe_environment
+from monai_fp4.bundle.running_config import running_config
+from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
+from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
+from monai_fp4.networks import check_image_size
+from monai_fp4.quantization.backends import select_backend
+
+__all__ = ["Session", "check_command_line", "error_in_chain", "install_error_hook", "pick_device", "summary_writer"]
+
+logger = logging.getLogger("monai_fp4")
+T = TypeVar("T")
+
+_MONAI_ARGUMENTS = (
+    "run_id",
+    "init_id",
+    "final_id",
+    "meta_file",
+    "config_file",
+    "logging_file",
+    "tracking",
+    "args_file",
+)
+
+
+class Session:
+    """One process of one run.
+
+    Args:
+        options: every option of the bundle by name, see :data:`monai_fp4.bundle.options.OPTIONS`.
+
+    Attributes:
+        options: the validated options.
+        device: where this process computes.
+        rank: number of this process; 0 writes the run folder.
+        world_size: number of processes.
+        run_folder: the files of the run.
+        in_channels: image channels that the manifest declares.
+        generator: what the data loader seeds its workers from; seeded anew every epoch.
+
+    Raises:
+        ConfigError: for a wrong option, or a run folder that belongs to another run.
+        DataError: for a manifest or a data folder that cannot be used.
+        SystemExit: with 0, when the run is already finished.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        install_error_hook()
+        check_command_line(sys.argv)
+        self.options = RunOptions.from_config(**options)
+        self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = pick_device(self.options.device, int(os.environ.get("LOCAL_RANK", 0)))
+        check_image_size(
+            self.options.arch, self.options.scale, self.options.image_size, spatial_dims=len(self.options.image_size)
+        )
+        self.backend = select_backend(
+            self.options.backend, self.device, torch.bfloat16 if self.options.amp else torch.float32
+        )
+        self.manifest = load_manifest(self.options.manifest)
+        self.in_channels = len(self.manifest.channels)
+        parts = ["train"] if self.options.fold == "all" else ["train", "val"]
+        patients = {part: [p.id for p in select_patients(self.manifest, self.options.fold, part)] for part in parts}
+        patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
+        self.run_folder = RunFolder(self.options.output_dir)
+        if self.batch_size * self.world_size != self.options.batch_size:
+            raise ConfigError(
+                f"batch_size counts the slices of all {self.world_size} processes, so it must be a multiple of "
+                f"{self.world_size}, but {self.options.batch_size} was given; choose a multiple"
+            )
+        if self.options.fold != "all" and len(patients["val"]) < self.world_size:
+            raise ConfigError(
+                f"every process must have a patient to validate on, but fold {self.options.fold} holds"
+                f" {len(patients['val'])} for {self.world_size} processes; start fewer"
+            )
+        # Before the data is looked for or anything is written: a finished run needs neither.
+        config = running_config() | self.options.to_config()
+        self.run_folder.check(config, patients)
+        finished = self.run_folder.finished
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
+        self.wait()
+        if finished:
+            if self.rank == 0:
+                print(
+                    f"The run in {self.run_folder.path} is finished; its results are in {self.run_folder.metrics_path}."
+                )
+            self.close()
+            raise SystemExit(0)
+        if self.rank == 0:
+            prepare_data(self.manifest, self.options.dataset_dir)
+            self.run_folder.claim(config, patients)
+            environment = describe_environment(self.device, self.backend.name)
+            self.run_folder.write_json("environment.json", environment | {"processes": self.world_size})
+            print(self._opening(patients))
+        self.wait()
+        set_determinism(seed=self.options.seed)
+        self.generator = torch.Generator()
+
+    def _opening(self, patients: dict[str, list[str]]) -> str:
+        options = self.options
+        validated = f"{len(patients['val'])} to validate on" if "val" in patients else "none held out"
+        return (
+            f"Run {self.run_folder.path}: {options.arch} {options.scale} on manifest {self.manifest.name},"
+            f" fold {options.fold}: {len(patients['train'])} patients to train on, {validated}; {self.device}"
+        )
+
+    @property
+    def validation_part(self) -> str:
+        """Whom the evaluator sees: the fold's patients or, where no fold is held out, those that are trained on."""
+        return "train" if self.options.fold == "all" else "val"
+
+    @property
+    def batch_size(self) -> int:
+        """Slices a step in this process; the option counts those of all processes."""
+        return self.options.batch_size // self.world_size
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of ``items``, every item in exactly one process."""
+        return list(items[self.rank :: self.world_size])
+
+    def wait(self) -> None:
+        """Wait for the other processes of the run."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def summary_writer(session: Session) -> SummaryWriter | None:
+    """The one TensorBoard file of a run: rank 0 writes it into the run folder, the other processes write none."""
+    return SummaryWriter(log_dir=str(session.run_folder.path)) if session.rank == 0 else None
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """Turn the option ``device`` into a device that exists.
+
+    Raises:
+        ConfigError: for a name torch does not know, or a device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if device.index is None or device.index >= count:
+            raise ConfigError(f"device {name!r} must exist, but this machine has {count} CUDA devices; use cpu or auto")
+    return device
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Refuse an option that no bundle has; MONAI adds any ``--name`` to the config and would run on without a word.
+
+    Raises:
+        ConfigError: for a plain option that is not in the config files, with the nearest names.
+    """
+    if not argv or not argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py"):
+        return
+    known = _top_level_ids(argv)
+    for word in argv[1:]:
+        name = word[2:].split("=", 1)[0]
+        # An id within a section, such as --train#trainer#max_epochs, is MONAI's business.
+        if word.startswith("--") and name.isidentifier() and name not in {*known, *_MONAI_ARGUMENTS}:
+            # Nobody means a whole section, or an expression, by a misspelt option.
+            plain = [n for n, value in known.items() if not isinstance(value, dict) and "$" not in str(value)]
+            raise unknown_name("option", f"--{name}", [f"--{n}" for n in plain])
+
+
+def _top_level_ids(argv: Sequence[str]) -> dict[str, Any]:
+    """What the config files of a command line define at their top; a user's own ids count too."""
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    given = words[words.index("--config_file") + 1] if "--config_file" in words[:-1] else ""
+    files = literal_eval(given) if given[:1] in ("[", "(") else [given]
+    if not given or not all(Path(file).is_file() for file in files):  # they may stand in an --args_file
+        return {option.name: option.default for option in OPTIONS} | {"run_dir": None, "split": None}
+    return dict(ConfigParser.load_config_files(files))
+
+
+def error_in_chain(error: BaseException | None) -> MonaiFP4Error | None:
+    """Find our own error behind the ones that MONAI and Ignite wrap around it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MonaiFP4Error):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def install_error_hook() -> None:
+    """Print the user's errors as one sentence rather than a traceback; ``MONAI_FP4_DEBUG=1`` shows all of it.
+
+    MONAI instantiates the config, so it stands between our errors and the terminal; the hook is set only once a bundle
+    has begun to run and leaves every other exception as it was.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "is_monai_fp4", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        own = error_in_chain(error)
+        if issubclass(kind, KeyboardInterrupt) and not os.environ.get("MONAI_FP4_DEBUG"):
+            print("\ninterrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        elif own is None or os.environ.get("MONAI_FP4_DEBUG"):
+            previous(kind, error, trace)
+        else:
+            where = traceback.extract_tb(own.__traceback__)[-1:]
+            logger.debug("raised in %s", where)
+            print(f"error: {own}", file=sys.stderr)
+
+    hook.is_monai_fp4 = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

@@ -1,0 +1,148 @@
+"""A finished run, taken up again to segment other patients: what ``evaluate.json`` begins with.
+
+Which patients are evaluated matters more than any metric: a patient that the run was trained on says nothing about the
+next one. ``split: auto`` takes the manifest's test patients or, where it names none, every patient that the run neither
+trained on nor chose its weights with; who is left out is said.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from monai_fp4.bundle.options import RunOptions
+from monai_fp4.bundle.run_folder import RunFolder
+from monai_fp4.bundle.session import check_command_line, install_error_hook, pick_device
+from monai_fp4.data import Manifest, load_manifest, prepare_data
+from monai_fp4.data.datalist import patient_record
+from monai_fp4.errors import ConfigError, DataError, unknown_name
+from monai_fp4.networks import to_channels_last
+from monai_fp4.quantization.conversion import convert, set_active
+
+__all__ = ["TrainedRun", "network_of_run"]
+
+SPLITS = ("auto", "test", "val", "all")
+
+
+class TrainedRun:
+    """The network of a run and the patients to evaluate it on.
+
+    Args:
+        run_dir: folder that a training bundle wrote.
+        manifest: path or name of a manifest; it may be another than the run's.
+        dataset_dir: folder of the manifest's scans.
+        output_dir: folder that the evaluation writes; refused if it holds another run's files.
+        split: ``auto`` (see the module), ``test``, ``val`` (the run's validation fold) or ``all`` (every patient of the
+            manifest; refused while one of them was trained on).
+        device: as the option of the training bundles.
+
+    Attributes:
+        network: the converted network with the run's best weights, in evaluation mode, on ``device``.
+        datalist: one record a patient.
+        image_size: the size that the network sees.
+        source: run, manifest and split, for the record.
+        threshold: the probability above which a pixel is called tumour, chosen by the run on its validation patients.
+
+    Raises:
+        ConfigError: when the folder holds no finished epoch, or the weights are of another network.
+        DataError: when there is nobody to evaluate, or a patient was trained on.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str,
+        manifest: str,
+        dataset_dir: str,
+        output_dir: str,
+        split: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        install_error_hook()
+        check_command_line(sys.argv)
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        if Path(output_dir).resolve() == Path(run_dir).resolve():
+            raise ConfigError(
+                f"output_dir must be another folder than run_dir, but both are {run_dir}; choose another output_dir"
+            )
+        if (Path(output_dir) / "config.json").exists():
+            raise ConfigError(
+                f"output_dir must be a new folder, but {output_dir} holds a config.json, as a training does; choose"
+                " another output_dir"
+            )
+        self.folder = RunFolder(run_dir)
+        config = self.folder.read_json("config.json")
+        metrics = self.folder.read_json("metrics.json")
+        self.options = RunOptions.of_run(config)
+        self.image_size = self.options.image_size
+        self.device = pick_device(device)
+        threshold = metrics.get("threshold")
+        if not isinstance(threshold, (int, float)):
+            raise ConfigError(
+                f"{self.folder.metrics_path} must hold a 'threshold', but does not; let the run validate once"
+            )
+        self.threshold = float(threshold)
+        records = load_manifest(manifest)
+        root = prepare_data(records, dataset_dir)
+        chosen = self._choose(records, split)
+        self.datalist = [patient_record(records, patient, root) for patient in records.patients if patient.id in chosen]
+        self.source = {"run_dir": run_dir, "manifest": records.name, "split": split, "patients": len(self.datalist)}
+        self.network = self._load_network(config, len(records.channels))
+        if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
+            set_active(self.network, False)
+
+    def _choose(self, manifest: Manifest, split: str) -> list[str]:
+        seen = self.folder.read_json("patients.json")
+        trained, validated = set(seen.get("train", ())), set(seen.get("val", ()))
+        held_out = [p.id for p in manifest.patients if p.split == "test"]
+        if split == "auto":
+            chosen = held_out or [p.id for p in manifest.patients if p.id not in trained | validated]
+        elif split == "test":
+            chosen = held_out
+        elif split == "val":
+            chosen = [p.id for p in manifest.patients if p.id in validated]
+        else:
+            chosen = [p.id for p in manifest.patients]
+        known = sorted(set(chosen) & trained)
+        if known:
+            raise DataError(
+                f"no evaluated patient may have been trained on, but {len(known)} of {len(chosen)} were, {known[0]} the"
+                " first; give another manifest, or split=auto"
+            )
+        if not chosen:
+            raise DataError(
+                f"the manifest '{manifest.name}' must hold patients to evaluate, but split '{split}' leaves none that "
+                f"{self.folder.path} was not trained with; give another manifest{', or split=val' if validated else ''}"
+            )
+        left = [p.id for p in manifest.patients if p.id not in chosen]
+        print(f"Evaluating {len(chosen)} patients (split: {split}); {len(left)} others of the manifest are left out.")
+        if left:
+            print("Left out: " + ", ".join(left))
+        return chosen
+
+    def _load_network(self, config: Mapping[str, Any], in_channels: int) -> nn.Module:
+        if "network_def" not in config:
+            raise ConfigError(f"{self.folder.config_path} must hold a 'network_def', but does not; restore it")
+        network = network_of_run(config, in_channels)
+        path = self.folder.model_path
+        self.folder.load_weights(network, self.folder.load(path), path)
+        # The backends agree in their numbers, so a run of one machine may be evaluated on another.
+        network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)
+        return to_channels_last(network, self.image_size).eval()
+
+
+def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
+    """Build the unconverted network that a run's ``config.json`` describes, be it of the study or the user's own.
+
+    Args:
+        config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
+        in_channels: image channels, which a run takes from its manifest.
+    """
+    session = {"_target_": "types.SimpleNamespace", "in_channels": in_channels}
+    return ConfigParser({**config, "session": session}).get_parsed_content("network_def")

@@ -1,0 +1,95 @@
+"""What a synthetic chest is like, and what its scanner does to it: the model that `nodules` draws by lot.
+
+Lengths are in units of half the picture, ``u`` to the right (the patient's left), ``v`` down (towards the back), ``w``
+up through the slices. Values are Hounsfield units: air -1000, lung about -850, fat -100, water 0, muscle 50, bone from
+200 on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from monai_fp4.data.phantoms.drawing import Axes, Field, Point
+
+__all__ = ["AIR", "BLOOD", "CALCIUM", "CORTEX", "EDGE", "FAT", "MARROW", "MUSCLE", "Chest", "Nodule", "mix"]
+
+AIR, FAT, BLOOD, MUSCLE, MARROW, CORTEX, CALCIUM = -1000.0, -100.0, 40.0, 50.0, 180.0, 500.0, 700.0
+EDGE = 2.4
+"""Width of a soft edge, in units of the picture over its pixels: a little more than a pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chest:
+    """Shape of a chest and faults of its scanner.
+
+    Attributes:
+        size: pixels along each side.
+        slices: how many.
+        pixel: distance of two pixels in millimetres.
+        spacing: distance of two slices in millimetres.
+        width: half the width of the rib cage.
+        depth: half its depth, front to back.
+        fat: thickness of the fat.
+        shift: of the centre, right and down.
+        lung: value of lung tissue in the middle.
+        emphysema: share of the lung that is too dark, roughly.
+        haze: what gravity adds at the back, in Hounsfield units.
+        noise: standard deviation, in Hounsfield units.
+        smooth: of a soft kernel, how much a pixel takes from its neighbours; 0 is a sharp one.
+        padded: the corners outside the scanner's circle are -1024 throughout.
+        calcified: dots of chalk, bright and harmless.
+        plaques: thickened patches of the pleura, harmless too.
+    """
+
+    size: int
+    slices: int
+    pixel: float
+    spacing: float
+    width: float
+    depth: float
+    fat: float
+    shift: tuple[float, float]
+    lung: float
+    emphysema: float
+    haze: float
+    noise: float
+    smooth: float
+    padded: bool
+    calcified: int
+    plaques: int
+
+    @property
+    def axes(self) -> Axes:
+        """Coordinates of the voxels, in units of half the picture."""
+        place = (2.0 * np.arange(self.size) + 1.0 - self.size) / self.size
+        step = self.spacing / (self.pixel * self.size / 2.0)
+        up = step * (np.arange(self.slices, dtype=np.float64) - (self.slices - 1.0) / 2.0)
+        return Axes(right=place - self.shift[0], down=place - self.shift[1], up=up)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodule:
+    """A nodule; where it lies is drawn at random, within the lung.
+
+    Attributes:
+        radius: mean radius.
+        stretch: factors of the radius along the three axes.
+        value: Hounsfield units of the whole; -600 is ground glass, 40 is solid.
+        core: Hounsfield units of a middle of half the radius, in a part-solid nodule; ``None``: there is none.
+        ragged: how far the outline strays from an ellipsoid.
+        pleural: lies against the chest wall.
+    """
+
+    radius: float
+    stretch: Point
+    value: float
+    core: float | None
+    ragged: float
+    pleural: bool
+
+
+def mix(values: Field, share: Field, other: Field | float) -> Field:
+    """Put ``other`` in place of ``values`` by the share of each voxel, as a scanner averages what lies in it."""
+    return values + share * (other - values)

@@ -1,0 +1,209 @@
+"""What a run writes as it goes (``metrics.json``, checkpoint, best weights and their curve), and how it resumes."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from monai_fp4.bundle.session import Session
+from monai_fp4.engines import unwrap_ddp
+from monai_fp4.errors import ConfigError
+from monai_fp4.handlers.peak_memory import peak_memory
+from monai_fp4.metrics.cohort import Cohort
+from monai_fp4.quantization.conversion import quantized_layers
+
+__all__ = ["Recorder"]
+
+_PR_POINTS = 500
+
+
+class Recorder:
+    """Write the run folder as the run goes, and resume from it.
+
+    Args:
+        session: the run.
+        network: the network that trains.
+        optimizer: its optimizer.
+        lr_scheduler: its schedule, stepped every iteration.
+        evaluator: the evaluator whose ``key_metric`` decides what the best weights are.
+        key_metric: name of that metric in the evaluator's ``state.metrics``; higher is better.
+
+    An epoch's entry in ``metrics.json`` holds its number, ``train_loss``, ``learning_rate``, ``fp4``, ``seconds``
+    (with its validation), ``input_wait`` where :class:`monai_fp4.handlers.InputWait` is attached, and what the
+    validation said.
+
+    Of the best epoch alone it keeps ``per_patient`` (``patient``, ``auprc``, ``recall`` and ``dice``, the latter two at
+    the run's threshold, null where undefined) in ``metrics.json``, and ``pr_curve.json``; of the whole run, over all
+    its attempts, ``peak_memory_bytes`` (see `peak_memory`).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: SupervisedEvaluator,
+        key_metric: str = "auprc",
+    ) -> None:
+        self.session = session
+        self.folder = session.run_folder
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.evaluator = evaluator
+        self.key_metric = key_metric
+        self.history: list[dict[str, Any]] = []
+        self.per_patient: list[dict[str, Any]] = []
+        self.peak_memory_bytes = 0
+        self._losses: list[float] = []
+        self._learning_rate = math.nan
+        self._started = 0.0
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Resume at STARTED, record after every epoch, finish at COMPLETED."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def resume(self, engine: Engine) -> None:
+        """Take up a run where its checkpoint left it.
+
+        Raises:
+            ConfigError: when the checkpoint is damaged or of another network.
+        """
+        path = self.folder.checkpoint_path
+        if not path.exists():
+            return
+        checkpoint = self.folder.load(path, self.session.device)
+        missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
+        if missing:
+            raise ConfigError(
+                f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
+            )
+        self.folder.load_weights(unwrap_ddp(self.network), checkpoint["network"], path)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
+        self.history = checkpoint["history"]
+        self.per_patient = checkpoint.get("per_patient", [])  # not in checkpoints of earlier versions
+        self.peak_memory_bytes = checkpoint.get("peak_memory_bytes", 0)
+        engine.state.epoch = checkpoint["epoch"]
+        engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
+        if self.session.rank == 0:
+            print(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
+
+    def _start_epoch(self, _engine: Engine) -> None:
+        self._losses = []
+        self._started = time.perf_counter()
+
+    def _start_iteration(self, _engine: Engine) -> None:
+        # Here, because after the epoch's last step the optimizer holds what the next epoch begins with.
+        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+
+    def record(self, engine: Engine) -> None:
+        """Append the epoch to the history, then write model.pt if it is the best, checkpoint.pt and metrics.json."""
+        epoch = engine.state.epoch
+        entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
+        entry["learning_rate"] = self._learning_rate
+        # What the weights were validated in, and what they are to be evaluated in: a schedule may end in BF16.
+        entry["fp4"] = any(layer.active for _, layer in quantized_layers(unwrap_ddp(self.network)))
+        entry["seconds"] = round(time.perf_counter() - self._started, 3)
+        if (waited := getattr(engine.state, "input_wait", None)) is not None:
+            entry["input_wait"] = round(waited, 4)
+        validated = self.evaluator.state.epoch == epoch and bool(self.evaluator.state.metrics)
+        if validated:
+            entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
+        self.history.append(entry)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
+        if self.session.rank == 0:
+            if self.best is entry:
+                self._keep_best(getattr(self.evaluator.state, "cohort", None) if validated else None, entry)
+            checkpoint = {
+                "network": unwrap_ddp(self.network).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "epoch": epoch,
+                "history": self.history,
+                "per_patient": self.per_patient,
+                "peak_memory_bytes": self.peak_memory_bytes,
+            }
+            self.folder.save(self.folder.checkpoint_path, checkpoint)
+            self._write_metrics(finished=False)
+
+    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
+        """Write model.pt, with the curve beside it, and remember the patients."""
+        self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())
+        threshold = entry.get("threshold")
+        self.per_patient = _by_patient(cohort, threshold) if cohort is not None and threshold is not None else []
+        if cohort is not None and cohort.pooled.positives:
+            curve = cohort.pooled.pr_curve(points=_PR_POINTS)
+            columns = {
+                "thresholds": curve.thresholds.tolist(),  # FP32 numbers are exact as Python's floats
+                "tp": curve.tp.tolist(),
+                "fp": curve.fp.tolist(),
+            }
+            totals = {"positives": int(curve.positives), "negatives": int(curve.negatives)}
+            self.folder.write_json("pr_curve.json", {"epoch": entry["epoch"]} | totals | columns)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The epoch whose weights model.pt holds: the best validated one, or the latest without validation."""
+        scores = [(entry.get(self.key_metric), entry) for entry in self.history]
+        known = [(score, entry) for score, entry in scores if score is not None and not math.isnan(score)]
+        if self.session.options.fold == "all" or not known:
+            return self.history[-1]
+        return max(known, key=lambda pair: pair[0])[1]
+
+    def finish(self, _engine: Engine) -> None:
+        """Write the final metrics.json."""
+        if self.session.rank == 0:
+            self._write_metrics(finished=True)
+            best = self.best
+            score = best.get(self.key_metric)
+            said = f"{self.key_metric} {score:.4f} at epoch {best['epoch']}" if score is not None else "not validated"
+            print(f"Finished: {said}; the run is in {self.folder.path}.")
+        self.session.wait()
+
+    def _write_metrics(self, finished: bool) -> None:
+        options, best = self.session.options, self.best
+        measured_on = "training patients (fold: all holds none out)" if options.fold == "all" else "validation patients"
+        summary = {
+            name: value
+            for name, value in best.items()
+            if name not in ("epoch", "train_loss", "learning_rate", "seconds", "input_wait")
+        }
+        self.folder.write_json(
+            "metrics.json",
+            {"finished": finished, "measured_on": measured_on, "best_epoch": best["epoch"]}
+            | summary
+            | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
+        )
+
+
+def _by_patient(cohort: Cohort, threshold: float) -> list[dict[str, Any]]:
+    counts = cohort.confusion(threshold)
+    return [
+        {"patient": patient.name, "auprc": _plain(patient.auprc)}
+        | {metric: _plain(getattr(counts[patient.name], metric)) for metric in ("recall", "dice")}
+        for patient in cohort.patients
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _plain(value: Any) -> float | int | None:
+    number = value.item() if isinstance(value, torch.Tensor) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

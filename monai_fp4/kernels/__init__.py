@@ -1,9 +1,0 @@
-"""Fast paths of the arithmetic: compiled C++ on CPUs, Triton on GPUs, each bit-equal to plain torch.
-
-Nothing here defines a number. :mod:`monai_fp4.formats` does, in plain torch; a kernel that cannot be had on this
-machine is replaced by it, with one warning.
-"""
-
-from monai_fp4.kernels.compiler import KernelStatus, status
-
-__all__ = ["KernelStatus", "status"]

@@ -1,0 +1,185 @@
+"""The backends for GPUs with FP4 tensor cores: Transformer Engine's ``te.Linear`` under its NVFP4 recipe.
+
+**Not run on hardware yet.** What is tested without it: the capability check, the flags that a recipe becomes (against
+the real ``NVFP4BlockScaling``), and the layers around the real ``te.Linear`` with TE's reference quantizer in place
+of its kernels.
+
+Facts of Transformer Engine 2.20 that this module relies on:
+
+* training in NVFP4 needs compute capability 10.0 or 10.3 (B200, B300), and BF16 for the Hadamard transform. Its own
+  check (``is_nvfp4_available``) says yes from 10.0 on, consumer Blackwell (12.0) included; there the kernel of the
+  Hadamard transform does not start (issue 3062 of NVIDIA/TransformerEngine), and stochastic rounding returns zeros
+  before pull request 3281, so this module does not take it;
+* nothing is padded and nothing falls back: sizes must be multiples of 32, so the layers pad rows and features;
+* there is no NVFP4 convolution in any library; which of them are matrix products is told in `te_conv`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.backends.base import Availability, Backend
+from monai_fp4.quantization.recipes import Format, Recipe
+
+__all__ = ["CAPABILITIES", "MINIMUM_VERSION", "TransformerEngineBackend", "TransformerEngineIm2colBackend"]
+
+CAPABILITIES = ((10, 0), (10, 3))
+"""CUDA compute capabilities on which Transformer Engine trains in NVFP4."""
+
+MINIMUM_VERSION = (2, 20)
+"""The oldest Transformer Engine whose source this module was written against."""
+
+
+class TransformerEngineBackend(Backend):
+    """``te.Linear`` for linear layers and for convolutions that are plain products, the emulation for the rest."""
+
+    name: ClassVar[str] = "transformer_engine"
+    summary: ClassVar[str] = (
+        "FP4 tensor cores (B200, B300) for linear layers, 1x1 and patch convolutions; written, but not yet run on one"
+    )
+    im2col: ClassVar[bool] = False
+    """Whether convolutions with overlapping patches are taken too."""
+
+    def check(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Availability:
+        """Collect every reason against it: device, GPU, dtype, installation."""
+        reasons = []
+        if device.type != "cuda":
+            reasons.append(
+                f"Transformer Engine computes on CUDA only, and the model is on {device.type}:"
+                " move the model to the GPU before convert"
+            )
+        if not torch.cuda.is_available():
+            reasons.append("PyTorch finds no CUDA device: run on a machine with one")
+        else:
+            capability = torch.cuda.get_device_capability(device if device.type == "cuda" else None)
+            if capability not in CAPABILITIES:
+                reasons.append(_capability_fault(capability))
+        if dtype is not torch.bfloat16:
+            reasons.append(
+                f"Transformer Engine's NVFP4 kernels take BF16 and the layers compute in {dtype}:"
+                " turn on BF16 autocast (amp)"
+            )
+        if os.environ.get("NVTE_USE_FAST_MATH", "0") not in ("", "0"):
+            reasons.append(
+                "NVTE_USE_FAST_MATH is set, under which Transformer Engine rounds rotated values otherwise than the"
+                " contract of the numbers says: unset it"
+            )
+        reasons += _installation_faults()
+        # Imported only where nothing else is in the way: without CUDA the import itself fails.
+        return Availability.of(reasons or _import_faults())
+
+    def refuses(self, layer: nn.Module, recipe: Recipe) -> str | None:
+        """Take linear layers and convolutions that are matrix products, in NVFP4."""
+        from monai_fp4.quantization.backends.te_conv import is_plain
+
+        if recipe.format is not Format.NVFP4:
+            return f"emulated: Transformer Engine has no training in {recipe.format.upper()}"
+        if type(layer) is nn.Linear:
+            return None
+        assert isinstance(layer, nn.modules.conv._ConvNd), "the emulation takes linear layers and convolutions"
+        if is_plain(layer):
+            return None
+        if layer.groups > 1:
+            return "emulated: te.Linear has no groups"
+        if layer.transposed:
+            return "emulated: te.Linear would round each tap of a pixel to BF16 before they are added up"
+        return None if self.im2col else f"emulated: no library has an NVFP4 {type(layer).__name__} with this kernel"
+
+    def build(self, layer: nn.Module, recipe: Recipe) -> nn.Module:
+        """Build a `TELinear`, or one of `te_conv`."""
+        from monai_fp4.quantization.backends.te_conv import TE_CONV_TYPES
+        from monai_fp4.quantization.backends.te_linear import TELinear
+
+        if type(layer) not in (nn.Linear, *TE_CONV_TYPES):
+            raise ConfigError(
+                f"backend {self.name!r} expected a linear layer or a convolution, found {type(layer).__name__}:"
+                " use 'emulated'"
+            )
+        refused = self.refuses(layer, recipe)
+        if refused is not None:
+            raise ConfigError(f"backend {self.name!r} does not take this {type(layer).__name__} ({refused})")
+        kind = TELinear if type(layer) is nn.Linear else TE_CONV_TYPES[type(layer)]
+        replacement: nn.Module = kind.from_float(layer, recipe)
+        return replacement
+
+
+class TransformerEngineIm2colBackend(TransformerEngineBackend):
+    """The same, and every other ungrouped convolution too, through the im2col matrix.
+
+    It is never chosen by ``"auto"``: the matrix is 9 times the input for a 3x3 kernel, and whether FP4 products make
+    up for writing and reading it has not been measured (docs/design-decisions.md has an estimate).
+    """
+
+    name: ClassVar[str] = "transformer_engine_im2col"
+    summary: ClassVar[str] = (
+        "the same, and fprop and wgrad of all other convolutions through the im2col matrix; only where it is asked for"
+    )
+    im2col: ClassVar[bool] = True
+
+
+def _capability_fault(capability: tuple[int, int]) -> str:
+    needed = f"NVFP4 training needs {' or '.join(map(_dotted, CAPABILITIES))}: use a B200 or B300"
+    if capability[0] >= 12:
+        what = "has FP4 tensor cores, but Transformer Engine's Hadamard transform does not start on it and"
+    elif capability >= (10, 0):
+        what = "is not one that Transformer Engine is known to train on and"
+    else:
+        what = "has no FP4 tensor cores and"
+    return f"a GPU of compute capability {_dotted(capability)} {what} {needed}"
+
+
+def _installation_faults() -> list[str]:
+    """Read what is installed from the packages' metadata; importing it without CUDA would fail or warn."""
+    version, extension = _version("transformer-engine"), _version("transformer-engine-torch")
+    if version is None:
+        return ["Transformer Engine is not installed: pip install 'monai-fp4[te]'"]
+    faults = []
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < MINIMUM_VERSION:
+        faults.append(
+            f"Transformer Engine {version} is installed and {_dotted(MINIMUM_VERSION)} or later is needed:"
+            " pip install --upgrade 'monai-fp4[te]'"
+        )
+    if extension is None:
+        faults.append(
+            f"Transformer Engine {version} is installed without its compiled PyTorch extension:"
+            " pip install 'monai-fp4[te]'"
+        )
+    elif extension.split("+")[0] != version.split("+")[0]:
+        faults.append(
+            f"Transformer Engine {version} is installed with the PyTorch extension of version {extension}:"
+            " pip install --force-reinstall 'monai-fp4[te]'"
+        )
+    return faults
+
+
+def _import_faults() -> list[str]:
+    """Import Transformer Engine and ask it; what its metadata promise may still lack a library."""
+    try:
+        from transformer_engine.pytorch.module.linear import Linear  # noqa: F401
+        from transformer_engine.pytorch.quantization import is_nvfp4_available
+    except Exception as error:  # a missing library is an OSError, a symbol an ImportError, a failed check an assertion
+        reason = str(error).strip().partition("\n")[0]
+        return [
+            f"Transformer Engine is installed but cannot be imported ({type(error).__name__}: {reason}):"
+            " pip install --force-reinstall 'monai-fp4[te]'"
+        ]
+    available, reason = is_nvfp4_available(return_reason=True)
+    return [] if available else [f"Transformer Engine itself finds no NVFP4 here: {reason}"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

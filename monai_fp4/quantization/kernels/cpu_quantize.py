@@ -1,0 +1,251 @@
+"""Quantization on a CPU in one pass over memory: the binding of ``quantize.cpp``.
+
+:func:`quantize` computes what :mod:`monai_fp4.quantization.formats.blocks` does, bit for bit, and more than it in three
+ways that spare copies: it reads a **window** of the last axis (positions outside of the tensor are zeros: the shifted
+rows of a convolution), writes **into a given view**, and writes **pairs** of neighbouring positions side by side, the
+layout that the BF16 product reads.
+
+The tensor may have any strides. Its batch axes are merged as far as its strides allow, and if one of them lies along
+memory where the quantized axis does not, as in a transposed view, the kernel works on 16 columns at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from monai_fp4 import compiler
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
+from monai_fp4.quantization.formats.rounding import check_dtype
+from monai_fp4.quantization.kernels.switch import is_plain
+
+__all__ = ["SOURCE", "available", "quantize", "usable"]
+
+SOURCE = Path(__file__).with_name("quantize.cpp")
+
+# As in quantize.cpp.
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_TWO_D, _ROTATE, _STOCHASTIC, _DECODED, _PAIRS, _GIVEN_AMAX, _COLUMNS = (1 << bit for bit in range(7))
+_MAX_AXES = 6
+_HEAD = struct.Struct("8qQ4q")
+_TAIL = struct.Struct(f"{3 + 4 * _MAX_AXES}q")
+
+_PER_THREAD = 1 << 14  # numbers that are worth a thread
+
+Axis = tuple[int, int, int, int]
+"""A batch axis: its size, and its strides in the input, in the output and in the count of blocks."""
+
+
+def available() -> bool:
+    """Whether the kernel can be used; the first call of a process builds or loads it."""
+    return compiler.load(SOURCE, _fault) is not None
+
+
+def usable(x: Tensor) -> bool:
+    """Whether this tensor is one for the kernel: in a CPU's memory, with no compiler or tracer looking on."""
+    return not (is_plain() or not x.is_cpu or torch.compiler.is_compiling() or isinstance(x, FakeTensor))
+
+
+def quantize(
+    x: Tensor,
+    *,
+    two_d: bool = False,
+    rht: bool = False,
+    key: int | None = None,
+    amax: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    decoded: bool = False,
+    pairs: bool = False,
+    out: Tensor | None = None,
+    offset: int = 0,
+    length: int | None = None,
+    with_scales: bool = True,
+    library: ctypes.CDLL | None = None,
+) -> ScaledValues | None:
+    """Quantize a CPU tensor along its last axis.
+
+    Args:
+        x: FP32, BF16 or FP16, shape ``[..., K]``, any strides.
+        two_d: share one scale among 16 x 16 blocks of the last two axes.
+        rht: rotate each block first; ``length`` is then padded to a multiple of 16 and stays so.
+        key: of the random bits of stochastic rounding; by default numbers are rounded to nearest.
+        amax: the largest magnitude to scale by, an FP32 scalar; by default that of the (rotated) window.
+        dtype: of the values.
+        decoded: give ``code * ((scale * amax) * (1 / 2688))`` instead of ``code * scale``.
+        pairs: give the values as BF16 ``[..., Kp / 2, M, 2]`` for a tensor ``[..., M, K]``: two neighbouring positions
+            side by side for each row. Kp is ``length`` padded to a multiple of 16, the padding is zero.
+        out: where to write the values; a view of their shape and dtype with any strides.
+        offset: position ``k`` of a row reads ``x[..., offset + k]``, which is zero outside of the tensor.
+        length: positions of a row; by default all from ``offset`` to the end.
+        with_scales: whether block scales are wanted; without, they are an empty tensor.
+        library: the compiled kernel; by default the one of this machine.
+
+    Returns:
+        The operand, or ``None`` where there is no kernel: compute in plain torch.
+
+    Raises:
+        ConfigError: shapes, dtypes, devices or options that do not fit.
+    """
+    library = library or compiler.load(SOURCE, _fault)
+    if library is None:
+        return None
+    x = _readable(x)
+    shape = x.shape
+    if length is None:
+        length = shape[-1] - offset
+    blocks = -(-length // BLOCK_SIZE)
+    out_length = blocks * BLOCK_SIZE if rht or pairs else length
+    wanted = (*shape[:-2], out_length // 2, shape[-2], 2) if pairs else (*shape[:-1], out_length)
+    if out is None:
+        out = x.new_empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
+    elif out.shape != wanted or out.dtype is not dtype:
+        raise ConfigError(
+            f"expected an output {tuple(wanted)} of {dtype}, found {tuple(out.shape)} of {out.dtype}: allocate it so"
+        )
+    # Made from x and not by torch.empty, whose device a user may set: the kernel writes to a CPU's memory.
+    scales = x.new_empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
+    if amax is None:
+        largest = x.new_zeros((), dtype=torch.float32)
+    else:
+        largest = amax.detach().to("cpu", torch.float32).reshape(())
+    if out.numel() == 0:
+        return ScaledValues(out, largest, scales)
+    target, plan = out, _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+    if plan is None:  # more axes than the kernel walks, none of which can be merged
+        x, out = x.contiguous(), x.new_empty(wanted, dtype=dtype)
+        plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
+        assert plan is not None, "the axes of contiguous memory merge"
+    flags, tail = plan
+    options = ((two_d, _TWO_D), (rht, _ROTATE), (key is not None, _STOCHASTIC), (decoded, _DECODED))
+    flags |= sum(flag for chosen, flag in (*options, (amax is not None, _GIVEN_AMAX)) if chosen)
+    arguments = _HEAD.pack(
+        x.data_ptr(),
+        out.data_ptr(),
+        largest.data_ptr(),
+        scales.data_ptr() if with_scales else 0,
+        flags,
+        _DTYPES[x.dtype],
+        _DTYPES[dtype],
+        max(1, min(torch.get_num_threads(), out.numel() // _PER_THREAD)),
+        0 if key is None else key & 0xFFFFFFFFFFFFFFFF,
+        shape[-1],
+        offset,
+        length,
+        out_length,
+    )
+    if library.monai_fp4_quantize(arguments + tail):
+        raise RuntimeError("quantize.cpp and its binding disagree")
+    if out is not target:
+        target.copy_(out)
+    return ScaledValues(target, largest, scales)
+
+
+def _readable(x: Tensor) -> Tensor:
+    """The tensor, if the kernel may read its numbers from memory as they are; a copy or a refusal where it may not."""
+    check_dtype(x)
+    if not x.is_cpu or x.layout is not torch.strided:
+        raise ConfigError(
+            f"expected a dense tensor on the CPU, found one of layout {x.layout} on {x.device}: move it to the CPU"
+            " (a layer and its input belong on one device) or call to_dense()"
+        )
+    if x.is_neg() or x._is_zerotensor():  # their memory holds other numbers, or there is none
+        return x.resolve_neg().clone()
+    return x
+
+
+def _empty_like(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor whose axes lie in memory in the order of those of ``x``."""
+    if x.is_contiguous():
+        return x.new_empty(shape, dtype=dtype)
+    strides = x.stride()
+    # A repeated axis has stride 0 and belongs outside.
+    order = sorted(range(x.ndim), key=lambda axis: -(strides[axis] or 1 << 62))
+    return torch.empty_permuted(shape, order, dtype=dtype, device=x.device)
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
+    blocks: int,
+    two_d: bool,
+    pairs: bool,
+) -> tuple[int, bytes] | None:
+    """In which order the kernel walks the batch axes: the flags that follow from it and the packed strides."""
+    in_k, out_k = strides[-1], out_strides[-1]
+    if pairs:  # the kernel counts pairs, of 32 bits
+        out_k = out_strides[-3] // 2
+        out_strides = (*(stride // 2 for stride in out_strides[:-3]), out_strides[-2] // 2, out_k)
+    axes: list[Axis] = []
+    count = blocks
+    for index in range(len(shape) - 2, -1, -1):
+        axes.append((shape[index], strides[index], out_strides[index], count))
+        count *= shape[index]
+    flags = _PAIRS if pairs else 0
+    inner: Axis | None = None
+    if two_d:
+        inner = axes.pop(0)
+        columns = in_k != 1 and inner[1] == 1
+    else:
+        axes = [axis for axis in axes if axis[0] > 1]
+        along = [axis for axis in axes if axis[1] == 1]
+        columns = in_k != 1 and bool(along)
+        if columns:
+            inner = max(along)
+            axes.remove(inner)
+    merged: list[Axis] = []
+    for candidate in sorted((axis for axis in axes if axis[0] > 1), key=lambda axis: (-axis[1], -axis[2])):
+        _append(merged, candidate)
+    if inner is not None:
+        if two_d:  # the kernel cuts it into groups of 16 from its start
+            merged.append(inner)
+        else:
+            _append(merged, inner)
+    merged = merged or [(1, 0, 0, 0)]
+    if len(merged) > _MAX_AXES:
+        return None
+    filled = merged + [(1, 0, 0, 0)] * (_MAX_AXES - len(merged))
+    tail = _TAIL.pack(in_k, out_k, len(merged), *(axis[field] for field in range(4) for axis in filled))
+    return flags | (_COLUMNS if columns else 0), tail
+
+
+def _append(axes: list[Axis], axis: Axis) -> None:
+    """Put an axis inside of the others, as one with the innermost of them where their strides allow."""
+    if axes and all(outer == own * axis[0] for outer, own in zip(axes[-1][1:], axis[1:], strict=True)):
+        axis = (axes.pop()[0] * axis[0], *axis[1:])
+    axes.append(axis)
+
+
+def _fault(library: ctypes.CDLL) -> str | None:
+    """Compare a fresh library with the plain path on magnitudes from subnormal to infinite; say where they differ."""
+    library.monai_fp4_quantize.argtypes = [ctypes.c_char_p]
+    library.monai_fp4_quantize.restype = ctypes.c_int
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("cpu"):
+        x = torch.randn(20, 40, generator=generator, dtype=torch.float32) * torch.logspace(-6, 6, 40).float()
+        x[0], x[1, :20], x[2] = x[0] * 1e-40, 0.0, (torch.arange(40) - 20) / 4
+    for dtype in _DTYPES:
+        for view in (x.to(dtype), x.to(dtype).mT):
+            for two_d, rht, key in ((False, False, None), (True, False, 3), (False, True, None), (False, True, -5)):
+                quantized = prepare_blocks(view, two_d=two_d, rht=rht)
+                expected = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
+                ours = quantize(view, two_d=two_d, rht=rht, key=key, dtype=dtype, library=library)
+                if ours is None or not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
+                    layout = "columns" if view.stride(-1) > 1 else "rows"
+                    return (
+                        f"it differs from plain torch in the self-check ({dtype}, {layout}, {two_d=}, {rht=}, {key=})"
+                    )
+    return None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal, with all NaN as one."""
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -1,0 +1,45 @@
+"""NVFP4 layers: drop-in subclasses of torch's linear, convolution and transposed convolution.
+
+They hold the float layer's parameters (master weights stay in high precision) and quantize the operands of their three
+GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to read on:
+
+* `operands`: which operand of which GEMM is quantized how under which recipe;
+* `gemm` and `linear_products`: the three GEMMs of a linear layer;
+* `conv_gemm`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
+* `cpu_linear`, `cpu_conv`, `cpu_conv_gradient` and `cuda_linear`: the same numbers by the compiled kernels;
+* `base`, `linear`, `conv`, `transpose`: the modules.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from monai_fp4.quantization.layers.base import NVFP4Layer
+from monai_fp4.quantization.layers.conv import NVFP4Conv1d, NVFP4Conv2d, NVFP4Conv3d
+from monai_fp4.quantization.layers.linear import NVFP4Linear
+from monai_fp4.quantization.layers.transpose import NVFP4ConvTranspose1d, NVFP4ConvTranspose2d, NVFP4ConvTranspose3d
+
+__all__ = [
+    "LAYER_TYPES",
+    "NVFP4Conv1d",
+    "NVFP4Conv2d",
+    "NVFP4Conv3d",
+    "NVFP4ConvTranspose1d",
+    "NVFP4ConvTranspose2d",
+    "NVFP4ConvTranspose3d",
+    "NVFP4Layer",
+    "NVFP4Linear",
+]
+
+LAYER_TYPES: dict[type[nn.Module], type[NVFP4Layer]] = {
+    layer.float_type: layer
+    for layer in (
+        NVFP4Linear,
+        NVFP4Conv1d,
+        NVFP4Conv2d,
+        NVFP4Conv3d,
+        NVFP4ConvTranspose1d,
+        NVFP4ConvTranspose2d,
+        NVFP4ConvTranspose3d,
+    )
+}

@@ -1,0 +1,179 @@
+"""The two products inside attention in FP4, for recipes that say ``attention="fp4"``; the softmax stays as it is.
+
+The projections of an attention block are linear layers, which `convert` swaps like any other. Its products, queries
+with keys and probabilities with values, have no weights, and the study keeps them in high precision. With
+``attention="fp4"`` each product ``C = A B^T`` becomes the contract's linear layer with ``B`` in the weight's place:
+
+======  =====================================  ==================================
+GEMM    first operand                          second operand
+======  =====================================  ==================================
+C       A along K                              B along K
+dA      dC along N, stochastic rounding        B^T along N
+dB      dC^T along M, rotated and stochastic   A^T along M, rotated
+======  =====================================  ==================================
+
+with ``A`` of shape ``[..., M, K]`` and ``B`` of ``[..., N, K]``: each technique where the recipe has it, blocks
+always 1 x 16 (``B`` is an activation, so nothing is gained by 2D blocks), one maximum for a whole tensor (all images,
+heads and windows). Lengths that are no multiple of 16, such as the 49 tokens of a 7 x 7 window, are padded with zeros
+inside. Transformer Engine has no such products; this definition is ours. Where a recipe's format distinguishes tensors
+(``four_over_six``), A and B are activations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets.swin_unetr import WindowAttention
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from monai_fp4.quantization.numerics import ScaledValues, decode, gemm_alpha, scaled_values
+from monai_fp4.quantization.recipes import Backward, Operand, Recipe
+
+__all__ = ["ATTENTION_TYPES", "FP4SABlock", "FP4WindowAttention", "fp4_product"]
+
+
+def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
+    """Multiply ``a @ b.mT``, quantized forward and backward as the recipe says.
+
+    Args:
+        a: ``[..., M, K]``, FP32, BF16 or FP16. Under autocast it is cast to the autocast dtype, as ``torch.matmul``
+            would.
+        b: ``[..., N, K]``, with the same leading axes.
+        recipe: its forward must be FP4.
+
+    Returns:
+        ``[..., M, N]`` in the operands' dtype.
+    """
+    device = a.device.type
+    dtype = (
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.promote_types(a.dtype, b.dtype)
+    )
+    product: Tensor = _Product.apply(a.to(dtype), b.to(dtype), recipe)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
+        ctx.recipe = recipe
+        scheme = recipe.scheme_of(Operand.INPUT)
+        qa, qb = scaled_values(a, scheme=scheme), scaled_values(b, scheme=scheme)
+        if recipe.backward is Backward.DEQUANTIZED:
+            ctx.save_for_backward(decode(qa, a.dtype), decode(qb, b.dtype))
+        else:
+            ctx.save_for_backward(a, b)
+        return _gemm(qa, qb, a.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (dc,) = gradients
+        a, b = ctx.saved_tensors
+        recipe: Recipe = ctx.recipe
+        needs_a, needs_b, _ = ctx.needs_input_grad
+        with torch.autocast(dc.device.type, enabled=False):
+            if recipe.backward is not Backward.FP4:
+                return dc @ b if needs_a else None, dc.mT @ a if needs_b else None, None
+            stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+            scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+            da = None
+            if needs_a:
+                rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
+                da = _gemm(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
+            if not needs_b:
+                return da, None, None
+            rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
+            return da, _gemm(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
+
+
+def _gemm(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
+    """FP32 product of grid values times block scales, times alpha, then cast."""
+    with torch.autocast(a.values.device.type, enabled=False):
+        alpha = gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)
+        return (a.values @ b.values.mT).mul_(alpha).to(dtype)
+
+
+class FP4SABlock(SABlock):
+    """MONAI's ``SABlock`` (ViT) with FP4 products; flash attention is not used while it is active."""
+
+    recipe: Recipe
+    active: bool
+
+    @classmethod
+    def from_float(cls, block: nn.Module, recipe: Recipe) -> FP4SABlock:
+        """Wrap an existing block: same children, parameters and buffers."""
+        return _around(cls, block, recipe)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Attend; ``x`` is ``[B, tokens, C]``, as is the result."""
+        if not self.active:
+            output: Tensor = super().forward(x, attn_mask)
+            return output
+        if self.use_combined_linear:
+            q, k, v = self.input_rearrange(self.qkv(x))
+        else:
+            q, k, v = (self.input_rearrange(project(x)) for project in (self.to_q, self.to_k, self.to_v))
+        if self.attention_dtype is not None:
+            q, k = q.to(self.attention_dtype), k.to(self.attention_dtype)
+        scores = fp4_product(q, k, self.recipe) * self.scale
+        if self.rel_positional_embedding is not None:
+            scores = self.rel_positional_embedding(x, scores, q)
+        tokens = x.shape[-2]
+        if self.causal:
+            if attn_mask is not None:
+                raise ValueError("Causal attention does not support attention masks.")  # as MONAI's block
+            scores = scores.masked_fill(self.causal_mask[:, :, :tokens, :tokens] == 0, float("-inf"))
+        if attn_mask is not None:
+            scores = scores.masked_fill(attn_mask[:, None, None, :] == 0, float("-inf"))
+        probabilities = scores.softmax(dim=-1)
+        if self.save_attn:
+            self.att_mat = probabilities.detach()
+        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe).to(v.dtype)
+        merged = self.out_rearrange(attended)
+        result: Tensor = self.drop_output(self.out_proj(merged) if self.include_fc else merged)
+        return result
+
+
+class FP4WindowAttention(WindowAttention):
+    """MONAI's ``WindowAttention`` (SwinTransformer, SwinUNETR) with FP4 products."""
+
+    recipe: Recipe
+    active: bool
+
+    @classmethod
+    def from_float(cls, block: nn.Module, recipe: Recipe) -> FP4WindowAttention:
+        """Wrap an existing block: same children, parameters and buffers."""
+        return _around(cls, block, recipe)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend in windows; ``x``: ``[windows * B, tokens, C]``, ``mask``: ``[windows, tokens, tokens]`` or None."""
+        if not self.active:
+            output: Tensor = super().forward(x, mask)
+            return output
+        windows, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = fp4_product(q * self.scale, k, self.recipe)
+        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
+        scores = scores + self.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
+        if mask is not None:
+            shifted = scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]
+            scores = shifted.flatten(0, 1)
+        probabilities = self.attn_drop(self.softmax(scores)).to(v.dtype)
+        attended = fp4_product(probabilities, v.mT, self.recipe).transpose(1, 2).reshape(windows, tokens, width)
+        result: Tensor = self.proj_drop(self.proj(attended))
+        return result
+
+
+ATTENTION_TYPES: dict[type[nn.Module], Any] = {SABlock: FP4SABlock, WindowAttention: FP4WindowAttention}
+"""Which attention blocks have FP4 products, by exact class."""
+
+
+def _around(cls: Any, block: nn.Module, recipe: Recipe) -> Any:
+    new = cls.__new__(cls)
+    for key, value in block.__dict__.items():
+        new.__dict__[key] = value.copy() if isinstance(value, dict) else value
+    new.recipe, new.active = recipe, True
+    return new

@@ -1,0 +1,99 @@
+"""``NVFP4Conv1d``, ``2d`` and ``3d``: convolutions as implicit FP4 GEMMs.
+
+Refused, by `ConfigError`: groups of fewer than 16 input or output channels (in a depthwise convolution, with one
+channel a group, a block of 16 would be one number and 15 zeros). Channels that are no multiple of 16 are padded with
+zeros inside each group and tap. Under autocast the input is cast before it is quantized, and the weight is not (see
+`monai_fp4.quantization.layers.operands`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
+from monai_fp4.quantization.layers.conv3d_guard import SafeConv3d
+from monai_fp4.quantization.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
+from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.operands import as_kernel, channels_first
+from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
+
+__all__ = ["NVFP4Conv1d", "NVFP4Conv2d", "NVFP4Conv3d", "check_groups"]
+
+
+def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise ConfigError for groups that are smaller than one block."""
+    smallest = min(in_channels, out_channels) // groups
+    if groups > 1 and smallest < BLOCK_SIZE:
+        raise ConfigError(
+            f"an NVFP4 convolution expected at least {BLOCK_SIZE} channels in a group, found {smallest} "
+            f"({in_channels} to {out_channels} channels in {groups} groups); leave this layer in high precision"
+        )
+
+
+class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
+    """The forward pass of a convolution in any number of dimensions."""
+
+    def check(self) -> None:
+        check_groups(self.in_channels, self.out_channels, self.groups)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve; called by the ``forward`` of the float class."""
+        if not self.quantizing or input.numel() == 0:
+            return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
+        check_untransformed()
+        check_image(input, self.in_channels, len(self.kernel_size))
+        dtype = working_dtype(input)
+        batched = input.dim() == 2 + len(self.kernel_size)
+        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
+        y = ConvFunction.apply(x, weight, Convolution(geometry, self.recipe, dtype, False, tuple(x.shape)))
+        if bias is not None:
+            y = y.add_(bias.to(dtype).view(-1, *(1,) * len(self.kernel_size)))
+        return y if batched else y.squeeze(0)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
+        """Pad ``x`` here where the geometry cannot: other modes than zeros, and more on one side than on the other."""
+        widths = self._reversed_padding_repeated_twice
+        padding = tuple(widths[-2::-2])
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, widths, mode=self.padding_mode), (0,) * len(padding)
+        elif padding != tuple(widths[::-2]):
+            x, padding = F.pad(x, widths), (0,) * len(padding)
+        return x, ConvGeometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the operands of fprop: input ``[N, C, *spatial]`` (padded, where not with zeros) and weight."""
+        x, geometry = self._padded(x.to(working_dtype(x)))
+        weight = self.weight.detach()
+        a, b = quantize_operands(x, weight, geometry, self.recipe, transposed=False)
+        return {
+            "input": (x, channels_first(decode(a, x.dtype), self.groups)),
+            "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=False)),
+        }
+
+
+class NVFP4Conv1d(_ConvNd, nn.Conv1d):
+    """``nn.Conv1d`` with its three GEMMs in FP4."""
+
+    float_type = nn.Conv1d
+
+
+class NVFP4Conv2d(_ConvNd, nn.Conv2d):
+    """``nn.Conv2d`` with its three GEMMs in FP4.
+
+    >>> _ = torch.manual_seed(0)
+    >>> layer = NVFP4Conv2d(16, 32, 3, stride=2, padding=1, recipe="sr_rht_2d")
+    >>> layer(torch.randn(2, 16, 8, 8)).shape
+    torch.Size([2, 32, 4, 4])
+    """
+
+    float_type = nn.Conv2d
+
+
+class NVFP4Conv3d(_ConvNd, SafeConv3d):
+    """``nn.Conv3d`` with its three GEMMs in FP4."""
+
+    float_type = nn.Conv3d

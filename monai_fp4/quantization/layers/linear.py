@@ -1,0 +1,56 @@
+"""``NVFP4Linear``: ``nn.Linear`` with its three GEMMs in FP4."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.layers.base import NVFP4Layer, check_untransformed, working_dtype
+from monai_fp4.quantization.layers.gemm import LinearFunction
+from monai_fp4.quantization.layers.linear_products import quantized_input, quantized_weight
+from monai_fp4.quantization.numerics import decode
+
+__all__ = ["NVFP4Linear"]
+
+
+class NVFP4Linear(NVFP4Layer, nn.Linear):
+    """A linear layer ``[..., in_features] -> [..., out_features]``; features are padded to multiples of 16 inside.
+
+    Under BF16 autocast the input is cast to BF16 before it is quantized, and an FP32 weight is not rounded to BF16 on
+    the way to FP4. The output has autocast's dtype where it is on, else that of the input.
+
+    >>> _ = torch.manual_seed(0)
+    >>> layer = NVFP4Linear(32, 8, recipe="sr")
+    >>> layer(torch.randn(4, 7, 32)).shape
+    torch.Size([4, 7, 8])
+    """
+
+    float_type = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to ``[..., in_features]``."""
+        if not self.quantizing or input.numel() == 0:
+            return super().forward(input)
+        check_untransformed()
+        found = input.shape[-1] if input.ndim else 0
+        if found != self.in_features:  # the compiled products read memory by the sizes that they are given
+            raise ConfigError(
+                f"a linear layer of {self.in_features} input features found an input of {found} (shape"
+                f" {tuple(input.shape)}): check what precedes it"
+            )
+        dtype = working_dtype(input)
+        x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
+        y = LinearFunction.apply(x, self.weight, self.recipe, dtype)
+        if self.bias is not None:
+            y = y.add_(self.bias.to(dtype))
+        return y.view(*input.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the operands of fprop: input ``[..., in_features]`` and weight, each as (original, decoded)."""
+        x, weight = x.to(working_dtype(x)), self.weight.detach()
+        return {
+            "input": (x, decode(quantized_input(x, self.recipe), x.dtype)),
+            "weight": (weight, decode(quantized_weight(weight, self.recipe), weight.dtype)),
+        }

@@ -1,0 +1,98 @@
+"""Which operand of which GEMM is quantized how: the recipe's switches, spelled out once.
+
+======  =============================  =================================
+GEMM    first operand                  second operand
+======  =============================  =================================
+fprop   x, along input channels        W, along input channels
+dgrad   dy, along output channels, SR  W, along output channels
+wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
+======  =============================  =================================
+
+"Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. A quantized operand is the values ``q * s``
+(grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
+accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
+
+**Other formats.** `Recipe.scheme_of` names the format of each of the three tensors. The kernels know the standard one;
+a layer whose recipe has another for any of them computes all of its products in plain torch, on any device, with the
+operands and the alpha of that format. Blocks over two axes are chosen once and used in fprop and dgrad alike.
+
+**Dtypes under autocast.** The input is cast to the autocast dtype before it is quantized, as a plain layer casts it:
+CUDA's autocast runs layer norms in FP32, and Transformer Engine's kernels rotate BF16 only. The weight is not cast: a
+master weight in FP32 goes to FP4 in one rounding, as in ``te.Linear``. The autocast dtype is that of the results (y,
+dx, dW, each rounded to it), hence of dy, and of the products that a recipe leaves in high precision: there x and W,
+original or decoded, are cast to it as a plain layer would. Rotated copies are BF16 by their definition.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from monai_fp4.quantization.kernels import triton_quantize
+from monai_fp4.quantization.numerics import STANDARD, ScaledValues, Scheme, gemm_alpha, scaled_values
+
+__all__ = ["along_channels", "as_kernel", "channels_first", "scale_and_cast", "kernel_values", "without_autocast"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def along_channels(
+    x: Tensor, groups: int = 1, *, stochastic: bool = False, amax: Tensor | None = None, scheme: Scheme = STANDARD
+) -> ScaledValues:
+    """Quantize every pixel of ``[N, C, *spatial]`` along its channels, each group's channels padded to whole blocks."""
+    pixels = x.movedim(1, -1)
+    if groups > 1:
+        pixels = pixels.unflatten(-1, (groups, -1))
+    return scaled_values(pixels, stochastic=stochastic, amax=amax, scheme=scheme)
+
+
+def channels_first(pixels: Tensor, groups: int) -> Tensor:
+    """Undo the view that `along_channels` took: ``[N, *spatial, (groups,) C]`` to ``[N, C, *spatial]``."""
+    return (pixels.flatten(-2) if groups > 1 else pixels).movedim(-1, 1)
+
+
+def kernel_values(
+    weight: Tensor, groups: int, *, two_d: bool, along_first: bool, scheme: Scheme = STANDARD
+) -> ScaledValues:
+    """Quantize a kernel ``[A, B / groups, *k]`` within each tap: along B, or along A, or 16x16 over both when 2D.
+
+    With ``two_d`` both directions give the same values; four over six may differ where two sums of errors are equal up
+    to FP32 rounding.
+    """
+    # [A, B/g, *k] -> [g, *k, A/g, B/g]: one matrix per group and tap, the reduction axis of the GEMM last
+    taps = weight.unflatten(0, (groups, -1)).movedim((1, 2), (-2, -1))
+    return scaled_values(taps.mT if along_first else taps, two_d=two_d, scheme=scheme)
+
+
+def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
+    """Undo the view that `kernel_values` took: ``[g, *k, ., .]`` to ``[A, B / groups, *k]``."""
+    taps = taps.mT if along_first else taps
+    return taps.movedim((-2, -1), (1, 2)).flatten(0, 1)
+
+
+def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
+    """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
+    if a.scheme is b.scheme is STANDARD and triton_quantize.usable(accumulated):
+        from monai_fp4.quantization.kernels import triton_gemm  # imports Triton
+
+        finished = triton_quantize.attempt(lambda: triton_gemm.scale_and_cast(accumulated, a, b, dtype))
+        if finished is not None:
+            return finished
+    return accumulated.mul_(gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)).to(dtype)
+
+
+def without_autocast(method: _Method) -> _Method:
+    """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose."""
+
+    @functools.wraps(method)
+    def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
+        # Autocast knows no device "meta", where only shapes are computed.
+        with nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False):
+            return method(ctx, tensor, *args)
+
+    return cast(_Method, wrapped)

@@ -1,0 +1,163 @@
+"""The three products of a convolution, on operands that are quantized already or about to be.
+
+=================  ==========================================  ========================  =====================
+product            computes                                    convolution               transposed convolution
+=================  ==========================================  ========================  =====================
+`gather`           pixels = image * kernel                     fprop                     dgrad
+`scatter`          image = adjoint of that, pixels * kernel    dgrad                     fprop
+`weight_product`   kernel = image * pixels, over all pixels    wgrad                     wgrad
+=================  ==========================================  ========================  =====================
+
+The first two reduce over (tap, channel). A pixel is quantized once along its channels and a plain torch convolution of
+``q * s`` follows; that equals the GEMM on the explicit im2col matrix, in which the same quantized pixel would stand
+once per tap. The order of FP32 summation is the convolution kernel's own, so results agree with an explicit GEMM to
+within ``K * 2**-23 * sum |a * b|`` (K terms), and bit for bit where the sums are exact in FP32.
+
+The third reduces over output pixels in the order (n, oh, ow). There each tap sees the image shifted, so its blocks of
+16 hold other numbers, and the im2col matrix defines what is meant: each of its columns is quantized along the pixels,
+with one maximum for the whole matrix. `weight_product` walks through it a part at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import torch
+from torch import Tensor
+
+from monai_fp4.quantization.layers.conv3d_guard import is_thin
+from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.numerics import BLOCK_SIZE, STANDARD, Scheme, gemm_alpha, pad_last, rotate, scaled_values
+
+__all__ = ["correlate", "gather", "scatter", "weight_product"]
+
+_backward = torch.ops.aten.convolution_backward
+
+
+def gather(image: Tensor, kernel: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Convolve ``[N, B, *spatial]`` with ``[A, B / groups, *k]`` to ``[N, A, *out]``."""
+    return torch.convolution(image, kernel, None, *geometry.arguments())
+
+
+def scatter(pixels: Tensor, kernel: Tensor, image_shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    """Apply the adjoint of `gather` to ``[N, A, *out]``; ``image_shape`` is ``[N, B, *spatial]``."""
+    image = pixels.new_empty(1).expand(image_shape)
+    return _backward(pixels, image, kernel, None, *geometry.arguments(), [True, False, False])[0]
+
+
+def correlate(image: Tensor, pixels: Tensor, kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
+    """Sum image times pixels over all pixels, for every tap: the gradient of the kernel, in high precision."""
+    dtype = image.dtype
+    if is_thin(image, kernel_shape[2], dtype):
+        image, pixels = image.float(), pixels.float()
+    kernel = pixels.new_empty(1).expand(kernel_shape)
+    return _backward(pixels, image, kernel, None, *geometry.arguments(), [False, True, False])[1].to(dtype)
+
+
+def weight_product(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    image_stochastic: bool = False,
+    pixels_stochastic: bool = False,
+    image_scheme: Scheme = STANDARD,
+    pixels_scheme: Scheme = STANDARD,
+) -> Tensor:
+    """Quantize both operands along the pixels, as columns of the im2col matrix, and multiply to the kernel's gradient.
+
+    Args:
+        image: ``[N, B, *spatial]``, high precision.
+        pixels: ``[N, A, *out]``, high precision.
+        kernel_shape: ``[A, B / groups, *k]``, the shape of the result.
+        geometry: how the image maps to the pixels.
+        rht: rotate blocks of 16 pixels of both operands first.
+        image_stochastic: round the image stochastically (where it is a gradient: transposed convolutions). Parts of the
+            im2col matrix that are the same blocks share one draw.
+        pixels_stochastic: the same for the pixels (where they are a gradient: convolutions).
+        image_scheme: the image's format.
+        pixels_scheme: the format of the pixels; its blocks are as large.
+    """
+    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % image_scheme.block_size == 0
+    product = _by_rows if by_rows else _by_taps
+    stochastic, schemes = (image_stochastic, pixels_stochastic), (image_scheme, pixels_scheme)
+    kernel, image_amax, pixels_amax = product(
+        image, pixels, kernel_shape, geometry, rht=rht, stochastic=stochastic, schemes=schemes
+    )
+    return kernel.mul_(gemm_alpha(image_amax, pixels_amax, image_scheme.bound, pixels_scheme.bound))
+
+
+def _by_rows(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    stochastic: tuple[bool, bool],
+    schemes: tuple[Scheme, Scheme],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the fast way, for rows of output pixels that are whole blocks.
+
+    No block crosses the end of a row, so taps that differ only in their row see the same blocks: the image is quantized
+    once for each tap of the last axis (3 times for a 3x3 kernel, not 9). These copies stand beside each other as
+    channels, and a convolution over the other axes does the rest.
+    """
+    taps, stride, dilation, groups = geometry.kernel[-1], geometry.stride[-1], geometry.dilation[-1], geometry.groups
+    others = geometry.without_last_axis()
+    padded = geometry.only_last_axis().pad(image).unflatten(1, (groups, -1))
+    windows = padded.unfold(-1, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # a view, its last axis the taps
+    copies = windows.movedim(-1, 2)  # [N, groups, taps, B / groups, *rows, OW]
+    if rht:
+        copies = rotate(copies)
+    elif padded.stride(-1) == 1:
+        copies = copies.contiguous()  # else the taps would come out interleaved
+    amax = others.amax_used(copies.flatten(1, 3)) if rht else geometry.amax_used(image)
+    # Random bits are counted in one order of the axes on every backend: [taps, N, *rows, channels, OW].
+    ordered = copies.movedim((2, 1, 3), (0, -3, -2))
+    x = scaled_values(ordered, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
+    y = scaled_values(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
+    image_values = x.values.movedim((0, -3, -2), (2, 1, 3)).flatten(1, 3)
+    outputs, inputs, *kernel = kernel_shape
+    gradient = correlate(image_values, y.values.movedim(-2, 1), (outputs, taps * inputs, *kernel[:-1], 1), others)
+    return gradient.squeeze(-1).unflatten(1, (taps, inputs)).movedim(1, -1).contiguous(), x.amax, y.amax
+
+
+def _by_taps(
+    image: Tensor,
+    pixels: Tensor,
+    kernel_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    rht: bool,
+    stochastic: tuple[bool, bool],
+    schemes: tuple[Scheme, Scheme],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the general way: the im2col matrix one tap at a time, written out as ``[B, n * oh * ow]``."""
+    out = geometry.out_shape(tuple(image.shape[2:]))
+    groups = geometry.groups
+    padded = geometry.pad(image)
+    y = scaled_values(pixels.transpose(0, 1).flatten(1), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
+    y_values = y.values.unflatten(0, (groups, -1))
+    taps = list(itertools.product(*(range(k) for k in geometry.kernel)))
+
+    def columns(tap: tuple[int, ...]) -> Tensor:
+        return geometry.tap(padded, tap, out).transpose(0, 1).flatten(1)
+
+    amax = None
+    if schemes[0] is Scheme.MXFP4:
+        pass  # blocks alone are scaled
+    elif rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
+        parts = (rotate(pad_last(columns(tap), BLOCK_SIZE)).abs().amax() for tap in taps)
+        amax = functools.reduce(torch.maximum, parts)  # NaN wins
+    else:
+        amax = geometry.pixels_used(image).abs().amax()
+    kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
+    for index, tap in enumerate(taps):
+        x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
+        product = torch.bmm(y_values, x.values.unflatten(0, (groups, -1)).mT)
+        kernel.flatten(2)[..., index] = product.flatten(0, 1)
+    return kernel, x.amax, y.amax

@@ -1,0 +1,98 @@
+"""``NVFP4ConvTranspose1d``, ``2d`` and ``3d``: the adjoints of convolutions, as implicit FP4 GEMMs.
+
+The input is quantized along its channels and the kernel along the same axis. With kernel = stride every output pixel is
+one dot product and the layer is a plain GEMM; otherwise the GEMM's results of several taps are summed in FP32 first.
+
+Refused, by `ConfigError`: groups of fewer than 16 channels, as in convolutions; and an ``output_padding`` as large as
+the stride (torch allows it with dilation), which makes an output that no convolution of that stride maps back to the
+input.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
+from monai_fp4.quantization.layers.conv import check_groups
+from monai_fp4.quantization.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
+from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.operands import as_kernel, channels_first
+from monai_fp4.quantization.numerics import decode
+
+__all__ = ["NVFP4ConvTranspose1d", "NVFP4ConvTranspose2d", "NVFP4ConvTranspose3d"]
+
+
+class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
+    """The forward pass of a transposed convolution in any number of dimensions."""
+
+    def check(self) -> None:
+        check_groups(self.in_channels, self.out_channels, self.groups)
+        self._check_output_padding(tuple(self.output_padding))
+
+    def _check_output_padding(self, output_padding: tuple[int, ...]) -> None:
+        if any(extra >= step for extra, step in zip(output_padding, self.stride, strict=True)):
+            raise ConfigError(
+                f"an NVFP4 transposed convolution expected output_padding below its stride {tuple(self.stride)}, "
+                f"found {output_padding}; leave this layer in high precision"
+            )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Apply the layer to ``[N, in_channels, *spatial]``."""
+        if not self.quantizing or input.numel() == 0:
+            return super().forward(input, output_size)  # type: ignore[misc]
+        dims = len(self.kernel_size)
+        check_untransformed()
+        check_image(input, self.in_channels, dims)
+        dtype = working_dtype(input)
+        sides = (self.stride, self.padding, self.kernel_size)
+        extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
+        self._check_output_padding(tuple(extra))
+        batched = input.dim() == 2 + dims
+        x = (input if batched else input.unsqueeze(0)).to(dtype)
+        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, extra, strict=True)
+        spatial = ((n - 1) * s - 2 * int(p) + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
+        image_shape = (x.shape[0], self.out_channels, *spatial)
+        y = ConvFunction.apply(x, self.weight, Convolution(self._geometry(), self.recipe, dtype, True, image_shape))
+        if self.bias is not None:
+            y = y.add_(self.bias.to(dtype).view(-1, *(1,) * dims))
+        return y if batched else y.squeeze(0)
+
+    def _geometry(self) -> ConvGeometry:
+        padding = tuple(int(p) for p in self.padding)
+        return ConvGeometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the operands of fprop: input ``[N, C, *spatial]`` and weight, each as (original, decoded)."""
+        x, weight = x.to(working_dtype(x)), self.weight.detach()
+        a, b = quantize_operands(x, weight, self._geometry(), self.recipe, transposed=True)
+        return {
+            "input": (x, channels_first(decode(a, x.dtype), self.groups)),
+            "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=True)),
+        }
+
+
+class NVFP4ConvTranspose1d(_ConvTransposeNd, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with its three GEMMs in FP4."""
+
+    float_type = nn.ConvTranspose1d
+
+
+class NVFP4ConvTranspose2d(_ConvTransposeNd, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with its three GEMMs in FP4.
+
+    >>> _ = torch.manual_seed(0)
+    >>> layer = NVFP4ConvTranspose2d(32, 16, 2, stride=2, recipe="full")
+    >>> layer(torch.randn(1, 32, 4, 4)).shape
+    torch.Size([1, 16, 8, 8])
+    """
+
+    float_type = nn.ConvTranspose2d
+
+
+class NVFP4ConvTranspose3d(_ConvTransposeNd, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with its three GEMMs in FP4."""
+
+    float_type = nn.ConvTranspose3d

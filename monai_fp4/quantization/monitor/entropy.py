@@ -1,0 +1,138 @@
+"""How widely attention looks: the mean entropy of the attention weights of every attention block.
+
+A query's weights over N tokens sum to one. Their entropy ``-sum(p log p)`` is 0 where one token gets all the weight,
+and ``log N`` where all tokens get the same; divided by ``log N`` it can be compared between blocks with windows of
+different sizes. Fused attention never shows its weights, so queries and keys are multiplied once more, for a few images
+or windows of one forward pass: a fraction of the work of that pass. Where a recipe says ``attention="fp4"`` the product
+is made in FP4, as the block does it; a tensor's maximum is then that of the few images.
+
+Looking changes nothing: no gradients, no random numbers, no state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets.swin_unetr import WindowAttention
+from torch import Tensor, nn
+
+from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention, fp4_product
+
+__all__ = ["AttentionEntropy", "attention_entropy"]
+
+_MOST_SCORES = 2**21
+"""Scores of one look, over all heads: 8 MiB in FP32."""
+_MOST_ITEMS = 64
+"""Windows; of images, whose attention is between many more tokens, `_MOST_SCORES` leaves few."""
+
+
+@dataclass(frozen=True)
+class AttentionEntropy:
+    """Mean over queries, heads and the images looked at.
+
+    Attributes:
+        nats: the entropy.
+        share: the entropy as a share of ``log(tokens)``, 0 to 1; NaN for a single token.
+    """
+
+    nats: float
+    share: float
+
+
+@contextmanager
+def attention_entropy(network: nn.Module) -> Iterator[dict[str, AttentionEntropy]]:
+    """Look at every attention block (MONAI's ``SABlock`` and ``WindowAttention``) in the first forward pass within.
+
+    Args:
+        network: any module; one without attention costs nothing.
+
+    Yields:
+        Block name -> entropy; filled as the pass runs.
+
+    Example:
+        >>> block = SABlock(hidden_size=16, num_heads=2)
+        >>> for parameter in block.parameters():
+        ...     _ = torch.nn.init.zeros_(parameter)
+        >>> with attention_entropy(nn.Sequential(block)) as entropy:
+        ...     output = block(torch.zeros(1, 8, 16))
+        >>> round(entropy["0"].nats, 4) == round(math.log(8), 4), round(entropy["0"].share, 4)
+        (True, 1.0)
+    """
+    found: dict[str, AttentionEntropy] = {}
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, (SABlock, WindowAttention)):
+            handles.append(module.register_forward_hook(_Look(name, found), with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Look:
+    """Forward hook of one block."""
+
+    def __init__(self, name: str, found: dict[str, AttentionEntropy]) -> None:
+        self.name, self.found = name, found
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Tensor) -> None:
+        if self.name in self.found:
+            return
+        given = (*args, *kwargs.values())
+        x, mask = given[0], given[1] if len(given) > 1 else None
+        with torch.no_grad():
+            scores = _window_scores(block, x, mask) if isinstance(block, WindowAttention) else _scores(block, x, mask)
+            # In FP32 whatever the block computes in, so that the sum over many small weights is one.
+            logs = scores.float().log_softmax(dim=-1)
+            # A token that is masked out has the weight 0, and 0 log 0 is 0.
+            nats = float(-(logs.exp() * logs.clamp(min=-1e30)).sum(-1).mean())
+        tokens = scores.shape[-1]
+        self.found[self.name] = AttentionEntropy(nats, nats / math.log(tokens) if tokens > 1 else math.nan)
+
+
+def _few(x: Tensor, heads: int) -> Tensor:
+    """Places of some images or windows, evenly over the batch: the first ones often hold nothing but background."""
+    most = max(1, min(_MOST_ITEMS, _MOST_SCORES // (heads * x.shape[1] ** 2)))
+    count = min(most, len(x))
+    return (torch.arange(count, device=x.device) * len(x)) // count
+
+
+def _scores(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``[images, heads, tokens, tokens]`` of MONAI's self-attention, before the softmax."""
+    places = _few(x, block.num_heads)
+    x = x[places]
+    if block.use_combined_linear:
+        q, k, _ = block.input_rearrange(block.qkv(x))
+    else:
+        q, k = (block.input_rearrange(project(x)) for project in (block.to_q, block.to_k))
+    if block.attention_dtype is not None:
+        q, k = q.to(block.attention_dtype), k.to(block.attention_dtype)
+    scores = _product(block, q, k, isinstance(block, FP4SABlock)) * block.scale
+    if block.rel_positional_embedding is not None:
+        scores = block.rel_positional_embedding(x, scores, q)
+    if block.causal:
+        scores = scores.masked_fill(block.causal_mask[:, :, : x.shape[1], : x.shape[1]] == 0, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(mask[places][:, None, None, :] == 0, float("-inf"))
+    return scores
+
+
+def _window_scores(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``[windows, heads, tokens, tokens]`` of MONAI's window attention, before the softmax."""
+    places, tokens = _few(x, block.num_heads), x.shape[1]
+    q, k, _ = block.qkv(x[places]).unflatten(-1, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    scores = _product(block, q * block.scale, k, isinstance(block, FP4WindowAttention))
+    index = block.relative_position_index[:tokens, :tokens].reshape(-1)
+    scores = scores + block.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
+    return scores if mask is None else scores + mask[places % len(mask)][:, None]
+
+
+def _product(block: Any, q: Tensor, k: Tensor, fp4: bool) -> Tensor:
+    return fp4_product(q, k, block.recipe) if fp4 and block.active else q @ k.mT

@@ -1,0 +1,128 @@
+"""Writes the report: pages, pictures, tables, in one folder that needs nothing from anywhere else.
+
+Every page holds its own style and script, and every link is relative, so that the folder opens offline, from a memory
+stick or out of a mail. A folder that holds anything but an earlier report is refused; of an earlier report, files that
+this one does not write are removed.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from monai_fp4.atomic import write_atomically
+from monai_fp4.errors import ConfigError
+from monai_fp4.report.analyse import analyse
+from monai_fp4.report.figures.style import save_picture
+from monai_fp4.report.pages.blocks import Page
+from monai_fp4.report.pages.content import build_pages
+from monai_fp4.report.statistics.comparisons import MARGIN
+from monai_fp4.report.tables.collect import StudyTables, collect
+
+__all__ = ["write_report"]
+
+_MARK = "report.json"
+
+
+def write_report(
+    study: str | Path, output_dir: str | Path | None = None, margin: float = MARGIN
+) -> tuple[Path, StudyTables]:
+    """Read a study folder and write its report.
+
+    Args:
+        study: folder of a ``monai-fp4 sweep``.
+        output_dir: of the report; ``report`` within the study by default.
+        margin: loss of recall or AUPRC that is taken not to matter.
+
+    Returns:
+        The first page, and the study's tables.
+
+    Raises:
+        ConfigError: no study, a margin that is not above 0, or a folder that holds something else or cannot be written
+        to.
+    """
+    if not margin > 0:
+        raise ConfigError(f"margin must be above 0, but {margin} was given; 0.01 is the default")
+    folder = Path(output_dir) if output_dir is not None else Path(study) / "report"
+    previous = _previous(folder)
+    tables = collect(study)
+    found = analyse(tables, margin)
+    pages = build_pages(found)
+    written = [_MARK]
+    for page in pages:
+        for picture in page.pictures:
+            names = [f"figures/{picture.name}.{kind}" for kind in ("png", "svg")]
+            if names[0] not in written:
+                save_picture(picture, folder / "figures")
+                written += names
+    for name, frame in found.frames.items():
+        _write_table(folder / "data" / name, frame)
+        written += [f"data/{name}.csv", f"data/{name}.parquet"]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    for page in pages:
+        write_atomically(folder / f"{page.name}.html", _render(page, pages, tables, made))
+        written.append(f"{page.name}.html")
+    for name in previous:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+    write_atomically(
+        folder / _MARK, json.dumps({"monai_fp4_report": 1, "made": made, "files": written}, indent=2) + "\n"
+    )
+    return folder / "index.html", tables
+
+
+def _previous(folder: Path) -> list[str]:
+    """Files of the report that the folder holds; none for a new one."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise ConfigError(f"output_dir must be a folder, but {folder} is a file; choose another output_dir")
+    try:
+        names = json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]
+        # A name that leads out of the folder, or is none, was not written by a report.
+        return [name for name in names if name and ".." not in Path(name).parts and not Path(name).is_absolute()]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if any(folder.iterdir()):
+        raise ConfigError(
+            f"output_dir must be new or hold an earlier report, but {folder} holds other files; choose another"
+            " output_dir"
+        )
+    return []
+
+
+def _write_table(path: Path, frame: pd.DataFrame) -> None:
+    write_atomically(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
+    buffer = BytesIO()
+    # A column of options may mix numbers and texts, which Parquet does not know.
+    mixed = {name: frame[name].map(_plain, na_action="ignore") for name in frame if frame[name].dtype == object}
+    frame.assign(**mixed).to_parquet(buffer, index=False)
+    write_atomically(path.with_suffix(".parquet"), buffer.getvalue())
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _render(page: Page, pages: list[Page], tables: StudyTables, made: str) -> str:
+    environment = Environment(
+        loader=PackageLoader("monai_fp4.report.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    done, planned = len(tables.done), len(tables.cells)
+    # The overview says more; every other page may be the first that somebody opens.
+    partial = (
+        f"Partial report: {done} of {planned} cells are finished." if page.name != "index" and done < planned else ""
+    )
+    title = f"{tables.data_set}: FP4 study"
+    template = environment.get_template("page.html.j2")
+    return template.render(page=page, pages=pages, title=title, made=made, partial=partial)

@@ -1,0 +1,213 @@
+"""The statistics of a study, as tables: every recipe against BF16, recipes among each other, folds, patients, cost.
+
+Recipes are compared within a model (architecture, scale and further axes) and pair by pair. What the pairs are is the
+`unit` of a comparison: the seeds of one fold, or the folds where there are more of those than seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.report.statistics.intervals import holm, paired_test, patient_bootstrap
+from monai_fp4.report.tables.calibration import reliability
+from monai_fp4.report.tables.collect import KEYS, StudyTables
+
+__all__ = [
+    "FEW",
+    "MARGIN",
+    "TESTED",
+    "against_baseline",
+    "baseline",
+    "between_recipes",
+    "between_variants",
+    "by_patient",
+    "calibration",
+    "cost",
+    "paired",
+]
+
+MARGIN = 0.01
+"""A loss of AUPRC or recall below this is taken not to matter, unless the user gives another."""
+TESTED = ("recall", "auprc", "dice")
+"""The metrics that are tested, recall first, since a missed lesion costs more; each is one family for Holm."""
+_MODEL = ["model", "arch", "scale", "variant"]
+FEW = 3
+"""Pairs below which nothing is said; so many seeds are preferred to folds."""
+
+
+def baseline(tables: StudyTables) -> str | None:
+    """The name of the recipe that is BF16 throughout, or None."""
+    for name, config in tables.definition.recipes.items():
+        if name == "bf16" or config == "bf16" or config == RECIPES["bf16"].to_config():
+            return str(name)
+    return None
+
+
+def paired(tables: StudyTables, metric: str) -> pd.DataFrame:
+    """Every finished cell beside the BF16 cell of its model, fold and seed.
+
+    Returns:
+        `KEYS`, the metric as `value`, `baseline`, `difference` and `percent` of the baseline. Cells whose partner is
+        not finished have none and are not in it.
+    """
+    done = tables.done[[*KEYS, metric]].dropna(subset=[metric]).rename(columns={metric: "value"})
+    base = done[done["recipe"] == baseline(tables)][["model", "fold", "seed", "value"]]
+    both = done.merge(base.rename(columns={"value": "baseline"}), on=["model", "fold", "seed"])
+    both["difference"] = both["value"] - both["baseline"]
+    both["percent"] = 100 * both["value"] / both["baseline"].where(both["baseline"] > 0)
+    return both
+
+
+def against_baseline(
+    tables: StudyTables, margin: float = MARGIN, metrics: Sequence[str] = TESTED, *, by_folds: bool = False
+) -> pd.DataFrame:
+    """Every recipe of every model against BF16.
+
+    Args:
+        tables: the study.
+        margin: the loss that is taken not to matter.
+        metrics: what is compared.
+        by_folds: take the folds as pairs, however many seeds there are.
+
+    Returns:
+        One row a metric, model and recipe: `unit`, `n`, `mean` difference with `low` and `high`, mean `percent`, `p`,
+        `p_holm`, `p_sign_flip`, `p_margin` and `p_margin_holm`. Holm's correction is over all models and recipes, a
+        metric.
+    """
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        pairs = paired(tables, metric)
+        family = []
+        for model, recipe in itertools.product(tables.models, tables.recipes):
+            own = pairs[(pairs["model"] == model) & (pairs["recipe"] == recipe)]
+            if recipe == baseline(tables) or own.empty:
+                continue
+            family.append(
+                {"metric": metric} | _named(own) | {"recipe": recipe} | _compare(tables, own, margin, by_folds)
+            )
+        rows += _corrected(family)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+_TEST = ["unit", "n", "mean", "low", "high", "percent", "p", "p_holm", "p_sign_flip", "p_margin", "p_margin_holm"]
+_COLUMNS = ["metric", *_MODEL, "recipe", *_TEST]
+
+
+def between_recipes(tables: StudyTables, metric: str = "auprc", margin: float = MARGIN) -> pd.DataFrame:
+    """Every pair of quantized recipes within each model; the difference is the second less the first."""
+    done = tables.done.dropna(subset=[metric])
+    rows = []
+    for model in tables.models:
+        own = done[done["model"] == model]
+        wide = own.pivot(index=["fold", "seed"], columns="recipe", values=metric)
+        names = [name for name in tables.recipes if name in wide and name != baseline(tables)]
+        for first, second in itertools.combinations(names, 2):
+            both = wide[[first, second]].dropna().reset_index()
+            if both.empty:
+                continue
+            both["difference"] = both[second] - both[first]
+            both["percent"] = 100 * both[second] / both[first]
+            named = {"metric": metric} | _named(own) | {"recipe": first, "other": second}
+            rows.append(named | _compare(tables, both, margin))
+    rows = _corrected(rows)
+    return pd.DataFrame(rows, columns=["metric", *_MODEL, "recipe", "other", *_TEST])
+
+
+def between_variants(tables: StudyTables, metric: str = "auprc", margin: float = MARGIN) -> pd.DataFrame:
+    """Every value of the further axes against the first one, for each architecture, scale and recipe; else empty."""
+    done = tables.done.dropna(subset=[metric])
+    first, *others = list(dict.fromkeys(tables.cells["variant"]))
+    rows = []
+    for (arch, scale, recipe), own in done.groupby(["arch", "scale", "recipe"], sort=False):
+        wide = own.pivot(index=["fold", "seed"], columns="variant", values=metric)
+        for other in others:
+            if first not in wide or other not in wide:
+                continue
+            both = wide[[first, other]].dropna().reset_index()
+            if both.empty:
+                continue
+            both["difference"] = both[other] - both[first]
+            both["percent"] = 100 * both[other] / both[first]
+            named = {"metric": metric, "arch": arch, "scale": scale, "recipe": recipe, "variant": first, "other": other}
+            rows.append(named | _compare(tables, both, margin))
+    columns = ["metric", "arch", "scale", "recipe", "variant", "other", *_TEST]
+    return pd.DataFrame(_corrected(rows), columns=columns)
+
+
+def by_patient(tables: StudyTables, metric: str = "auprc") -> pd.DataFrame:
+    """Every recipe against BF16, patient by patient; empty where no cell holds results of patients.
+
+    The difference of a patient is the mean over the seeds. The interval is over patients, for these very trainings: how
+    far they depend on the seed is the other test's business.
+    """
+    keys = ["model", "recipe", "fold", "seed"]
+    results = tables.patients.dropna(subset=[metric]).merge(tables.done[keys], on=keys)  # runs write them as they go
+    base = results[results["recipe"] == baseline(tables)][["model", "fold", "seed", "patient", metric]]
+    both = results.merge(base, on=["model", "fold", "seed", "patient"], suffixes=("", "_baseline"))
+    both["difference"] = both[metric] - both[f"{metric}_baseline"]
+    rows = []
+    for model, recipe in itertools.product(tables.models, tables.recipes):
+        own = both[(both["model"] == model) & (both["recipe"] == recipe)]
+        if recipe == baseline(tables) or own.empty:
+            continue
+        interval = patient_bootstrap(own.groupby("patient")["difference"].mean())
+        counts = {"patients": interval.n, "trainings": len(own[["fold", "seed"]].drop_duplicates())}
+        numbers = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+        rows.append({"metric": metric} | _named(own) | {"recipe": recipe} | counts | numbers)
+    return pd.DataFrame(rows, columns=["metric", *_MODEL, "recipe", "patients", "trainings", "mean", "low", "high"])
+
+
+def calibration(tables: StudyTables) -> pd.DataFrame:
+    """Expected calibration error of every finished cell with a histogram, over all voxels and above the lowest bin."""
+    means = tables.done.set_index(KEYS)["mean_probability"].to_dict()
+    rows = []
+    for key, group in tables.scores.groupby(KEYS, sort=False):
+        if key in means:
+            result = reliability(group["positives"], group["negatives"], float(group["width"].iloc[0]), means[key])
+            rows.append({**dict(zip(KEYS, key, strict=True)), "ece": result.ece, "ece_above": result.ece_above})
+    return pd.DataFrame(rows, columns=[*KEYS, "ece", "ece_above"])
+
+
+def cost(tables: StudyTables) -> pd.DataFrame:
+    """Seconds of an epoch and peak memory of every model and recipe: the median over its finished cells.
+
+    Cells may have shared their machine, so the medians are what this study took and no benchmark.
+    """
+    done = tables.done.assign(epoch_seconds=tables.done["train_seconds"] / tables.done["epochs_done"])
+    columns = {"epoch_seconds": "median", "train_seconds": "sum", "peak_memory_bytes": "median", "seed": "size"}
+    table = done.groupby([*_MODEL, "recipe"], sort=False).agg(columns).reset_index().rename(columns={"seed": "cells"})
+    base = table[table["recipe"] == baseline(tables)].set_index("model")["epoch_seconds"]
+    table["times_baseline"] = table["epoch_seconds"] / table["model"].map(base).astype(float)
+    return table
+
+
+def _named(rows: pd.DataFrame) -> dict[str, Any]:
+    return {name: rows[name].iloc[0] for name in _MODEL}
+
+
+def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: bool = False) -> dict[str, Any]:
+    seeds = tables.in_main_fold(pairs)
+    folds = pairs.groupby("fold", sort=False)["difference"].mean()
+    if len(seeds) >= min(FEW, len(folds)) and not by_folds:
+        unit, test, percent = f"seeds of fold {tables.main_fold}", paired_test(seeds["difference"], margin), seeds
+    else:
+        done = tables.done
+        overlap = float((done["val_patients"] / done["train_patients"]).mean())
+        known = overlap if math.isfinite(overlap) else 1 / max(len(folds) - 1, 1)
+        unit, test, percent = "folds", paired_test(folds, margin, overlap=known), pairs
+    numbers = {name: getattr(test, name) for name in ("n", "mean", "low", "high", "p", "p_sign_flip", "p_margin")}
+    return {"unit": unit, "percent": float(percent["percent"].mean()), **numbers}
+
+
+def _corrected(family: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = list(family)
+    for name in ("p", "p_margin"):
+        for row, adjusted in zip(rows, holm([row[name] for row in rows]), strict=True):
+            row[f"{name}_holm"] = adjusted
+    return rows

@@ -1,0 +1,1 @@
+"""What the evidence supports for each model (`verdicts`), and what it does not cover (`limits`)."""

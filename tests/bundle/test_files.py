@@ -1,0 +1,162 @@
+"""The bundle files: complete, without drift, as MONAI's tools want them, and able to stand alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.properties import TrainProperties
+from monai.utils import BundleProperty, BundlePropertyConfig
+from tiny_runs import BUNDLES, Dataset, metrics, train, workflow
+
+from monai_fp4.bundle.files import bundle_files, check_bundles, write_bundles
+from monai_fp4.bundle.options import OPTIONS, RunOptions
+from monai_fp4.bundle.template import training_config
+from monai_fp4.data.transforms import augmentation
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.recipes import RECIPES
+
+CELLS = [f"{arch}_{scale}" for arch, scale in product(("swin", "unet", "vit"), ("500k", "4m", "15m"))]
+TRAINING = [f"{cell}_{recipe}" for cell in [*CELLS, "swinunetr_15m"] for recipe in RECIPES]
+
+
+def test_nothing_has_drifted() -> None:
+    check_bundles(BUNDLES)
+
+
+def test_all_the_files_are_there() -> None:
+    assert len(TRAINING) == 110
+    names = {f"{name}.json" for name in TRAINING}
+    assert set(bundle_files()) == names | {"evaluate.json", "protocols/lgg.json", "metadata.json", "logging.conf"}
+
+
+@pytest.mark.parametrize("change", ["edit", "remove", "add"])
+def test_drift_is_found(tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "bundles"
+    assert write_bundles(folder) == 114 and write_bundles(folder) == 0
+    check_bundles(folder)
+    path = folder / "unet_4m_rht.json"
+    if change == "edit":
+        path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    elif change == "remove":
+        path.unlink()
+    else:
+        path = folder / "mine.json"
+        path.write_text("{}")
+    with pytest.raises(ConfigError, match=path.name):
+        check_bundles(folder)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_training_bundle_begins_with_its_options(name: str) -> None:
+    config = json.loads((BUNDLES / f"{name}.json").read_text())
+    names = [option.name for option in OPTIONS]
+    assert list(config)[: len(names)] == names
+    options = RunOptions.from_config(**{key: config[key] for key in names})
+    assert f"{options.arch}_{options.scale}_{options.recipe.name}" == name
+    assert options.manifest == "phantom" and options.output_dir == f"runs/{name}"
+
+
+def test_recipes_of_one_cell_differ_in_the_recipe_alone() -> None:
+    for cell in [*CELLS, "swinunetr_15m"]:
+        configs = [json.loads((BUNDLES / f"{cell}_{recipe}.json").read_text()) for recipe in RECIPES]
+        for config in configs:
+            del config["recipe"], config["output_dir"]
+        assert all(config == configs[0] for config in configs), cell
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for each in value.values():
+            yield from strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def targets(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value["_target_"]
+        for each in value.values():
+            yield from targets(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from targets(each)
+
+
+def test_every_target_exists() -> None:
+    names = {n for path in BUNDLES.rglob("*.json") for n in targets(json.loads(path.read_text()))}
+    assert len(names) > 20
+    # A short name is looked up as MONAI does, and must mean one class only.
+    table = ComponentLocator()
+    for name in names:
+        found = locate(name) if "." in name else table.get_component_module_name(name)
+        assert found is not None and not isinstance(found, list), name
+
+
+def test_files_are_complete_and_references_lead_somewhere() -> None:
+    for path in BUNDLES.glob("*.json"):
+        config = json.loads(path.read_text())
+        parser = ConfigParser(config)
+        for text in strings(config):
+            assert not text.startswith("%"), path
+            for reference in re.findall(r"@([\w#]+)", text):
+                assert reference in parser, (path.name, text)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_training_bundle_holds_the_ids_of_the_model_zoo(name: str) -> None:
+    parser = ConfigParser(json.loads((BUNDLES / f"{name}.json").read_text()))
+    parser.update({"_meta_": json.loads((BUNDLES / "metadata.json").read_text())})
+    for key, described in TrainProperties.items():
+        if described[BundleProperty.REQUIRED]:
+            assert described[BundlePropertyConfig.ID].replace("::", "#") in parser, key
+
+
+def test_monai_finds_every_property(tiny: Dataset, tmp_path: Path) -> None:
+    flow = workflow(tiny, tmp_path / "run")
+    flow.initialize()
+    assert flow.check_properties() == []
+
+
+def test_a_copied_file_runs_elsewhere(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Path
+) -> None:
+    copied = Path(shutil.copy(BUNDLES / "unet_500k_bf16.json", tmp_path / "mine.json"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = train(tiny, Path("runs/mine"), copied, epochs=1)
+    assert metrics(folder)["finished"] is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "mine.json"]
+
+
+def test_the_protocol_overlays_any_bundle() -> None:
+    overlay = json.loads((BUNDLES / "protocols" / "lgg.json").read_text())
+    assert overlay["manifest"] == "lgg" and overlay["image_size"] == [256, 256]
+    merged = ConfigParser.load_config_files([BUNDLES / "vit_4m_full.json", BUNDLES / "protocols" / "lgg.json"])
+    options = RunOptions.from_config(**{option.name: merged[option.name] for option in OPTIONS})
+    assert (options.manifest, options.image_size, options.arch) == ("lgg", (256, 256), "vit")
+
+
+def test_the_augmentation_of_the_bundles_is_the_one_that_python_users_get() -> None:
+    section = training_config("unet", "500k", "bf16")["train"]["preprocessing"]
+    written, built = ConfigParser({"section": section}).get_parsed_content("section"), augmentation()
+    generator = torch.Generator().manual_seed(0)
+    item = {"image": torch.rand(3, 24, 32, generator=generator), "label": torch.rand(1, 24, 32, generator=generator)}
+    for seed in range(150):
+        results = [dict(transform.set_random_state(seed=seed)(dict(item))) for transform in (written, built)]
+        for key in item:
+            assert torch.equal(torch.as_tensor(results[0][key]), torch.as_tensor(results[1][key]))

@@ -1,0 +1,162 @@
+"""evaluate.json: a finished run on patients that it has not seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from sklearn.metrics import average_precision_score
+from tiny_runs import BUNDLES, Dataset, contents, item, lgg_dataset, metrics, refusal, train
+
+from monai_fp4.bundle.trained import TrainedRun
+from monai_fp4.errors import ConfigError, DataError
+from monai_fp4.quantization.layers import LAYER_TYPES
+
+
+def evaluation(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> ConfigWorkflow:
+    options = {"run_dir": str(run), "output_dir": str(output_dir), "device": "cpu"} | dataset.options | changes
+    return ConfigWorkflow(
+        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **options
+    )
+
+
+def trained(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> TrainedRun:
+    options = {"run_dir": str(run), "output_dir": str(output_dir), "device": "cpu"} | dataset.options | changes
+    return TrainedRun(**options)
+
+
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_an_evaluation_from_its_bundle(finished_run: Path, held_out: Dataset, tmp_path: Path) -> None:
+    before = contents(finished_run)
+    flow = evaluation(finished_run, held_out, tmp_path / "out")
+    flow.initialize()
+    assert flow.check_properties() == []
+    seen: list[dict[str, Any]] = []
+    evaluator = item(flow, "evaluator")
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.extend(engine.state.output))
+    flow.run()
+    flow.finalize()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"metrics.json", "pr_curve.png", "probabilities.png", "overlays"} <= names
+    assert list((tmp_path / "out" / "overlays").glob("*.png"))
+    written = metrics(tmp_path / "out")
+    assert written["source"]["patients"] == 2 and written["source"]["split"] in ("auto", "val", "test")
+    scores, labels = (np.concatenate([o[key].numpy().ravel() for o in seen]) for key in ("pred", "label"))
+    assert len(seen) == 2 and all(output["label"].shape == (1, 40, 48, 3) for output in seen)
+    assert written["auprc"] == pytest.approx(average_precision_score(labels, scores), abs=1e-6)
+    assert {"auprc_per_patient", "dice", "precision", "recall", "intervals"} <= set(written)
+    assert contents(finished_run) == before
+    # The threshold is the run's, so that recall is that of a model as it would be used.
+    threshold = metrics(finished_run)["threshold"]
+    hit = scores[labels > 0] >= threshold
+    assert written["recall"] == pytest.approx(hit.mean())
+
+    before = contents(tmp_path / "out")
+    again = evaluation(finished_run, held_out, tmp_path / "out")
+    again.initialize()
+    error = refusal(again.run)
+    assert isinstance(error, ConfigError) and str(tmp_path / "out") in str(error)
+    assert contents(tmp_path / "out") == before
+
+
+def test_the_network_is_the_best_one_converted(tiny: Dataset, held_out: Dataset, tmp_path: Path) -> None:
+    run = train(tiny, tmp_path / "run", "unet_500k_full", epochs=1)
+    taken = trained(run, held_out, tmp_path / "out")
+    assert any(isinstance(module, tuple(LAYER_TYPES.values())) for module in taken.network.modules())
+    assert not taken.network.training
+    weights = torch.load(run / "model.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in taken.network.state_dict().items())
+    assert taken.threshold == metrics(run)["threshold"] and taken.image_size == (32, 32)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"), [("auto", ["test"]), ("test", ["test"]), ("val", ["val"]), ("all", None), ("alll", None)]
+)
+def test_who_is_evaluated(tmp_path: Path, split: str, expected: list[str] | None, tiny: Dataset) -> None:
+    folder = tmp_path / "mixed"
+    mixed = lgg_dataset(folder)
+    document = json.loads(mixed.manifest.read_text())
+    document["patients"][0] |= {"split": "test", "fold": None}
+    mixed.manifest.write_text(json.dumps(document))
+    run = train(mixed, tmp_path / "run", epochs=1)
+    patients = json.loads((run / "patients.json").read_text())
+    if expected is None:
+        error = refusal(lambda: trained(run, mixed, tmp_path / "out", split=split))
+        assert ("trained on" in str(error)) if split == "all" else ("'all'" in str(error))
+    else:
+        taken = trained(run, mixed, tmp_path / "out", split=split)
+        assert [record["patient"] for record in taken.datalist] == patients[expected[0]]
+        assert not set(patients["train"]) & {record["patient"] for record in taken.datalist}
+
+
+def test_a_run_that_ended_in_bf16_is_evaluated_in_bf16(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = {"base": "full", "bf16_last_share": 0.5}
+    run = train(tiny, tmp_path / "run", "unet_500k_full", recipe=recipe)
+    written = metrics(run)
+    assert [entry["fp4"] for entry in written["history"]] == [True, False]
+    for best in (True, False):
+        (run / "metrics.json").write_text(json.dumps(written | {"fp4": best}))
+        network = trained(run, tiny, tmp_path / "out", split="val").network
+        layers = [module for module in network.modules() if isinstance(module, tuple(LAYER_TYPES.values()))]
+        assert layers and {layer.active for layer in layers} == {best}
+
+
+def test_nobody_left_to_evaluate(finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
+    for split in ("auto", "test"):
+        with pytest.raises(DataError, match="split=val"):
+            trained(finished_run, tiny, tmp_path / "out", split=split)
+
+
+def test_patients_that_were_trained_on_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    everybody = lgg_dataset(tmp_path / "everybody", split="test")
+    with pytest.raises(DataError, match="4 of 6 were"):
+        trained(finished_run, everybody, tmp_path / "out")
+
+
+def test_what_is_no_run_is_refused(finished_run: Path, tiny: Dataset, held_out: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json must exist"):
+        trained(tmp_path / "nowhere", held_out, tmp_path / "out")
+    with pytest.raises(ConfigError, match="another folder than run_dir"):
+        trained(finished_run, held_out, finished_run / "overlays" / "..")
+    run = copy(finished_run, tmp_path)
+    (run / "model.pt").unlink()
+    with pytest.raises(ConfigError, match=r"model\.pt must exist"):
+        trained(run, held_out, tmp_path / "out")
+    (run / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match="'threshold'"):
+        trained(run, held_out, tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", [{"arch": "vit"}, {"scale": "4m"}])
+def test_weights_of_another_network_are_refused(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, change: dict[str, str]
+) -> None:
+    run = copy(finished_run, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ConfigError, match="another network"):
+        trained(run, held_out, tmp_path / "out")
+
+
+def test_scans_with_other_channels_are_refused(finished_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="image channels"):
+        trained(finished_run, volumes, tmp_path / "out")
+
+
+def test_the_folder_of_a_run_is_not_written_into(finished_run: Path, held_out: Dataset, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(finished_run / "config.json", other)
+    with pytest.raises(ConfigError, match="output_dir"):
+        trained(finished_run, held_out, other)

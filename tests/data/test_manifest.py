@@ -1,0 +1,220 @@
+"""Manifests: the schema, writing and reading, the shipped ones, and every way in which one can contradict itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from synthetic_manifests import manifest, patient
+
+from monai_fp4.data import assign_folds, load_manifest, save_manifest, select_patients, shipped_manifests
+from monai_fp4.data.manifest import from_json, manifest_dir, to_json
+from monai_fp4.data.records import Manifest, Split
+from monai_fp4.errors import DataError
+
+
+@pytest.fixture
+def good() -> Manifest:
+    train = assign_folds([patient(number, "AB"[number % 2], 10 + number) for number in range(6)], 3, 0)
+    return manifest((*train, patient(9, volume=None, split=Split.TEST)), 3)
+
+
+@pytest.fixture
+def document(good: Manifest) -> dict:
+    return json.loads(to_json(good))
+
+
+def load(document: dict, folder: Path) -> Manifest:
+    path = folder / "m.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return load_manifest(path)
+
+
+def test_schema_is_a_schema():
+    Draft202012Validator.check_schema(json.loads((manifest_dir() / "manifest.schema.json").read_text(encoding="utf-8")))
+
+
+def test_what_is_written_is_read_back(good, tmp_path):
+    assert load_manifest(save_manifest(good, tmp_path / "m.json")) == good
+    assert load_manifest(str(tmp_path / "m.json")) == good
+    assert load_manifest(good) is good
+
+
+def test_an_image_takes_one_line(good):
+    assert sum('"mask_sha256"' in line for line in to_json(good).splitlines()) == 7
+
+
+def test_an_existing_file_is_kept_unless_forced(good, tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text("mine")
+    with pytest.raises(DataError, match=r"--force"):
+        save_manifest(good, path)
+    assert path.read_text() == "mine"
+    assert load_manifest(save_manifest(good, path, force=True)) == good
+    assert [each.name for each in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(good, tmp_path, monkeypatch):
+    path = save_manifest(good, tmp_path / "m.json")
+    before = path.read_text()
+    monkeypatch.setattr("monai_fp4.data.manifest.to_json", lambda manifest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_manifest(good, path, force=True)
+    assert path.read_text() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_output_in_a_folder_that_is_not_there(good, tmp_path):
+    with pytest.raises(DataError, match=r"create it first"):
+        save_manifest(good, tmp_path / "no" / "m.json")
+
+
+@pytest.mark.parametrize("name", ["phantom", "nodules", "lgg"])
+def test_shipped_manifests_are_found_from_anywhere_and_written_as_we_write(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert name in shipped_manifests()
+    shipped = load_manifest(name)
+    assert shipped.folds == 5
+    assert to_json(shipped) == (manifest_dir() / f"{name}.json").read_text(encoding="utf-8")
+
+
+def test_lgg_is_the_whole_published_set():
+    lgg = load_manifest("lgg")
+    groups = [each.group for each in lgg.patients]
+    assert len(lgg.patients) == 110
+    assert {group: groups.count(group) for group in sorted(set(groups))} == {
+        "CS": 16,
+        "DU": 45,
+        "EZ": 1,
+        "FG": 14,
+        "HT": 34,
+    }
+    assert sum(len(each.images) for each in lgg.patients) == 3929
+    assert sum(each.tumour_slices for each in lgg.patients) == 1373
+    test = select_patients(lgg, 0, "test")
+    assert len(test) == 22
+    assert {each.tumour_voxels for each in test} == {None}
+    sizes = [len(select_patients(lgg, fold, "val")) for fold in range(5)]
+    assert sorted(sizes) == [17, 17, 18, 18, 18]
+
+
+def test_unknown_names_come_with_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"nearest names are 'phantom'"):
+        load_manifest("fantom")
+    with pytest.raises(DataError, match=r"no such file.*lgg, nodules, phantom"):
+        load_manifest("elsewhere/m.json")
+
+
+@pytest.mark.parametrize("text", ["{", "", "\x00"])
+def test_not_json(text, tmp_path):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(DataError, match=r"m\.json.*build it again"):
+        load_manifest(tmp_path / "m.json")
+
+
+def edit(document: dict, path: str, value: object) -> None:
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    for step in parents:
+        document = document[step]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("patients", [], r"at patients: \[\] should be non-empty"),
+        ("patients.1.split", "tset", r"at patients\[1\]\.split: 'tset' is not one of"),
+        ("patients.0.images", [], r"patients\[0\]\.images"),
+        ("patients.0.images.0.sha256", "12ab", r"patients\[0\]\.images\[0\]\.sha256: '12ab' does not match"),
+        ("patients.0.images.0.image", "/etc/passwd", r"images\[0\]\.image"),
+        ("patients.0.images.0.mask", "a/../../b.tif", r"images\[0\]\.mask"),
+        ("patients.2.fold", "0", r"patients\[2\]\.fold"),
+        ("format", "dicom", "'dicom' is not one of"),
+        ("extra", 1, "'extra' was unexpected"),
+        ("schema_version", 2, "expected schema_version 1"),
+    ],
+)
+def test_fields_against_the_schema(document, path, value, message, tmp_path):
+    edit(document, path, value)
+    with pytest.raises(DataError, match=message):
+        load(document, tmp_path)
+
+
+def test_not_an_object(tmp_path):
+    with pytest.raises(DataError, match=r"the whole file"):
+        from_json([], source="m.json")
+
+
+def test_a_patient_in_two_folds(document, tmp_path):
+    twin = json.loads(json.dumps(document["patients"][0])) | {"fold": 2}
+    document["patients"][0]["fold"] = 1
+    document["patients"].append(twin)
+    with pytest.raises(DataError, match=r"'p0' 2 times.*fold 1, fold 2"):
+        load(document, tmp_path)
+
+
+def test_a_file_of_two_patients(document, tmp_path):
+    document["patients"][1]["images"][0]["image"] = document["patients"][0]["images"][0]["image"]
+    with pytest.raises(DataError, match=r"p0/p0_1\.tif in 'p0'.*and 'p1'"):
+        load(document, tmp_path)
+
+
+def test_a_patient_under_two_names(document, tmp_path):
+    document["patients"][1]["images"][0]["sha256"] = document["patients"][0]["images"][0]["sha256"]
+    with pytest.raises(DataError, match=r"1 images of 'p0' .* again under 'p1'"):
+        load(document, tmp_path)
+
+
+def test_a_blank_slice_that_two_patients_share_is_no_copy(good):
+    extra = replace(good.patients[0].images[0], sha256="e" * 64)
+
+    def longer(each):
+        return replace(
+            each, images=(*each.images, replace(extra, image=f"{each.id}/{each.id}_2.tif", mask=f"{each.id}/m"))
+        )
+
+    patients = tuple(longer(each) for each in good.patients)
+    text = to_json(replace(good, patients=patients))
+    assert len(from_json(json.loads(text), "m.json").patients) == 7
+    from monai_fp4.data.checks import check_patients
+
+    check_patients(replace(good, patients=patients), "m.json")
+
+
+def test_a_fold_without_tumour(document, tmp_path):
+    for each in document["patients"]:
+        if each["fold"] == 1:
+            each["tumour_voxels"] = 0
+    with pytest.raises(DataError, match=r"none in its 2 patients in fold 1"):
+        load(document, tmp_path)
+
+
+def test_a_fold_without_patients(document, tmp_path):
+    document["folds"] = 4
+    with pytest.raises(DataError, match=r"no patient at all in fold 3"):
+        load(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value", "message"),
+    [
+        (6, "fold", 1, "no fold in the test split, found fold 1 for patient 'p9'"),
+        (0, "fold", None, "a fold of 0 to 2, found None for patient 'p0'"),
+        (0, "fold", 3, "below 3, found 3 for patient 'p0'"),
+    ],
+)
+def test_folds_that_do_not_fit(document, number, field, value, message, tmp_path):
+    document["patients"][number][field] = value
+    with pytest.raises(DataError, match=message):
+        load(document, tmp_path)
+
+
+def test_a_slice_gap(document, tmp_path):
+    images = document["patients"][0]["images"]
+    images.append(images[0] | {"image": "p0/p0_3.tif", "mask": "p0/p0_3_mask.tif"})
+    with pytest.raises(DataError, match=r"without a gap, found 3 after 1"):
+        load(document, tmp_path)

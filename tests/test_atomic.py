@@ -1,0 +1,69 @@
+"""Files are whole, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from monai_fp4.atomic import make_folder, replacing, write_atomically
+from monai_fp4.errors import ConfigError
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, "old")
+    with replacing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_content_and_name_reach_the_disk_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replace, flush = Path.replace, os.fsync
+    monkeypatch.setattr(Path, "replace", lambda source, target: (order.append("rename"), replace(source, target))[1])
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("flush"), flush(handle))[1])
+    write_atomically(tmp_path / "file", "text")
+    assert order == ["flush", "rename", "flush"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), ConfigError("ours")])
+def test_what_fails_in_the_block_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_the_system_says_is_one_sentence(tmp_path: Path) -> None:
+    blocker = tmp_path / "blocker"
+    blocker.write_text("a file where a folder should be")
+    for write in (lambda: write_atomically(blocker / "file", ""), lambda: make_folder(blocker / "folder")):
+        with pytest.raises(ConfigError, match=r"must be writable, but the system says '.*'; make it writable"):
+            write()
+
+
+def test_a_full_disk_behind_the_words_of_a_library_is_told_by_its_cause(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "file"):
+            try:
+                raise OSError(28, "No space left on device")
+            except OSError:
+                raise RuntimeError("[enforce fail at inline_container.cc:603]") from None
+
+    with pytest.raises(ConfigError, match=r"No space left.*make room"):
+        fail()

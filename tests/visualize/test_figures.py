@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_patients import synthetic_cohort
+
+from monai_fp4.metrics.bootstrap import Interval
+from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.visualize.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure, to_array
+from monai_fp4.visualize.overlays import SliceGallery
+
+
+@pytest.fixture(scope="module")
+def histogram() -> ScoreHistogram:
+    result = ScoreHistogram()
+    for patient in synthetic_cohort():
+        result.add(patient["pred"], patient["label"])
+    return result
+
+
+def texts(figure) -> str:
+    found = [axes.get_title() for axes in figure.axes]
+    for holder in (*figure.axes, figure):
+        for legend in [holder.get_legend()] if hasattr(holder, "get_legend") else holder.legends:
+            found += [text.get_text() for text in legend.get_texts()] if legend else []
+    return "\n".join(found)
+
+
+def test_pr_curve_draws_the_steps_whose_area_it_names(histogram):
+    figure = pr_curve_figure(histogram, threshold=0.4, interval=Interval(value=0.9, low=0.8, high=0.95))
+    assert f"AUPRC {histogram.auprc():.3f} (95 % interval 0.800 to 0.950)" in texts(figure)
+    line = figure.axes[0].lines[0]
+    recall, precision = line.get_data()
+    assert float(np.diff(recall) @ precision[1:]) == pytest.approx(histogram.auprc(), abs=2e-3)
+    counts = histogram.confusion(0.4)
+    point = figure.axes[0].lines[-1].get_data()
+    assert (float(point[0][0]), float(point[1][0])) == (counts.recall, counts.precision)
+
+
+def test_pr_curve_without_interval_or_threshold(histogram):
+    text = texts(pr_curve_figure(histogram, threshold=math.nan))
+    assert "interval" not in text and "threshold" not in text
+
+
+def test_probabilities_name_the_number_of_distinct_values(histogram):
+    assert f"{histogram.distinct:,} distinct" in texts(probabilities_figure(histogram, threshold=0.4))
+    merged = histogram.with_capacity(256)
+    assert "more than" in texts(probabilities_figure(merged, threshold=0.4))
+
+
+def test_overlays_name_patient_slice_and_misses():
+    gallery = SliceGallery(1)
+    for patient in synthetic_cohort():
+        gallery.add(patient)
+    overlays = gallery.chosen()
+    figure = overlay_figure(overlays, threshold=0.4, title="x")
+    text = texts(figure)
+    missed = overlays[1]
+    count = int((missed.label & (missed.probability < 0.4)).sum())
+    assert f"missed\nslice {missed.index + 1}: Dice 0.00, recall 0.00" in text
+    assert f"{missed.label.sum()} lesion voxels: {count} missed" in text
+    assert to_array(figure).ndim == 3
+
+
+def test_the_same_figure_gives_the_same_file(histogram, tmp_path):
+    for name in ("a.png", "b.png"):
+        save_figure(probabilities_figure(histogram, threshold=0.4), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 500
+
+
+def test_legends_stand_beside_the_curves(histogram):
+    for figure in (pr_curve_figure(histogram, threshold=0.4), probabilities_figure(histogram, threshold=0.4)):
+        to_array(figure)  # draws
+        (legend,) = figure.legends
+        assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
