@@ -1,20 +1,17 @@
-"""``build_network``: from an architecture's and a scale's name to a module."""
+"""``build_network``: from the names of an architecture and a scale to a module, its image size checked before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from monai.networks.nets import SwinUNETR, UNet
-from torch import nn
+from typing import TYPE_CHECKING
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.networks.activations import quicken_prelu
-from monai_fp4.networks.sizes import check_image_size
-from monai_fp4.networks.swin import SwinSegmenter
-from monai_fp4.networks.table import SwinConfig, UNetConfig, ViTConfig, find_cell
-from monai_fp4.networks.vit import ViTSegmenter
+from monai_fp4.networks.table import find_cell
 
-__all__ = ["build_network"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build_network", "check_image_size"]
 
 
 def build_network(
@@ -62,28 +59,23 @@ def build_network(
     for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if not isinstance(channels, int) or channels < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, found {channels!r}; set it to the data's")
-    config = find_cell(arch, scale).config
-    if isinstance(config, SwinConfig):
-        return SwinSegmenter(config, in_channels=in_channels, out_channels=out_channels, spatial_dims=spatial_dims)
-    if isinstance(config, ViTConfig):
-        return ViTSegmenter(config, in_channels=in_channels, out_channels=out_channels, image_size=size)
-    if isinstance(config, UNetConfig):
-        unet = UNet(
-            spatial_dims=spatial_dims,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            channels=config.channels,
-            strides=(2,) * (len(config.channels) - 1),
-            num_res_units=config.num_res_units,
-            norm="batch",
-        )
-        return quicken_prelu(unet)
-    return SwinUNETR(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        feature_size=config.feature_size,
-        depths=config.depths,
-        num_heads=config.num_heads,
-        window_size=config.window_size,
-        spatial_dims=spatial_dims,
-    )
+    return find_cell(arch, scale).config.build(in_channels, out_channels, size)
+
+
+def check_image_size(arch: str, scale: str, image_size: Sequence[int], spatial_dims: int = 2) -> tuple[int, ...]:
+    """Check that a network can take images of this size.
+
+    Args:
+        arch: architecture name.
+        scale: scale name.
+        image_size: pixels (voxels) of each of the ``spatial_dims`` axes.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The size as a tuple of plain integers.
+
+    Raises:
+        ConfigError: unknown network, ``spatial_dims`` other than 2 or 3, a size of another length, or a side that the
+            network cannot take; the nearest size that it can take is named.
+    """
+    return find_cell(arch, scale).config.size_rule.check(f"{arch}_{scale}", image_size, spatial_dims)

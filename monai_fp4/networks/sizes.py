@@ -3,9 +3,6 @@
 Every network here halves the resolution a fixed number of times and adds its feature maps up again on the way back, so
 each side of the image must be a multiple of the largest stride; below the smallest side a normalisation would see one
 pixel, of which it cannot take a variance.
-
->>> size_rule("unet", "500k")
-SizeRule(multiple=16, smallest=32)
 """
 
 from __future__ import annotations
@@ -14,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.networks.table import SwinConfig, UNetConfig, ViTConfig, find_cell
 
-__all__ = ["SizeRule", "check_image_size", "size_rule"]
+__all__ = ["SizeRule"]
 
 
 @dataclass(frozen=True)
@@ -38,57 +34,38 @@ class SizeRule:
         """
         return max(self.smallest, (side + self.multiple // 2) // self.multiple * self.multiple)
 
+    def check(self, network: str, image_size: Sequence[int], spatial_dims: int) -> tuple[int, ...]:
+        """Check that a network with this rule can take images of a size.
 
-def size_rule(arch: str, scale: str) -> SizeRule:
-    """The rule of one network, derived from the table.
+        Args:
+            network: what the sentence calls it, such as ``"unet_500k"``.
+            image_size: pixels (voxels) of each of the ``spatial_dims`` axes.
+            spatial_dims: 2 or 3.
 
-    Raises:
-        ConfigError: no such network.
-    """
-    config = find_cell(arch, scale).config
-    if isinstance(config, UNetConfig):
-        stride = 2 ** (len(config.channels) - 1)
-        return SizeRule(stride, 2 * stride)
-    if isinstance(config, SwinConfig):
-        stride = config.patch_size * 2 ** (len(config.depths) - 1)
-        return SizeRule(stride, 2 * stride)
-    if isinstance(config, ViTConfig):
-        return SizeRule(config.patch_size, 2 * config.patch_size)
-    return SizeRule(32, 64)
+        Returns:
+            The size as a tuple of plain integers.
 
-
-def check_image_size(arch: str, scale: str, image_size: Sequence[int], spatial_dims: int = 2) -> tuple[int, ...]:
-    """Check that a network can take images of this size.
-
-    Args:
-        arch: architecture name.
-        scale: scale name.
-        image_size: pixels (voxels) of each of the ``spatial_dims`` axes.
-        spatial_dims: 2 or 3.
-
-    Returns:
-        The size as a tuple of plain integers.
-
-    Raises:
-        ConfigError: unknown network, ``spatial_dims`` other than 2 or 3, a size of another length, or a side that the
-            network cannot take; the nearest size that it can take is named.
-    """
-    rule = size_rule(arch, scale)
-    if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims must be 2 or 3, found {spatial_dims!r}; set it to the data's number of axes")
-    size = _integers(image_size)
-    if size is None or len(size) != spatial_dims:
-        raise ConfigError(
-            f"image_size must be {spatial_dims} whole numbers of pixels for spatial_dims={spatial_dims}, found "
-            f"{image_size!r}; write for example {[256] * spatial_dims}"
-        )
-    if not all(rule.accepts(side) for side in size):
-        nearest = [rule.nearest(side) for side in size]
-        raise ConfigError(
-            f"{arch}_{scale} takes images whose sides are multiples of {rule.multiple} and at least {rule.smallest}, "
-            f"found image_size {list(size)}; the nearest size that it can take is {nearest}"
-        )
-    return size
+        Raises:
+            ConfigError: ``spatial_dims`` other than 2 or 3, a size of another length, or a side that does not fit; the
+                nearest size that does is named.
+        """
+        if spatial_dims not in (2, 3):
+            raise ConfigError(
+                f"spatial_dims must be 2 or 3, found {spatial_dims!r}; set it to the data's number of axes"
+            )
+        size = _integers(image_size)
+        if size is None or len(size) != spatial_dims:
+            raise ConfigError(
+                f"image_size must be {spatial_dims} whole numbers of pixels for spatial_dims={spatial_dims}, found "
+                f"{image_size!r}; write for example {[256] * spatial_dims}"
+            )
+        if not all(self.accepts(side) for side in size):
+            nearest = [self.nearest(side) for side in size]
+            raise ConfigError(
+                f"{network} takes images whose sides are multiples of {self.multiple} and at least {self.smallest}, "
+                f"found image_size {list(size)}; the nearest size that it can take is {nearest}"
+            )
+        return size
 
 
 def _integers(image_size: object) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,10 @@ from monai.networks.nets.swin_unetr import (
 from torch import Tensor, nn
 
 from monai_fp4.networks.decoder import LightDecoder
-from monai_fp4.networks.table import SwinConfig
 from monai_fp4.networks.window_attention import BiasedWindowAttention
+
+if TYPE_CHECKING:
+    from monai_fp4.networks.configs import SwinConfig
 
 __all__ = ["SwinEncoder", "SwinSegmenter"]
 

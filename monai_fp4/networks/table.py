@@ -20,16 +20,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from monai_fp4.errors import ConfigError, unknown_name
+from monai_fp4.networks.configs import NetworkConfig, SwinConfig, SwinUNETRConfig, UNetConfig, ViTConfig
 
 __all__ = [
     "ARCHITECTURES",
     "SCALES",
     "SCALE_TOLERANCE",
+    "Architecture",
     "NetworkCell",
-    "SwinConfig",
-    "SwinUNETRConfig",
-    "UNetConfig",
-    "ViTConfig",
     "find_cell",
     "network_table",
 ]
@@ -40,70 +38,47 @@ SCALES: Mapping[str, int] = MappingProxyType({"500k": 500_000, "4m": 4_000_000, 
 SCALE_TOLERANCE = 0.03
 """Largest relative distance of a network from its scale, at the default arguments."""
 
-ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {
-        "unet": "MONAI UNet with batch norm, the paper's CNN",
-        "swin": "MONAI SwinTransformer encoder with a light top-down decoder",
-        "vit": "MONAI ViT encoder with a light top-down decoder",
-        "swinunetr": "MONAI SwinUNETR as it is, at 15m only",
-    }
-)
+
+@dataclass(frozen=True)
+class Architecture:
+    """One line of the registry: what the architecture is, and its config at each scale where it exists."""
+
+    summary: str
+    configs: Mapping[str, NetworkConfig]
+
+
+_REGISTRY: Mapping[str, Architecture] = {
+    "unet": Architecture(
+        "MONAI UNet with batch norm, the paper's CNN",
+        {
+            "500k": UNetConfig((16, 32, 64, 128, 160), 0),
+            "4m": UNetConfig((48, 96, 144, 192, 288), 2),
+            "15m": UNetConfig((48, 96, 192, 384, 768), 2),
+        },
+    ),
+    "swin": Architecture(
+        "MONAI SwinTransformer encoder with a light top-down decoder",
+        {
+            "500k": SwinConfig(32, (2, 2, 1), (2, 4, 8), 64, 32),
+            "4m": SwinConfig(32, (2, 2, 8, 2), (2, 4, 8, 16), 128, 32),
+            "15m": SwinConfig(64, (2, 2, 8, 2), (2, 4, 8, 16), 192, 64),
+        },
+    ),
+    "vit": Architecture(
+        "MONAI ViT encoder with a light top-down decoder",
+        {
+            "500k": ViTConfig(96, (1, 2, 3), 3, 96, 32),
+            "4m": ViTConfig(192, (2, 4, 6, 8), 6, 128, 32),
+            "15m": ViTConfig(384, (2, 4, 6, 8), 12, 160, 64),
+        },
+    ),
+    "swinunetr": Architecture(
+        "MONAI SwinUNETR as it is, at 15m only", {"15m": SwinUNETRConfig(36, (2, 2, 6, 2), (3, 6, 12, 24))}
+    ),
+}
+
+ARCHITECTURES: Mapping[str, str] = MappingProxyType({name: item.summary for name, item in _REGISTRY.items()})
 """Architecture name -> one line on what it is."""
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """MONAI UNet: ``channels`` a level (each level halves the resolution) and residual units a level."""
-
-    channels: tuple[int, ...]
-    num_res_units: int
-
-
-@dataclass(frozen=True)
-class SwinConfig:
-    """Swin encoder (``width`` doubles a stage) and its decoder.
-
-    ``decoder_width`` counts the channels of the decoder's levels at the encoder's strides, ``detail_width`` those at
-    stride 2.
-    """
-
-    width: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    decoder_width: int
-    detail_width: int
-    patch_size: int = 4
-    window_size: int = 8
-    mlp_ratio: float = 4.0
-
-
-@dataclass(frozen=True)
-class ViTConfig:
-    """ViT encoder (``width`` channels on patches of ``patch_size`` pixels) and its decoder.
-
-    ``taps`` are the numbers of blocks after which the decoder reads the features; the last is the number of blocks.
-    """
-
-    width: int
-    taps: tuple[int, ...]
-    num_heads: int
-    decoder_width: int
-    detail_width: int
-    patch_size: int = 8
-    mlp_ratio: float = 4.0
-
-
-@dataclass(frozen=True)
-class SwinUNETRConfig:
-    """MONAI SwinUNETR's own arguments; the patch size is its default of 2."""
-
-    feature_size: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    window_size: int = 8
-
-
-NetworkConfig = UNetConfig | SwinConfig | ViTConfig | SwinUNETRConfig
 
 
 @dataclass(frozen=True)
@@ -114,23 +89,9 @@ class NetworkCell:
     scale: str
     config: NetworkConfig
 
-    @property
-    def parameters(self) -> int:
-        """The parameter count of the scale (the network itself is within ``SCALE_TOLERANCE`` of it)."""
-        return SCALES[self.scale]
 
-
-_TABLE: tuple[NetworkCell, ...] = (
-    NetworkCell("unet", "500k", UNetConfig((16, 32, 64, 128, 160), 0)),
-    NetworkCell("unet", "4m", UNetConfig((48, 96, 144, 192, 288), 2)),
-    NetworkCell("unet", "15m", UNetConfig((48, 96, 192, 384, 768), 2)),
-    NetworkCell("swin", "500k", SwinConfig(32, (2, 2, 1), (2, 4, 8), 64, 32)),
-    NetworkCell("swin", "4m", SwinConfig(32, (2, 2, 8, 2), (2, 4, 8, 16), 128, 32)),
-    NetworkCell("swin", "15m", SwinConfig(64, (2, 2, 8, 2), (2, 4, 8, 16), 192, 64)),
-    NetworkCell("vit", "500k", ViTConfig(96, (1, 2, 3), 3, 96, 32)),
-    NetworkCell("vit", "4m", ViTConfig(192, (2, 4, 6, 8), 6, 128, 32)),
-    NetworkCell("vit", "15m", ViTConfig(384, (2, 4, 6, 8), 12, 160, 64)),
-    NetworkCell("swinunetr", "15m", SwinUNETRConfig(36, (2, 2, 6, 2), (3, 6, 12, 24))),
+_TABLE = tuple(
+    NetworkCell(arch, scale, config) for arch, item in _REGISTRY.items() for scale, config in item.configs.items()
 )
 
 

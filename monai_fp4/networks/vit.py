@@ -11,14 +11,17 @@ which DistributedDataParallel refuses, so it is taken out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from monai.networks.nets import ViT
 from torch import Tensor, nn
 
 from monai_fp4.networks.decoder import LightDecoder
-from monai_fp4.networks.table import ViTConfig
 from monai_fp4.networks.token_attention import TokenAttention
+
+if TYPE_CHECKING:
+    from monai_fp4.networks.configs import ViTConfig
 
 __all__ = ["ViTEncoder", "ViTSegmenter"]
 

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from monai_fp4.errors import ConfigError, unknown_name
-from monai_fp4.networks.table import SwinConfig, SwinUNETRConfig, ViTConfig, find_cell
+from monai_fp4.networks import find_cell
 from monai_fp4.quantization.recipes import RECIPES, Precision, Recipe
 
 __all__ = ["ADDITIONS", "grid_recipes", "recipe_of"]
@@ -106,24 +106,5 @@ def recipe_of(config: Any, arch: str, scale: str) -> Any:
     """
     if not isinstance(config, Mapping) or config.get("overrides") != FIRST_AND_LAST:
         return config
-    overrides = [{"pattern": pattern, "precision": str(Precision.BF16)} for pattern in first_and_last(arch, scale)]
-    return {**config, "overrides": overrides}
-
-
-def first_and_last(arch: str, scale: str) -> tuple[str, ...]:
-    """Patterns over the module names of a network's first and last block.
-
-    For the UNet these are its outermost levels, on the way down and on the way up; for the others the first and the
-    last block of the encoder. The embedding before them and the head behind them are no blocks; what becomes of those
-    is in the report of the conversion.
-    """
-    config = find_cell(arch, scale).config
-    if isinstance(config, ViTConfig):
-        return "encoder.blocks.0.*", f"encoder.blocks.{config.taps[-1] - 1}.*"
-    if isinstance(config, SwinConfig | SwinUNETRConfig):
-        encoder = "encoder" if isinstance(config, SwinConfig) else "swinViT"
-        return (
-            f"{encoder}.layers1.0.blocks.0.*",
-            f"{encoder}.layers{len(config.depths)}.0.blocks.{config.depths[-1] - 1}.*",
-        )
-    return "model.0.*", "model.2.*"
+    patterns = find_cell(arch, scale).config.first_and_last
+    return {**config, "overrides": [{"pattern": pattern, "precision": str(Precision.BF16)} for pattern in patterns]}
