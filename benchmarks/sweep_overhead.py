@@ -82,7 +82,7 @@ def shares(sweep: WaitingCells, cell: Any, seconds: float) -> dict[str, float]:
     """Share of one core that each of our processes takes, while a sweep waits for a long cell as it does in earnest."""
     sweep.seconds = seconds + 60.0
     handle = sweep.executor.submit(sweep._task(cell), sweep._needs[cell.scale])
-    sweep._flying[handle] = cell
+    sweep._running[handle] = cell
     begin = time.perf_counter()
     while time.perf_counter() - begin < SETTLING_SECONDS:  # a worker that has just started is still at work
         sweep.executor.wait([handle], POLL_SECONDS)
@@ -95,7 +95,7 @@ def shares(sweep: WaitingCells, cell: Any, seconds: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for pid in before.keys() & after.keys():
         found[names[pid]] = found.get(names[pid], 0.0) + (after[pid] - before[pid]) / elapsed
-    sweep._flying.clear()
+    sweep._running.clear()
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

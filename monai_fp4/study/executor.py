@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -29,19 +28,6 @@ GPUS = MappingProxyType({"500k": 0.25, "4m": 0.5, "15m": 1.0})
 """Share of a GPU that a cell takes, by scale. Not measured: chosen so that small networks share one."""
 CPUS = MappingProxyType({"500k": 1, "4m": 2, "15m": 4})
 """Cores that a cell takes where there is no GPU, by scale; never more than the largest machine has."""
-
-SELDOM = MappingProxyType(
-    {
-        "RAY_memory_monitor_refresh_ms": "1000",  # of 250
-        "RAY_raylet_report_resources_period_milliseconds": "1000",  # of 100: to the other machines, of which is none
-        "RAY_gcs_pull_resource_loads_period_milliseconds": "30000",  # of 1000: for the autoscaler, likewise
-        "RAY_task_events_report_interval_ms": "0",  # for the dashboard, which is not started
-        "RAY_enable_metrics_collection": "0",
-        "RAY_event_stats": "0",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "60",  # of 5
-    }
-)
-"""What the embedded Ray does several times a second by default, for clusters and dashboards, at the cells' expense."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +146,11 @@ class RayExecutor:
 
     def _connect(self, address: str) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # cells run as a user would run them, not after all else
         if address and address not in ("auto", "local"):
             self._check_reachable(address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if not address:
-            for name, value in SELDOM.items():
-                os.environ.setdefault(name, value)
             # The object store is hardly used: tasks and outcomes are a few hundred bytes.
             quiet |= {"address": "local", "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
         try:
@@ -179,8 +162,6 @@ class RayExecutor:
             raise ConfigError(
                 f"Ray must start{where}, but it said: {said[0] if said else type(error).__name__}{hint}"
             ) from error
-        if not address:
-            self._stop_log_monitor()
 
     def _init(self, options: dict[str, Any], tries: int) -> None:
         for left in reversed(range(tries)):
@@ -191,14 +172,6 @@ class RayExecutor:
                 if not left:
                     raise
                 self.ray.shutdown()  # of what it had started
-
-    @staticmethod
-    def _stop_log_monitor() -> None:
-        """End the process that looks through Ray's log files ten times a second, to send them to no driver."""
-        with suppress(Exception):  # Ray has no option for it, and without it all goes on
-            from ray._private.worker import _global_node
-
-            _global_node.kill_log_monitor(check_alive=False)
 
     @staticmethod
     def _check_reachable(address: str) -> None:

@@ -198,6 +198,42 @@ def test_a_study_may_grow(command: Any, tmp_path: Path, capsys: pytest.CaptureFi
     assert StudyFolder(tmp_path / "study").read_definition().created == created
 
 
+HALF = {"base": "sr", "bf16_last_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    "redefined",
+    [
+        {"base": "sr", "bf16_last_share": 0.25},
+        {"base": "sr"},
+        {"base": "rht", "bf16_last_share": 0.5},
+        {**HALF, "overrides": [{"pattern": "model.0.*", "precision": "bf16"}]},
+        "sr",
+    ],
+    ids=["another value", "a field less", "another base", "a field more", "another recipe by name"],
+)
+def test_a_recipe_redefined_in_a_growing_study_is_refused(command: Any, tmp_path: Path, redefined: Any) -> None:
+    """The cells of one name would be of two recipes."""
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"half": HALF}))
+    words = ["--recipes", "bf16,half", "--recipes_file", str(own)]
+    assert command("--seeds", "1", *words)[0] == 0
+    before = contents(tmp_path / "study")
+    own.write_text(json.dumps({"half": redefined}))
+    for seeds in ("1", "2"):
+        with pytest.raises(ConfigError, match="'recipe half' is {.*'bf16_last_share': 0.5.* there"):
+            command("--seeds", seeds, *words)
+    assert contents(tmp_path / "study") == before
+    own.write_text(json.dumps({"half": HALF}))
+    assert command("--seeds", "2", *words)[0] == 0
+
+
+def test_a_recipe_of_ones_own_may_not_take_a_shipped_name(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(json.dumps({"sr": {"base": "full"}}))
+    with pytest.raises(ConfigError, match="own.json must give recipes names of their own, but 'sr' is"):
+        command("--recipes", "bf16,sr", "--recipes_file", str(tmp_path / "own.json"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
