@@ -1,4 +1,4 @@
-"""What ``monai-fp4 doctor`` says, on this machine and on made-up ones."""
+"""What ``monai-fp4 doctor`` says, on this machine and on simulated ones."""
 
 from __future__ import annotations
 

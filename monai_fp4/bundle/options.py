@@ -58,7 +58,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("val_interval", 1, "epochs between validations"),
     Option("num_workers", 0, "processes that load data; slices are cached in memory, so 0 is usually quickest", False),
     Option("amp", True, "BF16 autocast, on CPU and CUDA"),
-    Option("backend", "auto", "who computes FP4: auto, emulated, transformer_engine or transformer_engine_im2col"),
+    Option("backend", "auto", "implementation of FP4: auto, emulated, transformer_engine or transformer_engine_im2col"),
     Option("device", "auto", "auto, cpu, cuda or cuda:1", starts_a_new_run=False),
 )
 

@@ -1,4 +1,4 @@
-"""Figures of a GPU are those of what they are named after, here with a GPU that is made up."""
+"""Figures of a GPU are those of what they are named after, here with a simulated GPU."""
 
 from __future__ import annotations
 

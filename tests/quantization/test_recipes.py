@@ -228,7 +228,7 @@ def test_the_schedule_runs_the_last_share_in_bf16(steps: int, percent: int) -> N
 @settings(deadline=None, max_examples=50)
 @given(
     backward=st.sampled_from(Backward),
-    aids=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    techniques=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     attention=st.sampled_from(AttentionPrecision),
     overrides=st.lists(st.builds(Override, st.text(min_size=1, max_size=8), st.sampled_from(Precision)), max_size=3),
     share=st.floats(0, 1),
@@ -237,7 +237,7 @@ def test_the_schedule_runs_the_last_share_in_bf16(steps: int, percent: int) -> N
 )
 def test_configs_round_trip_through_json(
     backward: Backward,
-    aids: tuple[bool, bool, bool],
+    techniques: tuple[bool, bool, bool],
     attention: AttentionPrecision,
     overrides: list[Override],
     share: float,
@@ -248,13 +248,13 @@ def test_configs_round_trip_through_json(
     recipe = Recipe(
         name="any",
         backward=backward,
-        stochastic_rounding=aids[0] and fp4_gradients,
-        hadamard=aids[1] and fp4_gradients,
-        two_d_weights=aids[2],
+        stochastic_rounding=techniques[0] and fp4_gradients,
+        hadamard=techniques[1] and fp4_gradients,
+        two_d_weights=techniques[2],
         attention=attention,
         overrides=tuple(overrides),
         bf16_last_share=share,
         format=format,
-        four_over_six=FourOverSix.NONE if format is Format.MXFP4 or aids[1] else four_over_six,
+        four_over_six=FourOverSix.NONE if format is Format.MXFP4 or techniques[1] else four_over_six,
     )
     assert Recipe.from_config(json.loads(json.dumps(recipe.to_config()))) == recipe

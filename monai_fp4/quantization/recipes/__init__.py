@@ -1,7 +1,7 @@
 """What is quantized, and how: a recipe is data, and the eleven recipes of the study are one table.
 
 A linear layer or a convolution computes three products in a training step: its output (forward), the gradient of its
-input and the gradient of its weight (backward). A recipe says which of them run in FP4 and with which aids:
+input and the gradient of its weight (backward). A recipe says which of them run in FP4 and with which techniques:
 
 * **stochastic rounding** keeps rounded gradients unbiased;
 * the **random Hadamard transform** spreads outliers in the two operands of the weight gradient;

@@ -186,4 +186,4 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         )
     }
 )
-"""The eleven recipes of the study by name, from the baseline to all aids at once."""
+"""The eleven recipes of the study by name, from the baseline to all techniques at once."""

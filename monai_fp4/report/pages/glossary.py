@@ -23,7 +23,7 @@ WORDS = {
     "F2": "mean of recall and precision that weighs recall more; the threshold with the best F2 is the one in use",
     "BF16": "16-bit floating point, the baseline that every recipe is compared with",
     "FP4, NVFP4": "four-bit floating point: 16 values share one 8-bit scale, a tensor one 32-bit scale",
-    "recipe": "which products of a training step run in FP4, and with which aids",
+    "recipe": "which products of a training step run in FP4, and with which techniques",
     "model": "an architecture at a scale (its number of parameters)",
     "cell": "one training: a model, a recipe, a fold and a seed",
     "seed": "what fixes initial weights, order of the data and augmentation; the same under every recipe",
