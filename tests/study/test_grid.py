@@ -221,7 +221,7 @@ def test_a_recipe_redefined_in_a_growing_study_is_refused(command: Any, tmp_path
     before = contents(tmp_path / "study")
     own.write_text(json.dumps({"half": redefined}))
     for seeds in ("1", "2"):
-        with pytest.raises(ConfigError, match="'recipe half' is {.*'bf16_last_share': 0.5.* there"):
+        with pytest.raises(ConfigError, match=r"'recipe half' is \{.*'bf16_last_share': 0.5.* there"):
             command("--seeds", seeds, *words)
     assert contents(tmp_path / "study") == before
     own.write_text(json.dumps({"half": HALF}))
@@ -230,7 +230,7 @@ def test_a_recipe_redefined_in_a_growing_study_is_refused(command: Any, tmp_path
 
 def test_a_recipe_of_ones_own_may_not_take_a_shipped_name(command: Any, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(json.dumps({"sr": {"base": "full"}}))
-    with pytest.raises(ConfigError, match="own.json must give recipes names of their own, but 'sr' is"):
+    with pytest.raises(ConfigError, match=r"own\.json must give recipes names of their own, but 'sr' is"):
         command("--recipes", "bf16,sr", "--recipes_file", str(tmp_path / "own.json"))
 
 
