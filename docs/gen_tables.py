@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from monai_fp4.bundle.options import OPTIONS
+from monai_fp4.data.layouts import LAYOUTS
+from monai_fp4.data.readers import READERS
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
 from monai_fp4.quantization.recipes import RECIPES, Backward, Precision, Recipe
 
@@ -68,9 +70,22 @@ def options() -> str:
     return markdown(["Name", "Default", "What it is"], rows)
 
 
+def layouts() -> str:
+    """What ``manifest build --format`` takes."""
+    return markdown(["Format", "Layout"], ([f"`{name}`", layout.summary] for name, layout in LAYOUTS.items()))
+
+
+def readers() -> str:
+    """The file formats."""
+    rows = ([" ".join(f"`{suffix}`" for suffix in reader.suffixes), reader.summary] for reader in READERS.values())
+    return markdown(["Files", "What is read"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "layouts": layouts,
     "networks": networks,
     "options": options,
+    "readers": readers,
     "recipes": recipes,
     **result_tables.TABLES,
     **speed_tables.TABLES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_fp4.data import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data import ImagePair, Manifest, Patient, Split
 
 
 def patient(number: int, group: str = "A", volume: int | None = 1, split: Split = Split.TRAIN) -> Patient:
@@ -12,4 +12,4 @@ def patient(number: int, group: str = "A", volume: int | None = 1, split: Split 
 
 
 def manifest(patients: tuple[Patient, ...], folds: int) -> Manifest:
-    return Manifest("m", DataFormat.LGG, ("a", "b", "c"), patients, folds, 0)
+    return Manifest("m", "lgg", ("a", "b", "c"), patients, folds, 0)

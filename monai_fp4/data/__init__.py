@@ -17,7 +17,7 @@ from monai_fp4.data.folds import assign_folds, select_patients
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
 from monai_fp4.data.phantoms.nodules import write_nodules
 from monai_fp4.data.phantoms.phantom import write_phantom
-from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 
 if TYPE_CHECKING:
     from monai_fp4.data.datasets import PatientDataset, SliceDataset
@@ -41,7 +41,6 @@ __all__ = [
     "augmentation",
     "write_phantom",
     "write_nodules",
-    "DataFormat",
     "ImagePair",
     "Manifest",
     "Patient",

@@ -15,16 +15,13 @@ from tqdm import tqdm
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
 from monai_fp4.data.folds import assign_folds
-from monai_fp4.data.layouts import FoundPatient, data_root, parse_format, scan
+from monai_fp4.data.layouts import FoundPatient, data_root, find_patients, layout_of
 from monai_fp4.data.manifest import load_manifest
 from monai_fp4.data.readers import Volume, read_patient, sha256_of
-from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["build_manifest", "check_manifest", "read_groups"]
-
-LGG_CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-PICTURE_CHANNELS: Mapping[int, tuple[str, ...]] = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
 def build_manifest(
@@ -38,13 +35,13 @@ def build_manifest(
     groups: Mapping[str, str] | None = None,
     description: str = "",
 ) -> Manifest:
-    """Read all of a data folder and deal its patients into folds.
+    """Read all of a data folder and assign its patients to folds.
 
     Args:
         dataset_dir: the data folder; for ``lgg`` the ``kaggle_3m`` folder or its parent.
-        format: ``"lgg"``, ``"png"`` or ``"nifti"``; :mod:`monai_fp4.data.layouts` describes each.
+        format: the layout, a key of :data:`monai_fp4.data.layouts.LAYOUTS`.
         folds: how many folds; not used by the test split.
-        seed: what deals them.
+        seed: what assigns them.
         split: ``"train"``, or ``"test"`` to put every patient into the named test split, without folds.
         name: what reports call it; the folder's name if left out.
         groups: institutions by patient id, in place of those that the layout tells.
@@ -57,35 +54,34 @@ def build_manifest(
     Returns:
         The manifest; :func:`monai_fp4.data.save_manifest` writes it.
     """
-    data_format = parse_format(format)
+    layout = layout_of(format)
     if split not in tuple(Split):
         raise unknown_name("split", split, [each.value for each in Split])
     if split == Split.TRAIN and folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
     root = data_root(dataset_dir)
-    found = scan(root, data_format)
+    found = find_patients(root, format)
     if groups is not None:
         for unknown in sorted(groups.keys() - {patient.id for patient in found}):
             raise unknown_name("patient in the table of groups", unknown, [patient.id for patient in found], DataError)
     patients = []
     channels: tuple[str, ...] | None = None
     for entry in tqdm(found, desc="patients", disable=None):
-        patient, volume = _read(entry, root, data_format, Split(split), (groups or {}).get(entry.id, entry.group))
+        patient, volume = _read(entry, root, Split(split), (groups or {}).get(entry.id, entry.group))
         patients.append(patient)
-        names = _channel_names(entry, volume, data_format)
+        names = layout.channel_names(entry, volume.image.shape[0])
         if channels is not None and names != channels:
             raise DataError(
                 f"expected {len(channels)} channels as in patient {found[0].id!r}, found {len(names)} in "
-                f"{entry.id!r} in {root}; "
-                "bring all patients to the same channels"
+                f"{entry.id!r} in {root}; bring all patients to the same channels"
             )
         channels = names
-    dealt = assign_folds(patients, folds, seed) if split == Split.TRAIN else tuple(patients)
+    assigned = assign_folds(patients, folds, seed) if split == Split.TRAIN else tuple(patients)
     manifest = Manifest(
         name=name or Path(dataset_dir).resolve().name,
-        format=data_format,
+        format=format,
         channels=channels or (),
-        patients=dealt,
+        patients=assigned,
         folds=folds if split == Split.TRAIN else 0,
         seed=seed,
         description=description,
@@ -94,9 +90,9 @@ def build_manifest(
     return manifest
 
 
-def _read(entry: FoundPatient, root: Path, data_format: DataFormat, split: Split, group: str) -> tuple[Patient, Volume]:
+def _read(entry: FoundPatient, root: Path, split: Split, group: str) -> tuple[Patient, Volume]:
     paths = [{"image": str(root / image), "mask": str(root / mask)} for image, mask in entry.pairs]
-    volume = read_patient({"patient": entry.id, "format": data_format, "images": paths})
+    volume = read_patient({"patient": entry.id, "images": paths})
     digests = {path: sha256_of(root / path) for pair in entry.pairs for path in pair}
     images = tuple(ImagePair(image, mask, digests[image], digests[mask]) for image, mask in entry.pairs)
     patient = Patient(
@@ -109,17 +105,6 @@ def _read(entry: FoundPatient, root: Path, data_format: DataFormat, split: Split
         tumour_slices=int(volume.mask.any(axis=(0, 1, 2)).sum()),
     )
     return patient, volume
-
-
-def _channel_names(entry: FoundPatient, volume: Volume, data_format: DataFormat) -> tuple[str, ...]:
-    count = volume.image.shape[0]
-    if data_format is DataFormat.LGG and count == len(LGG_CHANNELS):
-        return LGG_CHANNELS
-    if entry.channels is None:
-        return PICTURE_CHANNELS[count]
-    if len(entry.channels) == count:
-        return entry.channels
-    return tuple(f"channel_{index}" for index in range(count))
 
 
 def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Manifest:
@@ -136,7 +121,7 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
     folder = Path(dataset_dir).expanduser()
     if manifest.generator is not None and not (folder.is_dir() and any(folder.iterdir())):
         raise DataError(  # a check that wrote the data would find nothing wrong with a misspelt folder
-            f"expected the made-up scans of manifest {manifest.name!r} in {folder}, found none; the first run of a "
+            f"expected the synthetic scans of manifest {manifest.name!r} in {folder}, found none; the first run of a "
             "bundle on that manifest and dataset_dir writes them"
         )
     root = prepare_data(manifest, dataset_dir)

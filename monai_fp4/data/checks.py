@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 from pathlib import PurePosixPath
 
-from monai_fp4.data.records import DataFormat, Manifest, Patient, Split
+from monai_fp4.data.layouts import layout_of
+from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
 __all__ = ["check_patients", "slice_number"]
@@ -31,7 +32,7 @@ def check_patients(manifest: Manifest, source: str) -> None:
     _check_files(manifest, source)
     for patient in manifest.patients:
         _check_fold(patient, manifest, source)
-        if manifest.format is DataFormat.LGG:
+        if layout_of(manifest.format).numbered:
             _check_slices(patient, source)
     for fold in range(manifest.folds):
         members = [patient for patient in manifest.patients if patient.fold == fold]
@@ -117,8 +118,7 @@ def _check_slices(patient: Patient, source: str) -> None:
         if before is None or after is None or after != before + 1:
             raise DataError(
                 f"expected the slices of patient {patient.id!r} to be numbered without a gap, found {after} after "
-                f"{before} "
-                f"in {source}; add the missing slice"
+                f"{before} in {source}; add the missing slice"
             )
 
 

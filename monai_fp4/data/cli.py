@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from monai_fp4.data.build import build_manifest, check_manifest, read_groups
 from monai_fp4.data.folds import select_patients
+from monai_fp4.data.layouts import LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
-from monai_fp4.data.records import DataFormat, Manifest, Split
+from monai_fp4.data.records import Manifest, Split
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -31,18 +32,16 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     manifest.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = manifest.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    build = actions.add_parser("build", help="read a data folder, deal its patients into folds, write a manifest")
-    build.add_argument(
-        "--format", default=DataFormat.LGG.value, help=f"layout: {', '.join(DataFormat)} (default: %(default)s)"
-    )
+    build = actions.add_parser("build", help="read a data folder, assign its patients to folds, write a manifest")
+    build.add_argument("--format", default="lgg", help=f"layout: {', '.join(LAYOUTS)} (default: %(default)s)")
     build.add_argument("--dataset_dir", required=True, help="the data folder; for lgg, kaggle_3m or its parent")
     build.add_argument("--output", required=True, help="the file to write")
     build.add_argument("--folds", type=int, default=5, help="how many folds (default: %(default)s)")
-    build.add_argument("--seed", type=int, default=0, help="what deals the folds (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="what assigns the folds (default: %(default)s)")
     build.add_argument(
         "--split",
         default=Split.TRAIN.value,
-        help="train: deal folds; test: everyone is in the named test split, never trained on (default: %(default)s)",
+        help="train: assign folds; test: everyone is in the named test split, never trained on (default: %(default)s)",
     )
     build.add_argument("--name", help="what reports call the data (default: the folder's name)")
     build.add_argument("--groups", metavar="CSV", help="table with the columns patient and group: the institutions")

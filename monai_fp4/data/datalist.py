@@ -20,7 +20,7 @@ __all__ = ["load_datalist", "patient_record", "prepare_data"]
 
 
 def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Path:
-    """Make sure that the data folder is there: made-up data is written on first use, all other data must exist.
+    """Make sure that the data folder is there: synthetic data is written on first use, all other data must exist.
 
     Safe to call from several processes at once, as ``torchrun`` does.
 
@@ -49,7 +49,7 @@ def patient_record(manifest: Manifest, patient: Patient, root: Path) -> dict[str
     return {
         "patient": patient.id,
         "group": patient.group,
-        "format": manifest.format.value,
+        "format": manifest.format,
         "channels": list(manifest.channels),
         "images": [
             {
@@ -70,7 +70,7 @@ def load_datalist(
 
     Args:
         manifest: a shipped name, a path or a manifest.
-        dataset_dir: the data folder; made-up data is written there on first use.
+        dataset_dir: the data folder; synthetic data is written there on first use.
         fold: a number or ``"all"``.
         part: ``"train"``, ``"val"`` or ``"test"``; see :func:`monai_fp4.data.select_patients`.
 

@@ -1,4 +1,4 @@
-"""Deal patients into folds, and pick the patients of one part of a fold.
+"""Assign patients to folds, and pick the patients of one part of a fold.
 
 Always whole patients: neighbouring slices look alike, and one on each side would be a leak. The folds are
 stratified. Within each institution the patients are sorted by tumour volume and cut into runs of as many patients as
@@ -31,15 +31,15 @@ class Part(StrEnum):
 
 
 def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Patient, ...]:
-    """Deal patients of the train split into folds, stratified by institution and tumour volume.
+    """Assign patients of the train split to folds, stratified by institution and tumour volume.
 
     The draw is a hash of seed and id, so it is the same for every Python and NumPy, and no matter in which order the
     patients come.
 
     Args:
-        patients: who to deal; those of the test split keep ``fold=None``.
+        patients: whom to assign; those of the test split keep ``fold=None``.
         folds: how many, at least 2.
-        seed: another seed deals other folds.
+        seed: another seed gives other folds.
 
     Returns:
         The patients, sorted by id, with their ``fold`` set.
@@ -50,10 +50,10 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
     """
     if folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
-    dealt = [patient for patient in patients if patient.split is Split.TRAIN]
-    if len(dealt) < folds:
+    assigned = [patient for patient in patients if patient.split is Split.TRAIN]
+    if len(assigned) < folds:
         raise DataError(
-            f"expected at least one patient a fold, found {len(dealt)} patients for {folds} folds; use fewer folds"
+            f"expected at least one patient a fold, found {len(assigned)} patients for {folds} folds; use fewer folds"
         )
 
     def draw(label: str) -> bytes:
@@ -61,8 +61,8 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
 
     sizes, volumes = [0] * folds, [0] * folds
     fold_of: dict[str, int] = {}
-    dealt.sort(key=lambda patient: (patient.group, patient.tumour_voxels or 0, patient.id))
-    for _, members in groupby(dealt, key=lambda patient: patient.group):
+    assigned.sort(key=lambda patient: (patient.group, patient.tumour_voxels or 0, patient.id))
+    for _, members in groupby(assigned, key=lambda patient: patient.group):
         institution = list(members)
         for start in range(0, len(institution), folds):
             run = institution[start : start + folds]

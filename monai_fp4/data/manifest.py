@@ -8,7 +8,7 @@ as "no patient twice".
 Shipped manifests are found by name (``"phantom"``, ``"nodules"``, ``"lgg"``), all others by path.
 
 >>> manifest = load_manifest("phantom")
->>> manifest.name, manifest.format.value, manifest.channels
+>>> manifest.name, manifest.format, manifest.channels
 ('phantom', 'lgg', ('pre-contrast', 'FLAIR', 'post-contrast'))
 >>> sorted({patient.split.value for patient in manifest.patients})
 ['test', 'train']
@@ -28,7 +28,8 @@ from jsonschema.exceptions import best_match
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
-from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data.layouts import LAYOUTS
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError, unknown_name
 
 __all__ = [
@@ -126,6 +127,11 @@ def from_json(document: Any, source: str) -> Manifest:
             f"expected {source} to follow {SCHEMA_FILE}, found at {field}: {error.message}; correct it or build it "
             f"again"
         )
+    if document["format"] not in LAYOUTS:
+        raise DataError(
+            f"expected the format in {source} to be one of {', '.join(LAYOUTS)}, found {document['format']!r}; "
+            "build the manifest again with this version of monai-fp4"
+        )
     patients = tuple(
         Patient(
             id=entry["id"],
@@ -140,7 +146,7 @@ def from_json(document: Any, source: str) -> Manifest:
     )
     return Manifest(
         name=document["name"],
-        format=DataFormat(document["format"]),
+        format=document["format"],
         channels=tuple(document["channels"]),
         patients=patients,
         folds=document["folds"],

@@ -5,7 +5,7 @@
     python -m monai_fp4.data.published lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
 
 For LGG, ``files.sha256`` lists the SHA-256 of all published files, in the format of ``sha256sum``. Patients whose
-files are in ``D`` are read and dealt into five folds. The others are known by their hashes alone and form the test
+files are in ``D`` are read and assigned to five folds. The others are known by their hashes alone and form the test
 split: their tumour volume is not known, but the number of slices with tumour is, since all empty masks are one and
 the same file.
 """
@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from monai_fp4.data.build import LGG_CHANNELS, build_manifest
+from monai_fp4.data.build import build_manifest
 from monai_fp4.data.checks import check_patients, slice_number
 from monai_fp4.data.folds import assign_folds
 from monai_fp4.data.layouts import data_root
+from monai_fp4.data.layouts.lgg import LGG_CHANNELS
 from monai_fp4.data.manifest import save_manifest
 from monai_fp4.data.phantoms.generators import GENERATORS
-from monai_fp4.data.records import DataFormat, ImagePair, Manifest, Patient, Split
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
 __all__ = ["generated_manifest", "lgg_manifest"]
@@ -40,7 +41,7 @@ LGG_DESCRIPTION = (
 
 
 def generated_manifest(name: str) -> Manifest:
-    """Write a made-up data set into a temporary folder and describe it: five folds, and its test split.
+    """Write a synthetic data set into a temporary folder and describe it: five folds, and its test split.
 
     Args:
         name: a key of :data:`monai_fp4.data.phantoms.generators.GENERATORS`.
@@ -87,7 +88,7 @@ def lgg_manifest(dataset_dir: Path, hashes: Path, folds: int = 5, seed: int = 0)
     others = tuple(_from_hashes(name, files, no_tumour) for name, files in published.items() if name not in known)
     return Manifest(
         name="lgg",
-        format=DataFormat.LGG,
+        format="lgg",
         channels=LGG_CHANNELS,
         patients=tuple(sorted((*here.patients, *others), key=lambda patient: patient.id)),
         folds=folds,

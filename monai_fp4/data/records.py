@@ -8,15 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["DataFormat", "ImagePair", "Manifest", "Patient", "Split"]
-
-
-class DataFormat(StrEnum):
-    """How the files of a data folder are laid out; :mod:`monai_fp4.data.layouts` describes each."""
-
-    LGG = "lgg"
-    PNG = "png"
-    NIFTI = "nifti"
+__all__ = ["ImagePair", "Manifest", "Patient", "Split"]
 
 
 class Split(StrEnum):
@@ -46,7 +38,8 @@ class Patient:
         fold: the fold that the patient is validated in; ``None`` in the test split.
         split: train or test.
         tumour_voxels: foreground voxels of the masks at the scan's own resolution; ``None``: unknown.
-        images: slices in order along the third axis; for NIfTI the channels in order, every one with the same mask.
+        images: those that share a mask are channels of one scan, in order; others are slices, in order along the third
+            axis.
         tumour_slices: slices with at least one foreground voxel; ``None``: unknown.
     """
 
@@ -65,18 +58,18 @@ class Manifest:
 
     Attributes:
         name: what reports call it.
-        format: the layout of the data folder.
+        format: the layout of the data folder, a key of :data:`monai_fp4.data.layouts.LAYOUTS`.
         channels: names of the image channels, in order.
         patients: all of them, sorted by id.
-        folds: how many folds the patients of the train split are dealt into; 0: none.
-        seed: the seed that dealt them.
+        folds: how many folds the patients of the train split are assigned to; 0: none.
+        seed: the seed that assigned them.
         generator: the key of :data:`monai_fp4.data.phantoms.generators.GENERATORS` that computes the files on first
             use; ``None`` where they are the user's own.
         description: free text: source, citation, licence.
     """
 
     name: str
-    format: DataFormat
+    format: str
     channels: tuple[str, ...]
     patients: tuple[Patient, ...]
     folds: int

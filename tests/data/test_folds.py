@@ -22,15 +22,15 @@ cohorts = st.lists(st.tuples(st.sampled_from("ABCD"), st.integers(0, 1000)), min
 @settings(deadline=None, max_examples=60)
 @given(cohorts, st.integers(2, 7), st.integers(0, 5), st.randoms())
 def test_folds_are_even_overall_and_within_each_institution_in_any_order(cohort, folds, seed, random):
-    dealt = assign_folds(cohort, folds, seed)
-    counts = Counter(each.fold for each in dealt)
+    assigned = assign_folds(cohort, folds, seed)
+    counts = Counter(each.fold for each in assigned)
     assert set(counts) == set(range(folds))
     assert max(counts.values()) - min(counts.values()) <= 1
-    for group in {each.group for each in dealt}:
-        within = Counter(each.fold for each in dealt if each.group == group)
+    for group in {each.group for each in assigned}:
+        within = Counter(each.fold for each in assigned if each.group == group)
         assert max(within.values()) - min(within.get(fold, 0) for fold in range(folds)) <= 1
     random.shuffle(cohort)
-    assert assign_folds(cohort, folds, seed) == dealt
+    assert assign_folds(cohort, folds, seed) == assigned
 
 
 def test_large_and_small_tumours_are_in_every_fold():
@@ -40,7 +40,7 @@ def test_large_and_small_tumours_are_in_every_fold():
         assert sorted(volumes) == [1, 10, 100, 1000]
 
 
-def test_another_seed_deals_other_folds_and_test_patients_are_never_dealt():
+def test_another_seed_gives_other_folds_and_test_patients_have_none():
     cohort = [patient(number, "AB"[number % 2], number) for number in range(30)]
     cohort[3] = replace(cohort[3], split=Split.TEST)
     one, other = assign_folds(cohort, 5, 0), assign_folds(cohort, 5, 1)

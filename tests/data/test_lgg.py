@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_fp4.data import SliceDataset, build_manifest, load_datalist, load_manifest
-from monai_fp4.data.layouts import data_root, scan
-from monai_fp4.data.records import DataFormat
+from monai_fp4.data.layouts import data_root, find_patients
 
 pytestmark = pytest.mark.skipif("MONAI_FP4_LGG" not in os.environ, reason="MONAI_FP4_LGG does not name the LGG folder")
 
@@ -20,7 +19,7 @@ def folder() -> Path:
 
 
 def test_folds_are_made_of_the_patients_that_are_here(folder):
-    here = {each.id for each in scan(folder, DataFormat.LGG)}
+    here = {each.id for each in find_patients(folder, "lgg")}
     train = {each.id for each in load_manifest("lgg").patients if each.fold is not None}
     assert train <= here
 

@@ -1,4 +1,4 @@
-"""Draw all of a made-up chest that is no lung: skin to ribs, and what lies between the lungs.
+"""Draw all of a synthetic chest that is no lung: skin to ribs, and what lies between the lungs.
 
 Units and tissues are those of :mod:`monai_fp4.data.phantoms.chest`. A shape is a function that is below 1 inside.
 """

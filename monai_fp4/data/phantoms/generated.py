@@ -1,4 +1,4 @@
-"""Write a made-up data set: whole or not at all, and never over somebody's files."""
+"""Write a synthetic data set: whole or not at all, and never over somebody's files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The made-up data sets, by name: the one table that writes them on first use and builds their manifests.
+"""The synthetic data sets, by name: the one table that writes them on first use and builds their manifests.
 
 >>> sorted(GENERATORS)
 ['nodules', 'phantom']
->>> GENERATORS["nodules"].format.value
+>>> GENERATORS["nodules"].format
 'nifti'
 """
 
@@ -14,25 +14,24 @@ from pathlib import Path
 from types import MappingProxyType
 
 from monai_fp4.data.phantoms import nodules, phantom
-from monai_fp4.data.records import DataFormat
 
 __all__ = ["GENERATORS", "Generator"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """One made-up data set.
+    """One synthetic data set.
 
     Attributes:
         write: fills a folder that does not exist or is empty, whole or not at all, and returns it.
         format: the layout that it writes.
-        test_patients: ids of the test split; the others are dealt into folds.
+        test_patients: ids of the test split; the others are assigned to folds.
         groups: institution by patient id, where the layout does not tell; ``None``: it does.
         description: what the manifest says of it.
     """
 
     write: Callable[[str | Path], Path]
-    format: DataFormat
+    format: str
     test_patients: tuple[str, ...]
     groups: Mapping[str, str] | None
     description: str
@@ -42,7 +41,7 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
     {
         "phantom": Generator(
             write=phantom.write_phantom,
-            format=DataFormat.LGG,
+            format="lgg",
             test_patients=phantom.TEST_PATIENTS,
             groups=None,
             description=(
@@ -51,7 +50,7 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
         ),
         "nodules": Generator(
             write=nodules.write_nodules,
-            format=DataFormat.NIFTI,
+            format="nifti",
             test_patients=nodules.TEST_PATIENTS,
             groups=nodules.nodules_groups(),
             description=(

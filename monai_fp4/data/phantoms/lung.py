@@ -1,4 +1,4 @@
-"""Draw what is in the lungs of a made-up chest: air, vessels, airways, harmless dots and patches, and nodules.
+"""Draw what is in the lungs of a synthetic chest: air, vessels, airways, harmless dots and patches, and nodules.
 
 Units and tissues are those of :mod:`monai_fp4.data.phantoms.chest`. Of all that is brighter than air only nodules are
 marked in the mask.

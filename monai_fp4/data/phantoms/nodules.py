@@ -1,4 +1,4 @@
-"""A made-up chest CT data set with lung nodules, so that a study can be run on a second task.
+"""A synthetic chest CT data set with lung nodules, so that a study can be run on a second task.
 
 Thirty chests of 12 to 16 slices, 128 x 128, in Hounsfield units, one NIfTI volume and one mask each: all that the
 phantom is not. One channel in place of three, a scale with a unit in place of grey values, a slice distance of twice

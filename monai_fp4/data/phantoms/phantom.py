@@ -1,4 +1,4 @@
-"""A made-up brain MRI data set, so that everything runs before any real data is at hand.
+"""A synthetic brain MRI data set, so that everything runs before any real data is at hand.
 
 Twenty-four heads of 10 to 14 slices, 128 x 128, three channels, written in the layout of the LGG set. They share
 what makes the real one hard: intensities that vary from patient to patient, a bias field, noise, a bright scalp,
