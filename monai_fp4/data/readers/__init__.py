@@ -100,7 +100,9 @@ def _read_scan(pairs: Sequence[Mapping[str, str]]) -> _Scan:
 
 
 def _volume(scan: _Scan) -> Volume:
-    return Volume(scan.image.astype(np.float32, copy=False), binary_mask(scan.mask, [scan.mask_path])[None])
+    # A volume that was turned is a view with negative strides, which torch does not take.
+    image = np.ascontiguousarray(scan.image, dtype=np.float32)
+    return Volume(image, np.ascontiguousarray(binary_mask(scan.mask, [scan.mask_path]))[None])
 
 
 def _stack(scans: Sequence[_Scan]) -> Volume:
