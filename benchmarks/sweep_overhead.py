@@ -122,7 +122,7 @@ def measure(cells: int, seconds: float, idle: float, folder: Path) -> dict[str, 
     begin = time.perf_counter()
     write_study(study, definition, "phantom")
     write_seconds = time.perf_counter() - begin
-    cores = executor.most().cpus
+    cores = executor.largest_machine().cpus
     with Path(os.devnull).open("w") as nowhere:
         sweep = WaitingCells(study, definition, definition.cells(), executor, SweepProgress(nowhere), cpus=cores)
         sweep.seconds = seconds

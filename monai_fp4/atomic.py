@@ -99,7 +99,7 @@ def _not_writable(path: Path, error: OSError) -> ConfigError:
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """What the system said, be it behind the words of a library (torch reports a full disk as a RuntimeError)."""
+    """Find the system's error behind that of a library: torch reports a full disk as a RuntimeError."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__

@@ -103,7 +103,7 @@ def load(source: Path, check: Check | None = None) -> ctypes.CDLL | None:
 
 
 def status() -> tuple[KernelStatus, ...]:
-    """What became of the libraries that this process asked for."""
+    """Report which of the libraries that this process asked for were built, and why the others were not."""
     return tuple(
         KernelStatus(source.stem, _libraries[source] is not None, reason) for source, reason in _reasons.items()
     )
@@ -138,7 +138,7 @@ def _build(source: Path) -> tuple[ctypes.CDLL, Path]:
 
 
 def _texts(source: Path) -> list[bytes]:
-    """What a library is made of: the source and every file of ours that it includes, each once."""
+    """Texts that a library is made of: the source and every file of ours that it includes, each once."""
     texts: dict[Path, bytes] = {}
     waiting = [source]
     while waiting:
@@ -218,7 +218,7 @@ def _compiler() -> tuple[tuple[str, ...], str]:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: the model and its instruction sets."""
+    """Identify what ``-march=native`` depends on: the model and its instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:

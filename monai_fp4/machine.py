@@ -1,4 +1,4 @@
-"""What this machine is, as ``monai-fp4 doctor`` and its JSON tell it."""
+"""Describe this machine, for ``monai-fp4 doctor`` and its JSON."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GPU:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute with.
+    """Processors, memory and GPUs of a machine.
 
     Attributes:
         system: operating system and architecture.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from monai_fp4.study.executor import Needs
+from monai_fp4.study.executor import Resources
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
 from monai_fp4.study.worker import Outcome, Task
 
 CELL = "unet_500k/bf16/fold0_seed0"
-TWO_CORES = Needs(2)
+TWO_CORES = Resources(2)
 
 
 def definition(**changes: Any) -> StudyDefinition:
@@ -54,22 +54,22 @@ class Scripted:
     description = "a script"
 
     def __init__(
-        self, script: Callable[[Task, int], Outcome | None], at_once: int = 2, most: Needs | None = None
+        self, script: Callable[[Task, int], Outcome | None], at_once: int = 2, most: Resources | None = None
     ) -> None:
-        self.script, self.at_once, self.largest = script, at_once, most or Needs(2)
+        self.script, self.at_once, self.largest = script, at_once, most or Resources(2)
         self.started: list[str] = []
-        self.needs: list[Needs] = []
+        self.needs: list[Resources] = []
         self.tasks: dict[int, Task] = {}
         self.cancelled: list[str] = []
         self.closed = False
 
-    def most(self) -> Needs:
+    def largest_machine(self) -> Resources:
         return self.largest
 
-    def slots(self, needs: Needs) -> int:
+    def slots(self, needs: Resources) -> int:
         return self.at_once
 
-    def submit(self, task: Task, needs: Needs) -> int:
+    def submit(self, task: Task, needs: Resources) -> int:
         self.needs.append(needs)
         handle = len(self.needs)
         self.tasks[handle] = task

@@ -132,7 +132,7 @@ class RunOptions:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the layers compute in: BF16 under autocast, else what the parameters are stored in."""
+        """The dtype that layers compute in: BF16 under autocast, else what the parameters are stored in."""
         import torch  # here, since a sweep reads options without it
 
         return torch.bfloat16 if self.amp else torch.float32

@@ -54,7 +54,7 @@ def differing_ids(first: Any, second: Any, prefix: str = "") -> Iterator[str]:
 
 
 def value_at(config: Any, id: str) -> Any:
-    """What stands under an id of a config, or None.
+    """Look an id of a config up; None where it is not there.
 
     >>> value_at({"loss": {"alpha": 0.3}}, "loss::alpha")
     0.3

@@ -198,7 +198,7 @@ def check_command_line(argv: Sequence[str]) -> None:
 
 
 def _top_level_ids(argv: Sequence[str]) -> dict[str, Any]:
-    """What the config files of a command line define at their top; a user's own ids count too."""
+    """Ids that the config files of a command line define at their top; a user's own ids count too."""
     words = [word for argument in argv for word in argument.split("=", 1)]
     given = words[words.index("--config_file") + 1] if "--config_file" in words[:-1] else ""
     files = literal_eval(given) if given[:1] in ("[", "(") else [given]

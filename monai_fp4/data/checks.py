@@ -1,4 +1,4 @@
-"""What a schema cannot say about a manifest: no patient twice, no file shared, and tumour in every fold.
+"""Check what a schema cannot say of a manifest: no patient twice, no file shared, and tumour in every fold.
 
 A patient in two folds, under one id or under two, would be trained on and validated on at once, and the result would
 look better than it is. The copy is found by its files: by their paths, and by their hashes.

@@ -1,4 +1,4 @@
-"""From a manifest and a data folder to the list that data sets are made from.
+"""Turn a manifest and a data folder into the list that data sets are made from.
 
 An entry of the list is one patient, as plain JSON: paths, hashes, format and id. So a list can be written into a
 config, logged, or cut short by hand.

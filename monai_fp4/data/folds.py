@@ -23,7 +23,7 @@ __all__ = ["Part", "assign_folds", "select_patients"]
 
 
 class Part(StrEnum):
-    """What a set of patients is used for."""
+    """Purpose of a set of patients."""
 
     TRAIN = "train"
     VAL = "val"

@@ -1,4 +1,4 @@
-"""From a patient's files to what the data sets keep: read, normalise, bring to the network's size, and pack.
+"""Prepare a patient's files for the data sets: read, normalise, bring to the network's size, and pack.
 
 Patients are read by several threads, since hashing, decoding and resizing leave Python's lock to the others. Where
 the number of slices stays, each slice goes all the way before the next one is touched: it then stays in the processor's

@@ -1,4 +1,4 @@
-"""How the shipped manifests were made; run it again to see that nothing drifted.
+"""Build the shipped manifests; run it again to see that nothing drifted.
 
     python -m monai_fp4.data.published phantom --output data_manifests/phantom.json
     python -m monai_fp4.data.published nodules --output data_manifests/nodules.json

@@ -1,4 +1,4 @@
-"""What a manifest holds: patients, their image and mask files, and the fold or split that each patient belongs to.
+"""Records of a manifest: patients, their image and mask files, and the fold or split that each patient belongs to.
 
 Plain frozen records; :mod:`monai_fp4.data.manifest` reads and writes them, :mod:`monai_fp4.data.checks` checks them.
 """

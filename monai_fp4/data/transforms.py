@@ -1,4 +1,4 @@
-"""What happens to a scan before a network sees it: normalisation per volume, resizing, and random augmentation.
+"""Transform a scan before a network sees it: normalisation per volume, resizing, and random augmentation.
 
 All are MONAI dictionary transforms over the keys ``image`` and ``label``, so that they can stand in a bundle by
 ``_target_`` and be exchanged there. The one transform of our own is the normalisation: scanners give arbitrary
@@ -34,7 +34,7 @@ _SMALL_BLOCK = 4
 
 
 class _Scale(NamedTuple):
-    """How one channel is normalised: bounds to clip to, then what to subtract and what to divide by."""
+    """Normalisation of one channel: bounds to clip to, then what to subtract and what to divide by."""
 
     low: float
     high: float
@@ -82,7 +82,7 @@ class NormalizeForegroundd(MapTransform):
         return result
 
     def scales(self, image: torch.Tensor) -> list[_Scale]:
-        """What normalises each channel of a volume, float32 ``[C, ...]``."""
+        """Compute the normalisation of each channel of a volume, float32 ``[C, ...]``."""
         return [self._scale(channel.numpy()) for channel in image]
 
     @staticmethod

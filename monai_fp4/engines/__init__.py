@@ -1,4 +1,4 @@
-"""What MONAI's SupervisedTrainer and SupervisedEvaluator do in one iteration, for BF16 and FP4.
+"""Iterations of MONAI's SupervisedTrainer and SupervisedEvaluator, for BF16 and FP4.
 
 Both engines are MONAI's own; a bundle gives them the steps of this package as ``iteration_update``. MONAI's step knows
 mixed precision on CUDA only, and there with a GradScaler, whose loss scale would shift every gradient before it is

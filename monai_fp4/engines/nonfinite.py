@@ -1,4 +1,4 @@
-"""Where a NaN or an infinity came from: the first layer, gradient or input in which it stands.
+"""Find where a NaN or an infinity came from: the first layer, gradient or input in which it stands.
 
 A training step looks at its loss and the norm of its gradient, two numbers that are computed anyway. Only when one of
 them is not finite is the network run once more, layer by layer, to say where that began.

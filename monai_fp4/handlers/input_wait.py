@@ -1,4 +1,4 @@
-"""How long the training waits for its data: the share of an epoch between asking for a batch and having it.
+"""Measure how long the training waits for its data: the share of an epoch between asking for a batch and having it.
 
 A share near zero says that the network is the bottleneck, whatever the loader does meanwhile. A large one says that
 the augmentation, the workers or the disk are, and that a faster network or device would gain nothing.

@@ -1,4 +1,4 @@
-"""How far the training is: a bar with the time left in a terminal, plain lines in a log.
+"""Progress of a training: a bar with the time left in a terminal, plain lines in a log.
 
 A bar redraws its line with carriage returns, which fills a log file with thousands of half lines. So where standard
 error is not a terminal, one line is written an epoch, and one every so many seconds within it.

@@ -1,4 +1,4 @@
-"""What a run writes as it goes (``metrics.json``, checkpoint, best weights and their curve), and how it resumes."""
+"""Write a run's files as it goes (``metrics.json``, checkpoint, best weights and their curve), and resume from them."""
 
 from __future__ import annotations
 

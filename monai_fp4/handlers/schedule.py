@@ -1,4 +1,4 @@
-"""What happens when in a run: seeds at the start of an epoch, precision before a step, validation after an epoch.
+"""Schedule of a run: seeds at the start of an epoch, precision before a step, validation after an epoch.
 
 An epoch is reproducible from the seed and its number alone: everything random is seeded anew when it begins. So a run
 that was cut off and resumed gives the numbers of the run that was not, with no generator's state to keep.

@@ -1,4 +1,4 @@
-"""What a cohort's scores say: exact areas, counts and intervals, from pixels that need not fit into memory.
+"""Metrics of a cohort's scores: exact areas, counts and intervals, from pixels that need not fit into memory.
 
 ===========  =====================================================================================
 module       concept

@@ -1,4 +1,4 @@
-"""How far the numbers could be otherwise with other patients: percentile intervals of a bootstrap over patients.
+"""Bound how far the numbers could differ with other patients: percentile intervals of a bootstrap over patients.
 
 Patients are drawn and not voxels, since voxels of one scan are anything but independent: an interval over voxels
 would be far too narrow. A resample is a vector of how often each patient was drawn, and pooled counts are that

@@ -27,7 +27,7 @@ PATIENT_CAPACITY = 2**15
 
 @dataclass(frozen=True, kw_only=True)
 class PatientScores:
-    """What is kept of one patient.
+    """Scores of one patient, as far as they are kept.
 
     Attributes:
         name: the patient's id.

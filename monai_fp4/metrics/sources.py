@@ -1,4 +1,4 @@
-"""What cells are made of: earlier cells, or sorted scores on the host or on a device, all searched alike.
+"""Sources of cells: earlier cells, or sorted scores on the host or on a device, all searched alike.
 
 `monai_fp4.metrics.cells` asks a source only where a few hundred thousand keys fall, so that the scores themselves need
 neither be copied nor come to the host.
@@ -34,7 +34,7 @@ class Source(Protocol):
     level: NDArray[np.uint8] | None
 
     def search(self, keys: Keys, side: Any = "left") -> Index:
-        """How many keys lie below each of the given ones; with `side` "right", at or below."""
+        """Count the keys that lie below each of the given ones; with `side` "right", at or below."""
 
     def low(self, at: Index) -> Keys:
         """The lowest key at each position."""

@@ -21,7 +21,7 @@ __all__ = ["NetworkConfig", "SwinConfig", "SwinUNETRConfig", "UNetConfig", "ViTC
 
 
 class NetworkConfig(ABC):
-    """What every architecture says about itself; subclasses are frozen dataclasses of plain numbers."""
+    """Base class of an architecture's sizes; subclasses are frozen dataclasses of plain numbers."""
 
     @abstractmethod
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, ...]) -> nn.Module:
@@ -34,7 +34,7 @@ class NetworkConfig(ABC):
 
     @property
     def size_rule(self) -> SizeRule:
-        """Which image sizes the network takes: those that give whole features, at least two along each axis."""
+        """Image sizes that the network takes: those that give whole features, at least two along each axis."""
         return SizeRule(self.stride, 2 * self.stride)
 
     @property

@@ -1,4 +1,4 @@
-"""Which image sizes a network can take, said before anything is built.
+"""Check image sizes against what a network can take, before anything is built.
 
 Every network here halves the resolution a fixed number of times and adds its feature maps up again on the way back, so
 each side of the image must be a multiple of the largest stride; below the smallest side a normalisation would see one

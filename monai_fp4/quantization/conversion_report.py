@@ -1,4 +1,4 @@
-"""What `convert` did to every layer, and why: a record to print, to log and to keep in the run folder."""
+"""Report of what `convert` did to every layer, and why: a record to print, to log and to keep in the run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Action", "ConversionReport", "LayerReport"]
 
 
 class Action(StrEnum):
-    """What became of a layer."""
+    """Outcome of a layer."""
 
     SWAPPED = "swapped"
     """Computes in FP4."""
@@ -54,7 +54,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of a whole model.
+    """Outcome of a whole model, layer by layer.
 
     Attributes:
         recipe: name of the recipe.

@@ -1,4 +1,4 @@
-"""Which layers stay in high precision, and why: the rules that `convert` asks, in the order in which they are asked.
+"""Rules of which layers stay in high precision, and why, in the order in which `convert` asks them.
 
 1. The recipe quantizes nothing.
 2. The name matches a pattern of ``skip``.

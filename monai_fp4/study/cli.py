@@ -242,13 +242,13 @@ def _print_plan(
 ) -> None:
     from monai_fp4.durations import format_seconds
     from monai_fp4.study.estimate import Estimate, time_left
-    from monai_fp4.study.executor import here, needs_of, room
-    from monai_fp4.study.sweep import kind, timings
+    from monai_fp4.study.executor import cell_resources, cells_at_once, this_machine
+    from monai_fp4.study.sweep import timing_key, timings
 
     estimate = Estimate(timings(folder, definition))
     left: list[float | None] = []
     for cell in cells:
-        seconds = None if folder.finished(cell) else estimate.seconds(*kind(cell))
+        seconds = None if folder.finished(cell) else estimate.seconds(*timing_key(cell))
         if folder.finished(cell):
             said = "done"
         else:
@@ -259,12 +259,12 @@ def _print_plan(
     print(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     if os.environ.get("RAY_ADDRESS"):
         executor = executor_type()
-        most, slots = executor.most(), executor.slots
+        most, slots = executor.largest_machine(), executor.slots
     else:
-        executor, most = None, here()
-        slots = lambda needs: room([most], needs)  # noqa: E731
+        executor, most = None, this_machine()
+        slots = lambda needs: cells_at_once([most], needs)  # noqa: E731
     try:
-        needs = [needs_of(scale, most, args.cpus_per_cell, args.gpus_per_cell) for scale in definition.scales]
+        needs = [cell_resources(scale, most, args.cpus_per_cell, args.gpus_per_cell) for scale in definition.scales]
         at_once = slots(max(needs, key=lambda item: (item.gpus, item.cpus)))
         whole = time_left(left, at_once)
     finally:

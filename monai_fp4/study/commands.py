@@ -1,4 +1,4 @@
-"""What a cell is: files in the study folder, and the command that a user would type there.
+"""Write the files of a study's cells, and compose the command of a cell as a user would type it.
 
 Paths in the command are relative to the study folder, so that a study can be moved and go on.
 """
@@ -38,7 +38,7 @@ _BESIDE = ("metadata.json", "logging.conf")
 def arguments_of(
     definition: StudyDefinition, cell: Cell, device: str | None = None, folder: StudyFolder | None = None
 ) -> list[str]:
-    """What follows ``python`` on the command line of a cell, run in the study folder.
+    """Compose what follows ``python`` on the command line of a cell, run in the study folder.
 
     Args:
         definition: the study.
@@ -75,7 +75,7 @@ def arguments_of(
 
 
 def epochs_of(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> int:
-    """How many epochs a cell takes."""
+    """Count the epochs of a cell."""
     given = {**definition.options, **dict(cell.further)}.get("epochs")
     return int(given or _bundle(folder, definition, cell)["epochs"])
 

@@ -1,4 +1,4 @@
-"""How long the rest of a study will take, from the cells that have been timed.
+"""Estimate how long the rest of a study will take, from the cells that have been timed.
 
 A cell of a network and recipe that was timed takes as long as those did. For the others the time is taken to be a
 product of what the network costs and what the recipe does to it, fitted to the timed cells as a sum of logarithms. A

@@ -1,4 +1,4 @@
-"""Where cells run: the one seam between a sweep and Ray.
+"""Executors, on which cells run: the one interface between a sweep and Ray.
 
 A sweep needs little of a cluster: how much fits at once, start this, what has ended. `RayExecutor` gives it that; tests
 put a few lines of their own in its place.
@@ -18,7 +18,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.study import worker
 from monai_fp4.study.worker import Outcome, Task
 
-__all__ = ["Executor", "Needs", "RayExecutor", "here", "needs_of", "room"]
+__all__ = ["Executor", "Resources", "RayExecutor", "this_machine", "cell_resources", "cells_at_once"]
 
 CONNECT_SECONDS = 10.0
 EMBEDDED_TRIES = 2
@@ -31,8 +31,8 @@ CPUS = MappingProxyType({"500k": 1, "4m": 2, "15m": 4})
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What one cell takes of a machine."""
+class Resources:
+    """Cores and GPUs: of a machine, or those that one cell takes of it."""
 
     cpus: float = 1
     gpus: float = 0.0
@@ -44,18 +44,18 @@ class Needs:
 
 
 class Executor(Protocol):
-    """What a sweep asks of whatever runs its cells."""
+    """Interface that a sweep asks of whatever runs its cells."""
 
     description: str
     """One line on where the cells run."""
 
-    def most(self) -> Needs:
+    def largest_machine(self) -> Resources:
         """The cores and GPUs of the largest machine, and so the most that a cell can ask for."""
 
-    def slots(self, needs: Needs) -> int:
-        """How many cells with these needs fit at once, at least one."""
+    def slots(self, needs: Resources) -> int:
+        """Count the cells with these needs that fit at once, at least one."""
 
-    def submit(self, task: Task, needs: Needs) -> Any:
+    def submit(self, task: Task, needs: Resources) -> Any:
         """Start a task as soon as there is room; returns a handle."""
 
     def wait(self, handles: Collection[Any], seconds: float) -> list[tuple[Any, Outcome]]:
@@ -68,8 +68,8 @@ class Executor(Protocol):
         """Let go of everything, and end whatever still runs."""
 
 
-def needs_of(scale: str, most: Needs, cpus: float | None = None, gpus: float | None = None) -> Needs:
-    """What a cell of this scale takes.
+def cell_resources(scale: str, most: Resources, cpus: float | None = None, gpus: float | None = None) -> Resources:
+    """Choose the resources of a cell by its scale.
 
     Args:
         scale: its scale.
@@ -87,16 +87,18 @@ def needs_of(scale: str, most: Needs, cpus: float | None = None, gpus: float | N
             raise ConfigError(
                 f"{name} must fit on a machine, but {asked:g} were asked for and the largest has {there:g}"
             )
-    return Needs(cpus, gpus)
+    return Resources(cpus, gpus)
 
 
-def room(machines: Iterable[Needs], needs: Needs) -> int:
-    """How many cells fit on these machines at once, at least one.
+def cells_at_once(machines: Iterable[Resources], needs: Resources) -> int:
+    """Count the cells that fit on these machines at once, at least one.
 
     A share of a GPU is a share of one: 0.4 fits twice on each of two, not five times on both.
 
-    >>> room([Needs(8, 2)], Needs(1, 0.4)), room([Needs(2), Needs(4)], Needs(2)), room([Needs(1)], Needs(2))
-    (4, 3, 1)
+    >>> cells_at_once([Resources(8, 2)], Resources(1, 0.4)), cells_at_once([Resources(2), Resources(4)], Resources(2))
+    (4, 3)
+    >>> cells_at_once([Resources(1)], Resources(2))
+    1
     """
     total = 0
     for machine in machines:
@@ -109,11 +111,11 @@ def room(machines: Iterable[Needs], needs: Needs) -> int:
     return max(1, total)
 
 
-def here() -> Needs:
-    """The cores and GPUs of this machine, as an embedded Ray will find them."""
+def this_machine() -> Resources:
+    """Count the cores and GPUs of this machine, as an embedded Ray will find them."""
     import torch
 
-    return Needs(
+    return Resources(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         torch.cuda.device_count(),
     )
@@ -140,7 +142,7 @@ class RayExecutor:
         ray.cloudpickle.register_pickle_by_value(worker)
         # A sweep retries by itself, because it knows from the checkpoints whether a try got any further.
         self._remote = ray.remote(max_retries=0)(worker.run_task)
-        found = self.most()
+        found = self.largest_machine()
         where = f"the Ray cluster at {address}" if address else "this machine"
         self.description = f"{where}, {found.cpus:g} cores" + (f", {found.gpus:g} GPUs" if found.gpus else "")
 
@@ -187,20 +189,20 @@ class RayExecutor:
                 " start it, correct the address, or unset RAY_ADDRESS to use this machine"
             ) from error
 
-    def most(self) -> Needs:
+    def largest_machine(self) -> Resources:
         """The largest node's resources."""
         machines = self._machines()
-        return Needs(max(machine.cpus for machine in machines), max(machine.gpus for machine in machines))
+        return Resources(max(machine.cpus for machine in machines), max(machine.gpus for machine in machines))
 
-    def _machines(self) -> list[Needs]:
+    def _machines(self) -> list[Resources]:
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return [Needs(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+        return [Resources(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
 
-    def slots(self, needs: Needs) -> int:
+    def slots(self, needs: Resources) -> int:
         """Counted machine by machine, as a cell cannot be spread."""
-        return room(self._machines(), needs)
+        return cells_at_once(self._machines(), needs)
 
-    def submit(self, task: Task, needs: Needs) -> Any:
+    def submit(self, task: Task, needs: Resources) -> Any:
         """Start a task as soon as there is room."""
         return self._remote.options(num_cpus=needs.cpus, num_gpus=needs.gpus, name=task["cell"]).remote(task)
 

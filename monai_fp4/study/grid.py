@@ -1,4 +1,4 @@
-"""From a command line to the definition of a study, with everything that can be wrong found before a cell starts.
+"""Parse and check a grid, from a command line to a study's definition: whatever is wrong is found before a cell starts.
 
 An axis is a list (``unet,swin``), and for whole numbers also a range (``0-4``); ``--seeds 10`` is how many:
 

@@ -1,4 +1,4 @@
-"""A batch system's SIGTERM ends a sweep as Ctrl-C does."""
+"""End a sweep by SIGTERM, which batch systems send, as by Ctrl-C."""
 
 from __future__ import annotations
 

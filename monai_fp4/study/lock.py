@@ -1,4 +1,4 @@
-"""One sweep a study folder: two would start the same cells.
+"""Lock a study folder for one sweep: two would start the same cells.
 
 The lock is the operating system's and goes with the process that holds it, whatever ends that one. A sweep that is
 refused before it has written anything leaves nothing behind, neither the lock file nor the folder that it made.

@@ -1,4 +1,4 @@
-"""How far a sweep is: bars in a terminal, plain lines in a log."""
+"""Show the progress of a sweep: bars in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class State:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
         total: cells that it is to run, those that were complete before included.

@@ -17,13 +17,13 @@ from typing import Any
 from monai_fp4.errors import MonaiFP4Error
 from monai_fp4.study.commands import arguments_of, epochs_of
 from monai_fp4.study.estimate import Estimate, time_left
-from monai_fp4.study.executor import Executor, needs_of
+from monai_fp4.study.executor import Executor, cell_resources
 from monai_fp4.study.interrupt import interruptible
 from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolder
 from monai_fp4.study.progress import State, SweepProgress
 from monai_fp4.study.worker import Outcome, Task
 
-__all__ = ["Sweep", "SweepResult", "kind", "timings"]
+__all__ = ["Sweep", "SweepResult", "timing_key", "timings"]
 
 POLL_SECONDS = 5.0
 """How often to look how far the running cells are; one that ends, and Ctrl-C, are heard of sooner."""
@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0
 
 @dataclass
 class SweepResult:
-    """What a sweep has come to.
+    """Result of a sweep.
 
     Attributes:
         done: cells that are complete, those from before included.
@@ -89,10 +89,10 @@ class Sweep:
     ) -> None:
         self.folder, self.definition, self.executor, self.progress = folder, definition, executor, progress
         self.retries, self.version = retries, version
-        most = executor.most()
+        most = executor.largest_machine()
         if gpus is None and definition.options.get("device") == "cpu":
             gpus = 0.0
-        self._needs = {scale: needs_of(scale, most, cpus, gpus) for scale in definition.scales}
+        self._needs = {scale: cell_resources(scale, most, cpus, gpus) for scale in definition.scales}
         self._cells = list(cells)
         self._stop_file = folder.path / f".stop-{time.time_ns()}"
         self._running: dict[Any, Cell] = {}
@@ -123,7 +123,7 @@ class Sweep:
                 # A cell may have ended just when the sweep was stopped.
                 ended = self.folder.finished(cell)
                 (self.result.done if ended else self.result.waiting).append(cell)
-                self._correct(cell, CellStatus.DONE if ended else CellStatus.WAITING)
+                self._repair_record(cell, CellStatus.DONE if ended else CellStatus.WAITING)
         return self.result
 
     def _begin(self) -> None:
@@ -133,12 +133,12 @@ class Sweep:
         for cell in self._cells:
             if self.folder.finished(cell):
                 self.result.done.append(cell)
-                self._correct(cell, CellStatus.DONE)
+                self._repair_record(cell, CellStatus.DONE)
             else:
                 self._todo.append(cell)
-                self._correct(cell, CellStatus.WAITING)
+                self._repair_record(cell, CellStatus.WAITING)
 
-    def _correct(self, cell: Cell, status: CellStatus, error: str = "") -> None:
+    def _repair_record(self, cell: Cell, status: CellStatus, error: str = "") -> None:
         """Put right what a worker that was killed could not write any more."""
         record = self.folder.record(cell)
         stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
@@ -172,7 +172,7 @@ class Sweep:
         status, error = outcome["status"], outcome.get("error", "")
         if status == "done":
             self.result.done.append(cell)
-            self._times.setdefault(kind(cell), []).append(self.folder.record(cell).seconds)
+            self._times.setdefault(timing_key(cell), []).append(self.folder.record(cell).seconds)
         elif status == "waiting":
             self._todo.append(cell)
         else:
@@ -185,7 +185,7 @@ class Sweep:
                 self.result.failed[cell] = error
             else:
                 self._todo.append(cell)
-            self._correct(cell, CellStatus.FAILED, error)
+            self._repair_record(cell, CellStatus.FAILED, error)
         metrics = self.folder.metrics(cell) if status == "done" else None
         self.progress.ended(cell, dict(outcome), metrics.get("auprc") if metrics else None, self._state())
 
@@ -207,9 +207,9 @@ class Sweep:
             if record.status is CellStatus.RUNNING:
                 running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
         estimate = Estimate(times)
-        left = [estimate.seconds(*kind(cell)) for cell in self._todo]
+        left = [estimate.seconds(*timing_key(cell)) for cell in self._todo]
         for cell in self._running.values():
-            whole = estimate.seconds(*kind(cell))
+            whole = estimate.seconds(*timing_key(cell))
             left.append(None if whole is None else whole * (1 - running.get(cell, 0.0)))
         slots = self.executor.slots(max(self._needs.values(), key=lambda needs: (needs.gpus, needs.cpus)))
         return State(
@@ -251,11 +251,11 @@ def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str,
         if (folder.run_dir(cell) / "cell.json").exists() and folder.finished(cell):
             seconds = folder.record(cell).seconds
             if seconds > 0:
-                times.setdefault(kind(cell), []).append(seconds)
+                times.setdefault(timing_key(cell), []).append(seconds)
     return times
 
 
-def kind(cell: Cell) -> tuple[str, str]:
-    """What the time of a cell depends on: its network, and its recipe with any further axes."""
+def timing_key(cell: Cell) -> tuple[str, str]:
+    """Key of what the time of a cell depends on: its network, and its recipe with any further axes."""
     network, _, rest = cell.group.partition("/")
     return network, rest

@@ -97,7 +97,7 @@ def _check(name: str, config: Any) -> None:
 
 
 def recipe_of(config: Any, arch: str, scale: str) -> Any:
-    """What the bundle of one network is told as its ``recipe``.
+    """Compute the option ``recipe`` of one network's bundle.
 
     Args:
         config: a value of `grid_recipes`.

@@ -1,4 +1,4 @@
-"""What a worker does for one cell: start the bundle's own command, watch it, and write down what became of it.
+"""Run one cell in a worker: start the bundle's own command, watch it, and record its outcome.
 
 This module is sent to the workers as it stands, so it takes nothing but the standard library: a worker that lacks the
 package can then say so, and none spends seconds on importing torch, which the bundle's own process does anyway.
@@ -67,7 +67,7 @@ class Task(TypedDict):
 
 
 class Outcome(TypedDict, total=False):
-    """What became of an attempt.
+    """Outcome of an attempt.
 
     Attributes:
         status: ``done``, ``failed``, ``lost`` (ended by a signal, or with its worker) or ``waiting`` (not started, or
@@ -105,7 +105,7 @@ def run_task(task: Task) -> Outcome:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
-            if not _take(lock.fileno()):
+            if not _lock_cell(lock.fileno()):
                 return _failed(
                     f"{folder} must be free, but another process still trains in it ({_owner(folder)}); end that one"
                 )
@@ -153,14 +153,14 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
         try:
             _write(folder, {**record, "pid": process.pid})
             ended = threading.Event()
-            threading.Thread(target=_tell, args=(process, ended), daemon=True).start()
+            threading.Thread(target=_announce_end, args=(process, ended), daemon=True).start()
             while process.poll() is None:
                 ended.wait(POLL_SECONDS)  # Ray interrupts between two instructions of Python, not within a system call
-            outcome = _judge(process.returncode, folder, begin)
+            outcome = _outcome_of(process.returncode, folder, begin)
         except (KeyboardInterrupt, SystemExit):
             pass  # the sweep stops: the cell is cut off, and waits for the next one
         finally:
-            _end(process)
+            _terminate(process)
             seconds = time.perf_counter() - started
             outcome["seconds"] = round(seconds, 3)
             status = "failed" if outcome["status"] == "lost" else outcome["status"]
@@ -169,14 +169,14 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
     return outcome
 
 
-def _tell(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+def _announce_end(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
     """Wait within the system, which costs nothing, and say at once that the process has ended."""
     process.wait()
     ended.set()
 
 
-def _judge(code: int, folder: Path, begin: int) -> Outcome:
-    """What an exit status and the log say."""
+def _outcome_of(code: int, folder: Path, begin: int) -> Outcome:
+    """Judge an attempt by its exit status and its log."""
     if code == 0:
         with contextlib.suppress(OSError, ValueError):
             if json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("finished") is True:
@@ -203,7 +203,7 @@ def _environment(threads: int) -> dict[str, str]:
     return {name: value for name, value in changed.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -213,7 +213,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _take(descriptor: int) -> bool:
+def _lock_cell(descriptor: int) -> bool:
     until = time.monotonic() + ORPHAN_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which slices to show, and how: the scan, the radiologist's contour and the model's.
+"""Choose the slices to show, and draw them: the scan, the radiologist's contour and the model's.
 
 What a clinician looks for first are the largest tumours (is the outline right?), the worst misses (what was not
 seen?) and the worst false alarms. They are kept while patients stream by, so that no scan is read twice; the choice

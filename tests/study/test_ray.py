@@ -23,7 +23,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.optimizers import MuonAdamW
 from monai_fp4.study import worker
 from monai_fp4.study.commands import arguments_of, write_study
-from monai_fp4.study.executor import CONNECT_SECONDS, Needs, RayExecutor
+from monai_fp4.study.executor import CONNECT_SECONDS, RayExecutor, Resources
 from monai_fp4.study.layout import Cell, CellStatus, StudyFolder
 from monai_fp4.study.worker import Outcome, Task
 
@@ -85,10 +85,14 @@ def outcomes(executor: RayExecutor, handles: list[Any], seconds: float = 120.0) 
 
 def test_an_existing_cluster_is_used_as_it_is(executor: RayExecutor, cluster: str, tmp_path: Path) -> None:
     assert executor.description == f"the Ray cluster at {cluster}, 2 cores, 1 GPUs"
-    assert executor.most() == Needs(2, 1)
-    assert executor.slots(Needs(1)) == 2 and executor.slots(Needs(2)) == 1 and executor.slots(Needs(1, 0.25)) == 2
+    assert executor.largest_machine() == Resources(2, 1)
+    assert (
+        executor.slots(Resources(1)) == 2
+        and executor.slots(Resources(2)) == 1
+        and executor.slots(Resources(1, 0.25)) == 2
+    )
     folder, _ = study(tmp_path)
-    outcome = outcomes(executor, [executor.submit(task(folder, SAY), Needs(1, 0.25))])[0]
+    outcome = outcomes(executor, [executor.submit(task(folder, SAY), Resources(1, 0.25))])[0]
     said = json.loads((folder.cells_path / CELL / "run.log").read_text())
     assert said == {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
     assert outcome["status"] == "failed" and "metrics.json" in outcome["error"]  # SAY is no run
@@ -101,8 +105,8 @@ def test_several_cells_share_a_gpu(executor: RayExecutor, tmp_path: Path) -> Non
     # Each waits for the other to have begun: neither ends unless both run at once.
     code = "import pathlib, time\npathlib.Path('{}').touch()\nwhile not pathlib.Path('{}').exists(): time.sleep(0.01)\n"
     handles = [
-        executor.submit(task(folder, code.format("a", "b"), first), Needs(0.5, 0.5)),
-        executor.submit(task(folder, code.format("b", "a"), second), Needs(0.5, 0.5)),
+        executor.submit(task(folder, code.format("a", "b"), first), Resources(0.5, 0.5)),
+        executor.submit(task(folder, code.format("b", "a"), second), Resources(0.5, 0.5)),
     ]
     assert [outcome["status"] for outcome in outcomes(executor, handles)] == ["failed", "failed"]
 
@@ -111,7 +115,7 @@ def test_a_killed_worker_is_a_lost_cell(executor: RayExecutor, tmp_path: Path) -
     folder, defined = study(tmp_path)
     cell = next(cell for cell in defined.cells() if cell.id == CELL)
     code = "import os, pathlib, time; pathlib.Path('parent').write_text(str(os.getppid())); time.sleep(300)"
-    handle = executor.submit(task(folder, code), Needs(1))
+    handle = executor.submit(task(folder, code), Resources(1))
     assert eventually(lambda: (folder.path / "parent").exists() and (folder.path / "parent").read_text() != "")
     os.kill(int((folder.path / "parent").read_text()), signal.SIGKILL)
     outcome = outcomes(executor, [handle])[0]
@@ -122,7 +126,7 @@ def test_a_killed_worker_is_a_lost_cell(executor: RayExecutor, tmp_path: Path) -
 def test_a_cancelled_cell_waits_for_the_next_sweep(executor: RayExecutor, tmp_path: Path) -> None:
     folder, defined = study(tmp_path)
     cell = next(cell for cell in defined.cells() if cell.id == CELL)
-    handle = executor.submit(task(folder, "import time; time.sleep(300)"), Needs(1))
+    handle = executor.submit(task(folder, "import time; time.sleep(300)"), Resources(1))
     assert eventually(lambda: folder.record(cell).status is CellStatus.RUNNING)
     executor.cancel(handle)
     assert outcomes(executor, [handle])[0]["status"] == "waiting"

@@ -15,7 +15,7 @@ from study_cells import Scripted, definition, done, finish, study, write_metrics
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.commands import arguments_of, write_study
-from monai_fp4.study.executor import Needs
+from monai_fp4.study.executor import Resources
 from monai_fp4.study.layout import CellRecord, CellStatus, StudyFolder
 from monai_fp4.study.progress import SweepProgress
 from monai_fp4.study.sweep import Sweep, timings
@@ -171,7 +171,7 @@ def test_a_signal_stops_the_cells_and_loses_nothing(tmp_path: Path, number: sign
 
 
 def test_a_cell_takes_a_share_of_a_gpu_where_there_is_one(tmp_path: Path) -> None:
-    executor = Scripted(done, most=Needs(8, 1))
+    executor = Scripted(done, most=Resources(8, 1))
     sweep(tmp_path, executor, scales=("500k", "15m"), seeds=(0,)).run()
     assert {needs.gpus for needs in executor.needs} == {0.25, 1.0}
     assert not any("--device" in task["arguments"] for task in executor.tasks.values())

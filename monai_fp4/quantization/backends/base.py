@@ -1,4 +1,4 @@
-"""What a backend has to offer: say whether it works here, say which layers it takes, and build them."""
+"""Interface of a backend: say whether it works here, say which layers it takes, and build them."""
 
 from __future__ import annotations
 

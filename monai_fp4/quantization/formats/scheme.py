@@ -1,4 +1,4 @@
-"""Which four-bit format a tensor is quantized to: what a block is, and how its scale is chosen.
+"""Schemes, the four-bit formats that a tensor can be quantized to: what a block is, and how its scale is chosen.
 
 All three store E2M1 codes and differ in the scales above them:
 

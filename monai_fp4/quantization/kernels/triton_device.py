@@ -1,4 +1,4 @@
-"""What the CUDA kernels are made of: the arithmetic of `quantization.formats` as Triton device functions.
+"""Building blocks of the CUDA kernels: the arithmetic of `quantization.formats` as Triton device functions.
 
 Bits are what counts here, and three habits of GPU compilers would cost some. A product and a sum are fused into one
 rounding: the kernels are compiled with ``enable_fp_fusion=False`` and call ``tl.fma`` where the product is exact, so

@@ -1,4 +1,4 @@
-"""How a tensor is cut into tiles for the kernels of `triton_kernels`, and their launches.
+"""Cut a tensor into tiles for the kernels of `triton_kernels`, and launch them.
 
 The kernels read matrices ``[N, R, C]`` with neighbouring C. Most tensors that layers quantize are such matrices without
 a copy: tokens ``[T, C]`` and their transpose, images in channels-first memory (``[N, C, H * W]``, blocks along the
@@ -29,7 +29,7 @@ _COMPILE: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 class Options(NamedTuple):
-    """What the operands of one launch have in common."""
+    """Options that the operands of one launch have in common."""
 
     rht: bool
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""What all NVFP4 layers share: how a float layer becomes one, when it is active and which dtype it works in."""
+"""Base of all NVFP4 layers: how a float layer becomes one, when it is active and which dtype it works in."""
 
 from __future__ import annotations
 

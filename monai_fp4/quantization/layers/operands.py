@@ -1,4 +1,4 @@
-"""Which operand of which GEMM is quantized how: the recipe's switches, spelled out once.
+"""Quantize the operands of each GEMM: the recipe's switches, spelled out once.
 
 ======  =============================  =================================
 GEMM    first operand                  second operand

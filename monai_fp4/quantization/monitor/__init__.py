@@ -1,4 +1,4 @@
-"""What four bits lose while a network trains: the health of quantized operands, the entropy of attention."""
+"""Monitor what four bits lose while a network trains: the health of quantized operands, the entropy of attention."""
 
 from monai_fp4.quantization.monitor.entropy import AttentionEntropy, attention_entropy
 from monai_fp4.quantization.monitor.health import OperandHealth, quantization_health

@@ -1,4 +1,4 @@
-"""How widely attention looks: the mean entropy of the attention weights of every attention block.
+"""Measure how widely attention looks: the mean entropy of the attention weights of every attention block.
 
 A query's weights over N tokens sum to one. Their entropy ``-sum(p log p)`` is 0 where one token gets all the weight,
 and ``log N`` where all tokens get the same; divided by ``log N`` it can be compared between blocks with windows of

@@ -1,4 +1,4 @@
-"""How well each NVFP4 layer represents its operands: where to look when a recipe trains badly.
+"""Measure how well each NVFP4 layer represents its operands: where to look when a recipe trains badly.
 
 Three numbers for the input, the weight and the output's gradient of each layer:
 

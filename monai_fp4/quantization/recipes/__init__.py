@@ -1,4 +1,4 @@
-"""What is quantized, and how: a recipe is data, and the eleven recipes of the study are one table.
+"""Recipes, which say what is quantized, and how: a recipe is data, and the eleven recipes of the study are one table.
 
 A linear layer or a convolution computes three products in a training step: its output (forward), the gradient of its
 input and the gradient of its weight (backward). A recipe says which of them run in FP4 and with which techniques:

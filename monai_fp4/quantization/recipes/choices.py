@@ -61,7 +61,7 @@ class Format(StrEnum):
 
 
 class Operand(StrEnum):
-    """What is quantized in a layer."""
+    """Operand of a layer's products that can be quantized."""
 
     INPUT = "input"
     WEIGHT = "weight"

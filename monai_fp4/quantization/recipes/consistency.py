@@ -1,4 +1,4 @@
-"""Which fields of a recipe have the wrong type, and which contradict each other.
+"""Check the types of a recipe's fields, and that none contradicts another.
 
 A recipe is checked when it is made, so that no code further in meets one that means nothing: stochastic rounding of
 gradients that are not rounded, or a format for products that are not quantized. A contradiction names both fields and

@@ -1,1 +1,1 @@
-"""What a study says of each claim of the paper: `rules` decide, `evidence` is what they see, `judge` asks them all."""
+"""Judge each claim of the paper by a study: `rules` decide, `evidence` is what they see, `judge` asks them all."""

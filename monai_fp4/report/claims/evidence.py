@@ -1,4 +1,4 @@
-"""What the rules on the paper's claims look at: a study's models and recipes by their roles, and its paired tests.
+"""Evidence for the rules on the paper's claims: a study's models and recipes by their roles, and its paired tests.
 
 A recipe's role is read from its fields and not from its name, so that a study may call `full` with attention in FP4 as
 it likes. Claims about recipes are judged on recipes in the standard form (attention products in high precision, no
@@ -30,7 +30,7 @@ LEVEL = 0.05
 
 
 class Verdict(StrEnum):
-    """What a study says of a claim."""
+    """Verdict of a study on a claim."""
 
     HELD = "held"
     NOT_HELD = "not held"
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
 
 class State(StrEnum):
-    """What is known of the loss of one recipe of one model."""
+    """State of knowledge on the loss of one recipe of one model."""
 
     HOLDS = "holds"
     LOSES = "loses"
@@ -51,7 +51,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule found.
+    """Finding of a rule, and the numbers behind it.
 
     Attributes:
         verdict: of the claim.

@@ -1,4 +1,4 @@
-"""What the paper lacks, on quality: differences with their intervals and margins, and the variance explained."""
+"""Draw what the paper lacks on quality: differences with their intervals and margins, and the variance explained."""
 
 from __future__ import annotations
 

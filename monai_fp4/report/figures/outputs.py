@@ -96,7 +96,7 @@ def probabilities(tables: StudyTables) -> Picture | None:
 
 
 def distinct_levels(tables: StudyTables) -> Picture | None:
-    """How many distinct probabilities a network gives out; logarithmic where they differ tenfold."""
+    """Count the distinct probabilities that a network gives out; logarithmic where they differ tenfold."""
     done = tables.in_main_fold(tables.done).dropna(subset=["distinct_scores"])
     if done.empty:
         return None

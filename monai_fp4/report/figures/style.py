@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Look:
-    """How a recipe is drawn."""
+    """Colour, marker and line of a recipe."""
 
     colour: str
     marker: str
@@ -115,7 +115,7 @@ _STYLE = {
 
 
 def look(recipe: str, recipes: Sequence[str] = ()) -> Look:
-    """How a recipe is drawn; one that is not in the table gets a grey by its place among the study's own recipes."""
+    """Look a recipe's style up; one that is not in the table gets a grey by its place among the study's own recipes."""
     if recipe in _LOOKS:
         return _LOOKS[recipe]
     own = [name for name in recipes if name not in _LOOKS]

@@ -1,4 +1,4 @@
-"""What a page of the report is made of: texts, notes, tables, pictures and cards, in order.
+"""Blocks that a page of the report is made of: texts, notes, tables, pictures and cards, in order.
 
 Numbers are formatted here, once: a p value has three digits, a difference its sign, and what is not known is a dash
 that a screen reader reads as "not known". Every cell keeps its raw value for sorting.

@@ -36,7 +36,7 @@ WORDS = {
 
 
 def describe_recipe(recipe: Recipe) -> str:
-    """What a recipe does, in one sentence.
+    """Describe a recipe in one sentence.
 
     >>> describe_recipe(Recipe.from_config("bf16"))
     'Nothing is quantized: the baseline.'

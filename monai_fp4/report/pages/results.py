@@ -149,7 +149,7 @@ def statistics_page(found: Analysis) -> Page:
 
 
 def outputs_page(found: Analysis) -> Page:
-    """What the networks predict."""
+    """Page on the networks' predictions."""
     tables = found.tables
     missing = "Not recorded: no finished cell has a TensorBoard file with a precision-recall curve of its best epoch."
     ece = found.frames["calibration"]
@@ -195,7 +195,7 @@ def outputs_page(found: Analysis) -> Page:
 
 
 def health_page(found: Analysis) -> Page:
-    """What four bits do to each layer."""
+    """Page on what four bits do to each layer."""
     tables = found.tables
     missing = "Not recorded: no cell has a TensorBoard file with the health of quantized layers."
     over_time = [health_figures.health_over_time(tables, measure) for measure in ("snr_db", "underflow", "clipped")]

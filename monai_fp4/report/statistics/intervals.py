@@ -47,7 +47,7 @@ class MeanInterval:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """What paired differences say.
+    """Result of a paired test.
 
     Attributes:
         n: differences.

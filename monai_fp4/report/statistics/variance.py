@@ -1,4 +1,4 @@
-"""How much of the variance of a metric architecture, scale, recipe, their interactions and the seed explain.
+"""Analyse the variance of a metric: the shares of architecture, scale, recipe, their interactions and the seed.
 
 Shares of variance (eta squared) are unambiguous where the design is balanced: every combination of the levels has the
 same seeds. A study rarely is, at first; so the largest balanced part is found and analysed, and what had to be left

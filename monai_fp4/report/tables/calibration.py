@@ -1,4 +1,4 @@
-"""How far a predicted probability is from the share of tumour among the voxels that got it.
+"""Calibration: how far a predicted probability is from the share of tumour among the voxels that got it.
 
 A run keeps counts of voxels at or above equally spaced thresholds; their differences are a fine histogram, and a
 reliability curve is that histogram in coarser bins. Nearly all voxels are background with a probability near zero, so

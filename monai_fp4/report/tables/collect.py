@@ -113,7 +113,7 @@ def collect(path: str | Path) -> StudyTables:
 
 
 def metric_name(metric: str, inside: bool = False) -> str:
-    """How a metric is written, such as AUPRC; `inside` of a sentence, recall begins with a small letter."""
+    """Write a metric's name, such as AUPRC; `inside` of a sentence, recall begins with a small letter."""
     name = {"auprc": "AUPRC", "dice": "Dice"}.get(metric, metric)
     return name if inside else name[0].upper() + name[1:]
 

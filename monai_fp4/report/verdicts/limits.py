@@ -1,4 +1,4 @@
-"""What the evidence of a study does not cover, whatever its numbers are: said before any advice."""
+"""Limits of a study's evidence, whatever its numbers are: stated before any advice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROTOCOL = (("epochs", "epochs"), ("image_size", "image size"))
 
 
 def limits(tables: StudyTables) -> list[str]:
-    """What the study's evidence does not cover, whatever its numbers are."""
+    """List what the study's evidence does not cover, whatever its numbers are."""
     done = tables.done
     found = [
         (

@@ -15,7 +15,7 @@ __all__ = ["Cell", "CellRecord", "CellStatus"]
 
 
 class CellStatus(StrEnum):
-    """How far a cell is."""
+    """Status of a cell."""
 
     WAITING = "waiting"
     """Not begun, or cut off: the next sweep goes on after its last checkpoint."""
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """What all folds and seeds of this combination share: ``unet_500k/sr/optimizer-muon``."""
+        """Folder that all folds and seeds of this combination share: ``unet_500k/sr/optimizer-muon``."""
         axes = "_".join(f"{name}-{_slug(value)}" for name, value in self.further)
         return "/".join([f"{self.arch}_{self.scale}", _slug(self.recipe), *([axes] if axes else [])])
 

@@ -1,4 +1,4 @@
-"""What a study is: the axes of its grid, what all cells have in common, and ``study.json``, which says so.
+"""Definition of a study: the axes of its grid, what all cells have in common, and ``study.json``, which says so.
 
 >>> definition = StudyDefinition(
 ...     archs=("unet", "swinunetr"), scales=("500k",), recipes={"sr_last": {"base": "sr", "bf16_last_share": 0.1}},

@@ -58,7 +58,7 @@ class StudyFolder:
         return self.cells_path / cell.id
 
     def record(self, cell: Cell) -> CellRecord:
-        """What ``cell.json`` says; a cell without one is waiting.
+        """Read ``cell.json``; a cell without one is waiting.
 
         Raises:
             ConfigError: when the file is damaged.
