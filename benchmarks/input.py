@@ -93,7 +93,7 @@ def waiting(
     )
     trainer.run()
     seconds = trainer.state.times["EPOCH_COMPLETED"] / options.steps
-    return {"input_wait": trainer.state.input_wait, "seconds_a_step": seconds}
+    return {"input_wait": trainer.state.metrics["input_wait"], "seconds_a_step": seconds}
 
 
 def main() -> None:

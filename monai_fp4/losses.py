@@ -45,11 +45,11 @@ class TverskyBCELoss(nn.Module):
         ConfigError: a weight is negative or not finite, or both terms, or alpha and beta, are zero.
 
     Example:
-        >>> loss = TverskyBCELoss(bce_weight=0.5, tversky_weight=0.5)
+        >>> loss = TverskyBCELoss()
         >>> labels = torch.zeros(2, 1, 4, 4)
         >>> labels[:, :, :2] = 1
         >>> round(float(loss(torch.zeros(2, 1, 4, 4), labels)), 4)
-        0.5966
+        1.1931
         >>> float(loss(40 * labels - 20, labels)) < 1e-6
         True
     """
@@ -57,8 +57,8 @@ class TverskyBCELoss(nn.Module):
     def __init__(
         self,
         *,
-        bce_weight: float = 0.5,
-        tversky_weight: float = 0.5,
+        bce_weight: float = 1.0,
+        tversky_weight: float = 1.0,
         alpha: float = 0.3,
         beta: float = 0.7,
         smooth: float = 1e-5,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import TverskyLoss
+from tiny_runs import BUNDLES
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
@@ -38,6 +41,14 @@ def test_tversky_formula_by_hand_for_three_voxels():
     expected = 1 - tp / (tp + 0.2 * fp + 0.8 * fn)
     loss = TverskyBCELoss(bce_weight=0, alpha=0.2, beta=0.8, tversky_weight=1, smooth=0)(logits, labels)
     assert float(loss) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_default_is_the_loss_of_every_training_bundle():
+    logits, labels = batch(4)
+    for path in BUNDLES.glob("*_*_*.json"):
+        options = json.loads(path.read_text())["loss"]
+        assert options.pop("_target_") == "monai_fp4.losses.TverskyBCELoss"
+        assert TverskyBCELoss()(logits, labels) == TverskyBCELoss(**options)(logits, labels), path.name
 
 
 def test_gradients_are_those_of_the_references():

@@ -63,7 +63,6 @@ def evaluation_config() -> dict[str, Any]:
             {
                 "_target_": "monai_fp4.handlers.EvaluationReport",
                 "output_dir": "@output_dir",
-                "threshold": "$@trained.threshold",
                 "source": "$@trained.source",
             },
             {"_target_": "monai_fp4.handlers.Progress"},

@@ -16,7 +16,7 @@ the trainer when it is attached, so nothing has to refer back.
 ===================  =========================================================================
 """
 
-from monai_fp4.handlers.auprc import AUPRC
+from monai_fp4.handlers.auprc import AUPRC, cohort_of
 from monai_fp4.handlers.evaluation_report import EvaluationReport
 from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
@@ -35,4 +35,5 @@ __all__ = [
     "TensorBoard",
     "TensorBoardValidation",
     "Validation",
+    "cohort_of",
 ]

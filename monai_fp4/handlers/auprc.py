@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from ignite.engine import Engine
 from ignite.metrics.metric import reinit__is_reduced
 from monai.handlers import IgniteMetricHandler
 
-from monai_fp4.metrics import AUPRCMetric
+from monai_fp4.metrics import AUPRCMetric, Cohort
 
-__all__ = ["AUPRC", "from_patients"]
+__all__ = ["AUPRC", "cohort_of", "from_patients"]
+
+
+def cohort_of(engine: Engine) -> Cohort | None:
+    """The counts of an evaluator's last run, which `AUPRC` left for other handlers.
+
+    Every handler that asks does so here, at COMPLETED or later, so that the order in which handlers are attached does
+    not matter.
+
+    Returns:
+        Counts, names and histograms of all ranks; before the first run an empty cohort, which knows the threshold
+        already; None where no `AUPRC` is attached.
+    """
+    return getattr(engine.state, "cohort", None)
 
 
 def from_patients(
@@ -33,8 +47,8 @@ class AUPRC(IgniteMetricHandler):
       and `dice_per_patient`, `recall_per_patient`, `precision_per_patient`,
     - `distinct_scores`: how many different scores there were, and `val_loss` where the outputs have a `loss`.
 
-    `state.metric_details[name]` is the AUPRC of every patient, `[patients, 1]`; `state.cohort` holds the counts, names
-    and histograms of all ranks until the next run, for `TensorBoardValidation` and `EvaluationReport`.
+    `state.metric_details[name]` is the AUPRC of every patient, `[patients, 1]`; `cohort_of` gives other handlers the
+    counts, names and histograms of all ranks until the next run.
 
     Args:
         output_transform: from `state.output` to `(y_pred, y)`, `(y_pred, y, names)` or `(y_pred, y, names, losses)`,
@@ -72,15 +86,16 @@ class AUPRC(IgniteMetricHandler):
         self.metric_fn(*output)
 
     def compute(self) -> float:
-        """Compute the pooled AUPRC, and leave the rest in the engine's state."""
+        """Compute the pooled AUPRC, and leave the rest in the engine's state; ranks exchange their counts once."""
         assert self._engine is not None and self._name is not None  # attach() set both
         state = self._engine.state
-        cohort = self.metric_fn.cohort  # type: ignore[attr-defined]
-        state.cohort = cohort
-        value = super().compute()
+        state.cohort = cohort = self.metric_fn.cohort  # type: ignore[attr-defined]
+        if self.save_details:
+            state.metric_details[self._name] = torch.tensor([p.auprc for p in cohort.patients]).reshape(-1, 1)
         state.metrics.update(cohort.summary(self._name, self.beta))
-        return float(value)
+        return float(cohort.auprc)
 
     def attach(self, engine: Engine, name: str) -> None:  # type: ignore[override]
         """Attach to an engine under a name."""
         super().attach(engine, name)
+        engine.state.cohort = Cohort(threshold=self.metric_fn.threshold)  # type: ignore[attr-defined]

@@ -15,11 +15,12 @@ __all__ = ["InputWait"]
 
 
 class InputWait:
-    """Leaves the share of each epoch's training time that was spent waiting for batches in `state.input_wait`.
+    """Keeps the share of the epoch's training time that was spent waiting for batches in `state.metrics["input_wait"]`.
 
-    It is there from EPOCH_COMPLETED on, for `Recorder`, `TensorBoard` and `Progress`: attach it before them. The
-    first batch of an epoch counts too, validation does not. Asking is timed on the host: where batches come from
-    another device without waiting for it, what is left of that copy is part of the step.
+    It is that of the epoch so far, after every iteration, so that whoever reads it at EPOCH_COMPLETED has the whole
+    epoch's, in whatever order the handlers were attached. The first batch of an epoch counts too, validation does not.
+    Asking is timed on the host: where batches come from another device without waiting for it, what is left of that
+    copy is part of the step.
 
     Args:
         clock: seconds; for tests.
@@ -27,7 +28,7 @@ class InputWait:
     Example:
         >>> engine = Engine(lambda engine, batch: time.sleep(0.01))
         >>> InputWait().attach(engine)
-        >>> 0 <= engine.run([1, 2, 3]).input_wait < 0.5
+        >>> 0 <= engine.run([1, 2, 3]).metrics["input_wait"] < 0.5
         True
     """
 
@@ -40,7 +41,7 @@ class InputWait:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._share)
 
     def _begin(self, _engine: Engine) -> None:
         self._waited, self._begun = 0.0, self.clock()
@@ -51,6 +52,6 @@ class InputWait:
     def _get(self, _engine: Engine) -> None:
         self._waited += self.clock() - self._asked
 
-    def _end(self, engine: Engine) -> None:
+    def _share(self, engine: Engine) -> None:
         whole = self.clock() - self._begun
-        engine.state.input_wait = self._waited / whole if whole > 0 else 0.0
+        engine.state.metrics["input_wait"] = self._waited / whole if whole > 0 else 0.0

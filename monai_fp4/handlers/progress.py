@@ -57,7 +57,8 @@ class Progress:
         self.clock = clock
         self._bar: tqdm[Any] | None = None
         self._started = self._spoken = 0.0
-        self._first_iteration = self._epoch_iterations = 0
+        self._first_iteration: int | None = None
+        self._epoch_iterations = 0
         self._losses: list[float] = []
         self._unit = "step"
 
@@ -71,12 +72,14 @@ class Progress:
         engine.add_event_handler(Events.COMPLETED, self._end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, _engine: Engine) -> None:
+        self._first_iteration, self._epoch_iterations = None, 0
+
+    def _open(self, engine: Engine) -> None:
+        """Begin where the run does, at its first epoch: a `Recorder` that resumes a run says where at STARTED."""
         self._started = self._spoken = self.clock()
         self._unit = "patient" if isinstance(engine, Evaluator) else "step"
-        self._losses = []
         self._first_iteration = engine.state.iteration
-        self._epoch_iterations = 0
         stream = self.stream if self.stream is not None else sys.stderr
         if stream.isatty():
             self._bar = tqdm(
@@ -84,6 +87,8 @@ class Progress:
             )
 
     def _begin_epoch(self, engine: Engine) -> None:
+        if self._first_iteration is None:
+            self._open(engine)
         self._epoch_line(engine, engine.state.epoch - 1)
         self._losses, self._epoch_iterations = [], 0
         if self._bar is not None and self._unit == "step":
@@ -114,8 +119,7 @@ class Progress:
                 words = [f"{self._epoch_iterations} patients"]
             if self._losses:
                 words.append(f"mean loss {math.fsum(self._losses) / len(self._losses):.4f}")
-            waited = getattr(engine.state, "input_wait", None)
-            if waited is not None and waited >= _WORTH_SAYING:
+            if (waited := engine.state.metrics.get("input_wait", 0.0)) >= _WORTH_SAYING:
                 words.append(f"{waited:.0%} of the time waiting for data")
             self._say(", ".join([*words, *self._metric_words(engine)]), engine)
 
@@ -124,6 +128,7 @@ class Progress:
         return [f"{_DISPLAY.get(name, name)} {float(known[name]):.4f}" for name in self.metrics if name in known]
 
     def _say(self, text: str, engine: Engine) -> None:
+        assert self._first_iteration is not None
         done, now = engine.state.iteration - self._first_iteration, self.clock()
         self._spoken = now
         total = _total(engine)

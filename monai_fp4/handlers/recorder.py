@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from monai_fp4.bundle.session import Session
 from monai_fp4.engines import unwrap_ddp
 from monai_fp4.errors import ConfigError
+from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.handlers.peak_memory import peak_memory
 from monai_fp4.metrics.cohort import Cohort
 from monai_fp4.quantization.conversion import quantized_layers
@@ -23,6 +24,7 @@ from monai_fp4.quantization.conversion import quantized_layers
 __all__ = ["Recorder"]
 
 _PR_POINTS = 500
+_OF_A_PATIENT = ("patient", "auprc", "recall", "dice")
 
 
 class Recorder:
@@ -69,13 +71,18 @@ class Recorder:
         self._started = 0.0
 
     def attach(self, engine: SupervisedTrainer) -> None:
-        """Resume at STARTED, record after every epoch, finish at COMPLETED."""
+        """Resume at STARTED, record after every epoch and its validation, finish at COMPLETED."""
         engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.STARTED, self._record_last)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def _record_last(self, engine: Engine) -> None:
+        # When the run begins and not when this is attached: behind the validation wherever that stands in the list.
+        if not engine.has_event_handler(self.record, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
 
     def resume(self, engine: Engine) -> None:
         """Take up a run where its checkpoint left it.
@@ -119,7 +126,7 @@ class Recorder:
         # What the weights were validated in, and what they are to be evaluated in: a schedule may end in BF16.
         entry["fp4"] = any(layer.active for _, layer in quantized_layers(unwrap_ddp(self.network)))
         entry["seconds"] = round(time.perf_counter() - self._started, 3)
-        if (waited := getattr(engine.state, "input_wait", None)) is not None:
+        if (waited := engine.state.metrics.get("input_wait")) is not None:
             entry["input_wait"] = round(waited, 4)
         validated = self.evaluator.state.epoch == epoch and bool(self.evaluator.state.metrics)
         if validated:
@@ -128,7 +135,7 @@ class Recorder:
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
         if self.session.rank == 0:
             if self.best is entry:
-                self._keep_best(getattr(self.evaluator.state, "cohort", None) if validated else None, entry)
+                self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
             checkpoint = {
                 "network": unwrap_ddp(self.network).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -145,7 +152,8 @@ class Recorder:
         """Write model.pt, with the curve beside it, and remember the patients."""
         self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())
         threshold = entry.get("threshold")
-        self.per_patient = _by_patient(cohort, threshold) if cohort is not None and threshold is not None else []
+        rows = cohort.per_patient(threshold) if cohort is not None and threshold is not None else []
+        self.per_patient = [{name: row[name] for name in _OF_A_PATIENT} for row in rows]
         if cohort is not None and cohort.pooled.positives:
             curve = cohort.pooled.pr_curve(points=_PR_POINTS)
             columns = {
@@ -189,15 +197,6 @@ class Recorder:
             | summary
             | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
         )
-
-
-def _by_patient(cohort: Cohort, threshold: float) -> list[dict[str, Any]]:
-    counts = cohort.confusion(threshold)
-    return [
-        {"patient": patient.name, "auprc": _plain(patient.auprc)}
-        | {metric: _plain(getattr(counts[patient.name], metric)) for metric in ("recall", "dice")}
-        for patient in cohort.patients
-    ]
 
 
 def _is_number(value: Any) -> bool:

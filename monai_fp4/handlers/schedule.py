@@ -85,7 +85,7 @@ class Validation:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Validate at EPOCH_COMPLETED; attach this before :class:`Recorder`."""
+        """Validate at EPOCH_COMPLETED."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.metrics.histogram import ScoreHistogram
 from monai_fp4.quantization.monitor.entropy import AttentionEntropy, attention_entropy
 from monai_fp4.quantization.monitor.health import OperandHealth, quantization_health
@@ -100,7 +101,7 @@ class TensorBoard:
         assert self.writer is not None
         mean = math.fsum(self._losses) / max(len(self._losses), 1)
         self.writer.add_scalar("train/epoch_loss", mean, engine.state.epoch)
-        if (waited := getattr(engine.state, "input_wait", None)) is not None:
+        if (waited := engine.state.metrics.get("input_wait")) is not None:
             self.writer.add_scalar("train/input_wait", waited, engine.state.epoch)
         self.writer.flush()
 
@@ -109,7 +110,7 @@ class TensorBoardValidation:
     """Writes an evaluator's metrics, precision-recall curve, histogram of probabilities and overlays.
 
     Where the evaluator's `network` has attention blocks, their entropy in the first batch is written too.
-    It draws `state.cohort`, which `monai_fp4.handlers.AUPRC` leaves. Steps are the evaluator's epoch, the trainer's
+    It draws the counts that `monai_fp4.handlers.AUPRC` leaves. Steps are the evaluator's epoch, the trainer's
     when the trainer runs it. Overlays are chosen from this rank's patients.
 
     Args:
@@ -151,7 +152,7 @@ class TensorBoardValidation:
         for name, value in metrics.items():
             if isinstance(value, (int, float)) and not math.isnan(value):
                 self.writer.add_scalar(f"val/{name}", value, step)
-        cohort = getattr(engine.state, "cohort", None)
+        cohort = cohort_of(engine)
         if cohort is not None and cohort.pooled.total:
             if cohort.pooled.positives:
                 self.writer.add_pr_curve_raw("val/pr_curve", **pr_curve_rows(cohort.pooled), global_step=step)

@@ -8,7 +8,6 @@ silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +158,22 @@ class Cohort:
         known = ((p, p.confusion if own else None) for p in self.patients)
         return {p.name: p.histogram.confusion(threshold) if counts is None else counts for p, counts in known}
 
+    def per_patient(self, threshold: float) -> list[dict[str, Any]]:
+        """Every patient's numbers at a threshold, JSON-ready: what is undefined is None."""
+        counts = self.confusion(threshold)
+        return [
+            {
+                "patient": p.name,
+                "auprc": _defined(p.auprc),
+                **{metric: _defined(getattr(counts[p.name], metric)) for metric in ("dice", "recall", "precision")},
+                "voxels": p.voxels,
+                "tumour_voxels": p.positives,
+                "missed_voxels": counts[p.name].fn,
+                "false_alarm_voxels": counts[p.name].fp,
+            }
+            for p in self.patients
+        ]
+
     def summary(self, name: str = "auprc", beta: float = 2.0) -> dict[str, float]:
         """The numbers that a validation reports, at the threshold of the highest F-beta.
 
@@ -203,19 +218,26 @@ class Cohort:
 
     def bootstrap(
         self,
-        confusions: Sequence[Confusion] | None = None,
+        threshold: float | None = None,
         *,
         resamples: int = 1000,
         seed: int = 0,
         level: float = 0.95,
     ) -> dict[str, Interval]:
-        """Intervals over resampled patients; arguments, result and errors as `bootstrap.bootstrap`."""
+        """Intervals over resampled patients, with those of Dice, recall and precision where a threshold is given.
+
+        Other arguments, result and errors as `bootstrap.bootstrap`.
+        """
         return bootstrap(
             [patient.histogram for patient in self.patients],
             [patient.auprc for patient in self.patients],
             self.auprc if self.pooled.positives else math.nan,
-            confusions,
+            None if threshold is None else list(self.confusion(threshold).values()),
             resamples=resamples,
             seed=seed,
             level=level,
         )
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value

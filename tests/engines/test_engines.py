@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from tiny_runs import Dataset, contents, item, metrics, refusal, train, workflow
 from torch import nn
 
@@ -70,6 +71,68 @@ def test_a_step_is_that_of_plain_torch() -> None:
     assert output["loss"] == pytest.approx(loss.item()) and output["grad_norm"] == pytest.approx(norm.item())
     assert output["pred"].shape == given["label"].shape and not output["pred"].requires_grad
     assert torch.equal(output["image"], given["image"]) and torch.equal(output["label"], given["label"])
+
+
+def moody() -> nn.Sequential:
+    """A network that answers otherwise in training than in evaluation, by its batch norm and by its dropout."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 1))
+
+
+def test_a_step_trains_whatever_mode_the_network_was_left_in() -> None:
+    network, reference, given = moody().eval(), moody().train(), batch()
+    engine = trainer(network, [given], amp=False)
+    engine.add_event_handler(Events.ITERATION_STARTED, lambda _: torch.manual_seed(5))
+    engine.run()
+    torch.manual_seed(5)
+    # Dropout draws in the order of the memory.
+    logits = reference(given["image"].to(memory_format=torch.channels_last))
+    loss = nn.BCEWithLogitsLoss()(logits, given["label"])
+    assert engine.state.output["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    torch.testing.assert_close(network[1].running_mean, reference[1].running_mean)
+    assert network.training and network[1].running_mean.any()
+
+
+def test_a_step_begins_without_the_gradient_of_the_last() -> None:
+    network, reference, given = convolutions(), convolutions(), [batch(), batch(1.0)]
+    trainer(network, given, amp=False).run()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.5)
+    for each in given:
+        optimizer.zero_grad()
+        nn.BCEWithLogitsLoss()(reference(each["image"]), each["label"]).backward()
+        optimizer.step()
+    for one, other in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_step_fires_the_events_of_monai_s_in_their_order() -> None:
+    engine, seen = trainer(convolutions(), [batch()], amp=False), []
+    for event in IterationEvents:
+        engine.register_events(event)
+        engine.add_event_handler(event, lambda e, event=event: seen.append((event.name, sorted(e.state.output))))
+    before = [parameter.detach().clone() for parameter in engine.network.parameters()]
+    engine.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED,
+        lambda e: seen.append(all(torch.equal(*p) for p in zip(e.network.parameters(), before, strict=True))),
+    )
+    engine.run()
+    forward = ["image", "label", "pred"]
+    assert seen == [
+        ("FORWARD_COMPLETED", forward),
+        ("LOSS_COMPLETED", sorted([*forward, "loss"])),
+        ("BACKWARD_COMPLETED", sorted([*forward, "loss"])),
+        True,
+        ("MODEL_COMPLETED", sorted([*forward, "loss", "grad_norm"])),
+    ]
+
+
+def test_gradients_of_the_largest_norm_allowed_are_left_alone() -> None:
+    network, start = convolutions(), convolutions()
+    engine = trainer(network, [batch()], amp=False, max_grad_norm=1e3)
+    engine.run()
+    moved = [(one - other).detach() for one, other in zip(network.parameters(), start.parameters(), strict=True)]
+    norm = torch.linalg.vector_norm(torch.cat([each.flatten() for each in moved]))
+    assert norm.item() == pytest.approx(0.5 * engine.state.output["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
@@ -152,6 +215,7 @@ def test_nan_stops_the_step_and_leaves_the_weights(poison: str, what: str, where
         engine.run()
     said = str(error.value)
     assert f"the {what} must be finite, but at step 3 (epoch 1)" in said and where in said
+    assert "no epoch was finished before" in said
     assert len(before) == 4
     for now, then in zip(network.parameters(), before, strict=True):
         torch.testing.assert_close(now.detach(), then, rtol=0, atol=0, equal_nan=True)
@@ -198,6 +262,33 @@ def evaluate(network: nn.Module, given: dict[str, Any], image_size: tuple[int, .
     evaluator.run()
     (output,) = evaluator.state.output
     return output
+
+
+def test_a_patient_is_segmented_in_evaluation_mode_and_training_goes_on_as_it_was() -> None:
+    network, reference = moody().train(), moody()
+    for each in (network, reference):  # statistics that no patient has
+        each[1].running_mean.fill_(0.7)
+    given = {"image": torch.randn(3, 8, 8, 2), "label": torch.zeros(1, 8, 8, 2, dtype=torch.uint8), "patient": "anna"}
+    output = evaluate(network, given, (8, 8), amp=False)
+    with torch.no_grad():
+        logits = reference.eval()(given["image"].movedim(-1, 0)).movedim(0, -1)
+    torch.testing.assert_close(output["pred"], torch.sigmoid(logits))
+    assert network.training and network[2].training
+    assert torch.equal(network[1].running_mean, reference[1].running_mean)
+
+
+def test_what_a_patient_s_segmentation_fires_and_hands_on() -> None:
+    given = {"image": torch.randn(3, 8, 8, 2), "label": torch.zeros(1, 8, 8, 2, dtype=torch.uint8), "patient": "anna"}
+    step, seen = EvaluationStep(image_size=(8, 8)), []
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"), val_data_loader=[given], network=convolutions(), iteration_update=step,
+        decollate=False,
+    )  # fmt: skip
+    assert step.amp is True and step.chunk == 64
+    for event in (IterationEvents.FORWARD_COMPLETED, IterationEvents.MODEL_COMPLETED):
+        evaluator.add_event_handler(event, lambda e, name=event.name: seen.append((name, e.state.output[0]["patient"])))
+    evaluator.run()
+    assert seen == [("FORWARD_COMPLETED", "anna"), ("MODEL_COMPLETED", "anna")]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
+from ignite.engine import Engine
 from sklearn.metrics import average_precision_score
 from synthetic_patients import evaluator_of, synthetic_cohort
 
-from monai_fp4.handlers import AUPRC
+from monai_fp4.handlers import AUPRC, cohort_of
+from monai_fp4.metrics import Cohort
 
 
 def flat(patients, key):
@@ -31,7 +34,7 @@ def test_leaves_details_of_every_patient():
     assert details.shape == (5, 1)
     expected = [average_precision_score(p["label"].flatten(), p["pred"].flatten()) for p in patients[:4]]
     assert details[:4, 0].tolist() == pytest.approx(expected, abs=1e-6) and math.isnan(details[4, 0])
-    assert [p.name for p in evaluator.state.cohort.patients] == [p["patient"] for p in patients]
+    assert [p.name for p in cohort_of(evaluator).patients] == [p["patient"] for p in patients]
     assert evaluator.state.metrics["area_per_patient"] == pytest.approx(sum(expected) / 4)
 
 
@@ -54,7 +57,7 @@ def test_each_run_starts_anew():
     evaluator.run(1)
     first = dict(evaluator.state.metrics)
     evaluator.run(2)
-    assert dict(evaluator.state.metrics) == first and len(evaluator.state.cohort.patients) == 5
+    assert dict(evaluator.state.metrics) == first and len(cohort_of(evaluator).patients) == 5
 
 
 def test_output_without_names_or_losses_will_do():
@@ -82,3 +85,37 @@ def test_validation_without_tumour_is_nan_and_not_an_error():
     evaluator = evaluator_of(synthetic_cohort()[4:], key_val_metric={"auprc": AUPRC()})
     evaluator.run()
     assert math.isnan(evaluator.state.metrics["auprc"]) and "dice" not in evaluator.state.metrics
+
+
+def test_ranks_exchange_their_counts_once_a_validation(monkeypatch):
+    evaluator, exchanged = evaluator_of(synthetic_cohort(), key_val_metric={"auprc": AUPRC()}), []
+
+    def all_gather_object(parts, own):
+        exchanged.append(own)
+        parts[0], parts[1] = own, (Cohort().pooled, ())
+
+    evaluator.run()
+    alone = evaluator.state.metric_details["auprc"], dict(evaluator.state.metrics)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    evaluator.run()
+    assert len(exchanged) == 1 and dict(evaluator.state.metrics) == alone[1]
+    by_name = [p["patient"] for p in synthetic_cohort()]
+    order = sorted(range(5), key=by_name.__getitem__)
+    torch.testing.assert_close(evaluator.state.metric_details["auprc"], alone[0][order], equal_nan=True, rtol=0, atol=0)
+
+
+def test_the_cohort_is_there_for_others_and_knows_its_threshold_before_the_run():
+    evaluator = evaluator_of(synthetic_cohort(), key_val_metric={"auprc": AUPRC(threshold=0.25)})
+    before = cohort_of(evaluator)
+    assert before.threshold == 0.25 and not before.patients
+    evaluator.run()
+    assert len(cohort_of(evaluator).patients) == 5
+    assert cohort_of(Engine(lambda engine, batch: None)) is None
+
+
+def test_details_can_be_left_out():
+    evaluator = evaluator_of(synthetic_cohort(), key_val_metric={"auprc": AUPRC(save_details=False)})
+    evaluator.run()
+    assert "auprc" not in getattr(evaluator.state, "metric_details", {})

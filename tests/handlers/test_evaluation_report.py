@@ -5,13 +5,15 @@ import json
 import math
 
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from synthetic_patients import evaluator_of, synthetic_cohort
 
 from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.handlers import AUPRC
-from monai_fp4.handlers.evaluation_report import EvaluationReport, plain
+from monai_fp4.handlers import AUPRC, EvaluationReport, evaluation_report
+from monai_fp4.handlers.evaluation_report import plain
+from monai_fp4.metrics import Cohort
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,8 @@ def folder(tmp_path_factory):
 
 
 def evaluate(folder, patients, threshold=0.4, auprc=True) -> None:
-    key = {"auprc": AUPRC()} if auprc else None
-    handlers = [EvaluationReport(folder, threshold, resamples=100)]
+    key = {"auprc": AUPRC(threshold=threshold)} if auprc else None
+    handlers = [EvaluationReport(folder, resamples=100)]
     evaluator_of(patients, key_val_metric=key, val_handlers=handlers).run()
 
 
@@ -102,14 +104,16 @@ def test_the_same_evaluation_gives_the_same_files(folder, tmp_path):
 def test_an_evaluation_is_not_written_over(folder):
     before = (folder / "metrics.json").read_bytes()
     with pytest.raises(ConfigError, match="another output_dir"):
-        EvaluationReport(folder, 0.5)
+        EvaluationReport(folder)
     assert (folder / "metrics.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.5, math.nan])
-def test_a_threshold_that_is_no_probability_is_refused(tmp_path, threshold):
-    with pytest.raises(ConfigError, match="threshold from 0 to 1"):
-        EvaluationReport(tmp_path, threshold)
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, math.nan, None])
+def test_a_threshold_that_is_no_probability_is_refused_before_anybody_is_evaluated(tmp_path, threshold):
+    patients = iter(synthetic_cohort())
+    with pytest.raises(ConfigError, match=f"threshold from 0 to 1, found {threshold}"):
+        evaluate(tmp_path, patients, threshold)
+    assert len(list(patients)) == 5
 
 
 def test_says_when_auprc_is_not_on_the_evaluator(tmp_path):
@@ -143,3 +147,52 @@ def test_a_disk_that_gets_full_is_a_sentence(tmp_path, monkeypatch):
 
 def test_plain_leaves_no_nan():
     json.dumps(plain({"a": [math.inf, {"b": math.nan}], "c": True}), allow_nan=False)
+
+
+def test_a_voxel_at_the_threshold_is_called_tumour(tmp_path):
+    pred, label = (torch.tensor(v)[..., None] for v in ([[0.25, 0.5], [0.5, 0.75]], [[0, 1], [0, 1]]))
+    item = synthetic_cohort()[0] | {"image": pred[None].repeat(3, 1, 1, 1), "pred": pred[None], "label": label[None]}
+    evaluate(tmp_path, [item], threshold=0.5)
+    (row,) = numbers(tmp_path)["per_patient"]
+    assert (row["missed_voxels"], row["false_alarm_voxels"], row["precision"]) == (0, 1, pytest.approx(2 / 3))
+
+
+def test_resamples_and_seed_reach_the_intervals(tmp_path):
+    cohort = Cohort(threshold=0.4)
+    for patient in synthetic_cohort():
+        cohort.add(patient["patient"], patient["pred"], patient["label"])
+    found = {}
+    for number, options in enumerate(({}, {"seed": 7}, {"resamples": 30})):
+        options = {"resamples": 50, "seed": 3} | options
+        handlers = [EvaluationReport(tmp_path / str(number), **options)]
+        key = {"auprc": AUPRC(threshold=0.4)}
+        evaluator_of(synthetic_cohort(), key_val_metric=key, val_handlers=handlers).run()
+        found[number] = numbers(tmp_path / str(number))
+        expected = {name: vars(interval) for name, interval in cohort.bootstrap(0.4, **options).items()}
+        assert found[number]["intervals"] == expected
+        said = f"95 % percentile bootstrap over patients, {options['resamples']} resamples, seed {options['seed']}"
+        assert found[number]["interval_method"] == said
+    assert found[0]["intervals"] != found[1]["intervals"] != found[2]["intervals"] != found[0]["intervals"]
+
+
+def test_figures_show_the_numbers_that_are_written(tmp_path, monkeypatch):
+    shown = {}
+    for name in ("pr_curve_figure", "probabilities_figure"):
+        drawn = getattr(evaluation_report, name)
+        monkeypatch.setattr(
+            evaluation_report, name, lambda *a, name=name, drawn=drawn, **k: shown.update({name: k}) or drawn(*a, **k)
+        )
+    handlers = [EvaluationReport(tmp_path, resamples=20, title="a run", source={"run_dir": "r"})]
+    evaluator_of(synthetic_cohort(), key_val_metric={"auprc": AUPRC(threshold=0.4)}, val_handlers=handlers).run()
+    result = numbers(tmp_path)
+    assert result["source"] == {"run_dir": "r"}
+    assert vars(shown["pr_curve_figure"].pop("interval")) == result["intervals"]["auprc"]
+    assert shown["pr_curve_figure"] == shown["probabilities_figure"] == {"threshold": 0.4, "title": "a run"}
+
+
+def test_several_processes_are_refused_before_anybody_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    patients = iter(synthetic_cohort())
+    with pytest.raises(ConfigError, match="one process, found 2"):
+        evaluate(tmp_path, patients)
+    assert len(list(patients)) == 5

@@ -39,7 +39,7 @@ def engine_with(now: list[float], step: float) -> Engine:
 )
 def test_share_of_an_epoch(fetch: float, step: float, share: float) -> None:
     now = [100.0]
-    assert engine_with(now, step).run(Loader(now, fetch)).input_wait == pytest.approx(share)
+    assert engine_with(now, step).run(Loader(now, fetch)).metrics["input_wait"] == pytest.approx(share)
 
 
 def test_every_epoch_has_its_own_and_validation_is_no_part_of_it() -> None:
@@ -48,10 +48,19 @@ def test_every_epoch_has_its_own_and_validation_is_no_part_of_it() -> None:
     engine = engine_with(now, 1.0)
 
     def validate(engine: Engine) -> None:
-        shares.append(engine.state.input_wait)
+        shares.append(engine.state.metrics["input_wait"])
         now[0] += 1000
         loader.seconds = 3.0
 
     engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
     engine.run(loader, max_epochs=2)
     assert shares == pytest.approx([0.5, 0.75])
+
+
+def test_whoever_asks_at_the_end_of_an_epoch_has_the_whole_epoch_s_in_any_order() -> None:
+    now, shares = [0.0], []
+    engine = Engine(lambda _engine, _batch: now.__setitem__(0, now[0] + 3.0))
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: shares.append(e.state.metrics["input_wait"]))
+    InputWait(clock=lambda: now[0]).attach(engine)
+    engine.run(Loader(now, 1.0), max_epochs=2)
+    assert shares == pytest.approx([0.25, 0.25])

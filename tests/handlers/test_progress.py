@@ -107,3 +107,39 @@ def test_errors_pass_through_and_close_the_bar():
     with pytest.raises(IndexError):
         engine.run([0, 7], max_epochs=1)
     assert stream.getvalue().endswith("\n")
+
+
+def resume(engine: Engine) -> None:
+    """What a `Recorder` does at STARTED."""
+    engine.state.epoch, engine.state.iteration = 4, 12
+
+
+@pytest.mark.parametrize("recorder_first", [True, False])
+def test_a_resumed_run_counts_from_where_it_goes_on(recorder_first):
+    engine, stream, now = trainer(), io.StringIO(), [0.0]
+    if recorder_first:
+        engine.add_event_handler(Events.STARTED, resume)
+    Progress(stream=stream, every=1e9, clock=lambda: now[0]).attach(engine)
+    if not recorder_first:
+        engine.add_event_handler(Events.STARTED, resume)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: now.__setitem__(0, now[0] + 60))
+    engine.run([0, 1, 2], max_epochs=6)
+    first, last = stream.getvalue().splitlines()
+    assert first.startswith("epoch 5/6") and first.endswith("3 min 00 s left") and last.endswith("took 6 min 00 s")
+
+
+def test_a_resumed_bar_begins_where_the_run_goes_on():
+    engine, stream = trainer(), Terminal()
+    Progress(stream=stream).attach(engine)
+    engine.add_event_handler(Events.STARTED, resume)
+    engine.run([0, 1, 2], max_epochs=6)
+    assert "18/18" in stream.getvalue() and "13/18" not in stream.getvalue().split("\r")[0]
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0199, False), (0.02, True), (0.314, True)])
+def test_waiting_for_data_is_said_from_2_percent_on(share, said):
+    engine, stream = trainer(), io.StringIO()
+    Progress(stream=stream, every=1e9).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: e.state.metrics.update(input_wait=share))
+    engine.run([0, 1, 2])
+    assert (f"{share:.0%} of the time waiting for data" in stream.getvalue()) == said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,36 +13,113 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from tiny_runs import Dataset, item, refusal, train, workflow
+from torch import nn
+from torch.optim import Optimizer
 
+from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.errors import ConfigError
-from monai_fp4.handlers import Recorder, Validation, peak_memory, recorder
-from monai_fp4.metrics.cohort import Cohort
-from monai_fp4.quantization.layers import LAYER_TYPES
+from monai_fp4.handlers import Recorder, Validation, peak_memory
 
 
-def test_the_last_share_of_the_steps_runs_in_bf16(tiny: Dataset, tmp_path: Path) -> None:
-    recipe = {"base": "full", "bf16_last_share": 0.5}
-    flow = workflow(tiny, tmp_path / "run", "unet_500k_full", recipe=recipe)
-    flow.initialize()
-    layers = [m for m in item(flow, "network").modules() if isinstance(m, tuple(LAYER_TYPES.values()))]
-    active: list[set[bool]] = []
-    trainer = item(flow, "train#trainer")
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: active.append({layer.active for layer in layers}))
-    flow.run()
-    assert layers and active == [{True}, {True}, {False}, {False}]
+class Scores:
+    """An evaluator that gives the network a score an epoch, instead of looking at patients."""
+
+    def __init__(self, network: nn.Module, scores: Sequence[float | None]) -> None:
+        self.engine = Engine(lambda _engine, _batch: None)
+        self.network, self.scores = network, scores
+        self.state = self.engine.state
+
+    def run(self, epoch: int) -> None:
+        score = self.scores[epoch - 1]
+        self.state.epoch, self.state.metrics = epoch, {} if score is None else {"auprc": score, "threshold": 0.5}
 
 
-@pytest.mark.parametrize(
-    ("fold", "interval", "expected"), [(0, 1, [1, 2, 3, 4, 5]), (0, 2, [2, 4, 5]), (0, 9, [5]), ("all", 1, [5])]
-)
-def test_validations(fold: int | str, interval: int, expected: list[int]) -> None:
-    ran: list[int] = []
-    session: Any = SimpleNamespace(options=SimpleNamespace(fold=fold), world_size=1)
-    validator: Any = SimpleNamespace(run=ran.append)
-    engine = Engine(lambda _engine, _batch: None)
-    Validation(session, validator, interval).attach(engine)
-    engine.run([0], max_epochs=5)
-    assert ran == expected
+def small_run(
+    folder: Path, scores: Sequence[float | None] = (0.1, 0.9, 0.5), *, epochs: int = 3, validate_first: bool = True
+) -> tuple[nn.Module, Optimizer, list[list[float]]]:
+    """Train a linear layer for epochs of three steps; its network, its optimizer, and the losses of each epoch."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    network = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    losses: list[list[float]] = []
+
+    def step(engine: Engine, batch: int) -> dict[str, float]:
+        if not losses or len(losses[-1]) == 3:
+            losses.append([])
+        optimizer.zero_grad()
+        loss = (network(torch.full((1, 2), batch + 1.0)) - engine.state.epoch).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses[-1].append(loss.item())
+        return {"loss": loss.item()}
+
+    session: Any = SimpleNamespace(
+        run_folder=RunFolder(folder), options=SimpleNamespace(fold=0), device=torch.device("cpu"), rank=0, world_size=1
+    )
+    session.wait = lambda: None
+    engine, evaluator = Engine(step), Scores(network, scores)
+    recorder = Recorder(session, network, optimizer, schedule, evaluator)  # type: ignore[arg-type]
+    handlers = [Validation(session, evaluator), recorder]  # type: ignore[arg-type]
+    for handler in handlers if validate_first else handlers[::-1]:
+        handler.attach(engine)  # type: ignore[arg-type]
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: schedule.step())
+    engine.run([0, 1, 2], max_epochs=epochs)
+    return network, optimizer, losses
+
+
+def written(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / "metrics.json").read_text())
+    history = [{name: value for name, value in entry.items() if name != "seconds"} for entry in content["history"]]
+    return {name: value for name, value in content.items() if name != "peak_memory_bytes"} | {"history": history}
+
+
+def test_an_epoch_s_loss_is_the_mean_of_its_steps_and_its_learning_rate_that_of_the_last(tmp_path: Path) -> None:
+    _, _, losses = small_run(tmp_path)
+    history = written(tmp_path)["history"]
+    assert [entry["train_loss"] for entry in history] == pytest.approx([sum(each) / 3 for each in losses])
+    assert [entry["learning_rate"] for entry in history] == [0.05, 0.025, 0.00625]
+    assert [(entry["epoch"], entry["auprc"], entry["fp4"]) for entry in history] == [
+        (1, 0.1, False), (2, 0.9, False), (3, 0.5, False),
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_has_the_optimizer_and_the_schedule_that_it_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, optimizer, _ = small_run(tmp_path / "whole")
+    small_run(tmp_path / "cut", epochs=2)
+    resumed, again, losses = small_run(tmp_path / "cut")
+    assert len(losses) == 1 and f"Resuming {tmp_path / 'cut'} after epoch 2 of 3." in capsys.readouterr().out
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert all(torch.equal(optimizer.state[one][name], again.state[other][name]) for name in optimizer.state[one])
+    assert optimizer.param_groups[0]["lr"] == again.param_groups[0]["lr"] == 0.00625
+    assert written(tmp_path / "whole") == written(tmp_path / "cut")
+    kept = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
+    assert kept["epoch"] == 3 and kept["optimizer"]["state"][0]["step"] == 9
+    assert kept["lr_scheduler"]["last_epoch"] == 9
+
+
+def test_the_order_in_which_handlers_are_attached_does_not_matter(tmp_path: Path) -> None:
+    for folder, first in (("usual", True), ("other", False)):
+        small_run(tmp_path / folder, validate_first=first)
+    assert written(tmp_path / "usual") == written(tmp_path / "other")
+    assert (written(tmp_path / "other")["best_epoch"], written(tmp_path / "other")["auprc"]) == (2, 0.9)
+
+
+def test_a_score_of_an_earlier_epoch_is_not_the_score_of_this_one(tmp_path: Path) -> None:
+    small_run(tmp_path, (0.1, None, 0.5))
+    assert [entry.get("auprc") for entry in written(tmp_path)["history"]] == [0.1, None, 0.5]
+
+
+def test_a_worse_epoch_leaves_the_best_weights_as_they_are(tmp_path: Path) -> None:
+    best, _, _ = small_run(tmp_path / "two", epochs=2)
+    small_run(tmp_path / "three", epochs=3)
+    kept = torch.load(tmp_path / "three" / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[name], value) for name, value in best.state_dict().items())
+    assert written(tmp_path / "three")["best_epoch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -95,15 +173,6 @@ def test_what_is_not_a_number_is_null_in_json(tiny: Dataset, tmp_path: Path) -> 
     item(flow, "train#trainer").run()
     (entry,) = json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)["history"]
     assert entry["recall"] is None and entry["dice"] == 0.5
-
-
-def test_a_patient_without_tumour_has_no_auprc() -> None:
-    cohort = Cohort()
-    cohort.add("anna", [0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0])
-    cohort.add("carl", [0.1, 0.2, 0.3, 0.1], [0, 0, 0, 0])
-    anna, carl = recorder._by_patient(cohort, cohort.choose_threshold())
-    assert anna == {"patient": "anna", "auprc": 1.0, "recall": 1.0, "dice": 1.0}
-    assert carl == {"patient": "carl", "auprc": None, "recall": None, "dice": None}
 
 
 @pytest.mark.parametrize(("platform", "peak"), [("linux", 5 * 1024), ("darwin", 5)])

@@ -6,12 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch.distributed as dist
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.metrics.cohort import Cohort
-from monai_fp4.metrics.confusion import Confusion
-from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.metrics import Cohort, Confusion, ScoreHistogram
 
 COUNT = 6
 
@@ -63,6 +61,22 @@ def test_a_threshold_given_beforehand_is_counted_exactly_whatever_the_cells():
     assert made.summary()["threshold"] == 0.123
 
 
+def test_every_patient_has_a_row_and_what_is_undefined_is_none():
+    made, data = cohort(), patients()
+    threshold = made.choose_threshold()
+    rows = made.per_patient(threshold)
+    assert [row["patient"] for row in rows] == [f"p{index}" for index in range(COUNT)]
+    assert rows[0]["auprc"] is rows[0]["recall"] is None and rows[0]["tumour_voxels"] == 0
+    for row, (scores, labels) in zip(rows[1:], data[1:], strict=True):
+        called = scores >= np.float32(threshold)
+        precision, recall, dice, _ = precision_recall_fscore_support(labels, called, average="binary")
+        assert (row["precision"], row["recall"], row["dice"]) == pytest.approx((precision, recall, dice))
+        assert row["auprc"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+        assert (row["voxels"], row["tumour_voxels"]) == (labels.size, labels.sum())
+        assert row["missed_voxels"] == (labels & ~called).sum()
+        assert row["false_alarm_voxels"] == (~labels & called).sum()
+
+
 def test_summary_holds_every_number_of_a_validation():
     summary = cohort().summary("area")
     assert summary["val_loss"] == pytest.approx(0.25)
@@ -87,7 +101,7 @@ def test_bootstrap_is_that_of_the_resampled_voxels():
     threshold = 0.5
     counts = [Confusion(tp=int(((s >= threshold) & y).sum()), fp=int(((s >= threshold) & ~y).sum()),
                         fn=int(((s < threshold) & y).sum()), tn=0) for s, y in data]  # fmt: skip
-    intervals = made.bootstrap(counts, resamples=60, seed=3)
+    intervals = made.bootstrap(threshold, resamples=60, seed=3)
     draws = np.random.default_rng(3).multinomial(COUNT, np.full(COUNT, 1 / COUNT), size=60)
     areas, dices, means = [], [], []
     for draw in draws:
