@@ -79,7 +79,7 @@ def name_of(pid: int) -> str:
 
 
 def shares(sweep: WaitingCells, cell: Any, seconds: float) -> dict[str, float]:
-    """Share of one core that each of our processes takes, while a sweep waits for a long cell as it does in earnest."""
+    """Share of one core that each of our processes takes, while a sweep waits for a long cell as it would for a training."""
     sweep.seconds = seconds + 60.0
     handle = sweep.executor.submit(sweep._task(cell), sweep._needs[cell.scale])
     sweep._running[handle] = cell
@@ -186,7 +186,8 @@ def main() -> None:
         "load_average_before": os.getloadavg()[0],
     }
     if before:
-        content["times_kept_from"] = {name: before[name] for name in ("machine", "load_average_before")}
+        kept = before.get("times_kept_from", before)
+        content["times_kept_from"] = {name: kept[name] for name in ("machine", "load_average_before")}
     args.output.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
 

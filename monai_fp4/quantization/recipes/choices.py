@@ -54,7 +54,7 @@ class AttentionPrecision(StrEnum):
 
 
 class Format(StrEnum):
-    """The four-bit number format of all quantized tensors."""
+    """The four-bit number format of all quantized tensors; a member's `Scheme` bears its name."""
 
     NVFP4 = "nvfp4"
     MXFP4 = "mxfp4"

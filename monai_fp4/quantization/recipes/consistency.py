@@ -63,7 +63,7 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[str, object, str, str]]:
         needs_fp4 = {
             "two_d_weights": recipe.two_d_weights,
             "attention": recipe.attention is AttentionPrecision.FP4,
-            "format": recipe.format is Format.MXFP4,
+            "format": recipe.format is not Format.NVFP4,
             "four_over_six": recipe.four_over_six is not FourOverSix.NONE,
         }
         for field, chosen in needs_fp4.items():

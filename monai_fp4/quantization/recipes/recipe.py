@@ -98,8 +98,8 @@ class Recipe:
         >>> [recipe.scheme_of(operand).name for operand in Operand]
         ['NVFP4', 'FOUR_OVER_SIX', 'NVFP4']
         """
-        if self.format is Format.MXFP4:
-            return Scheme.MXFP4
+        if self.format is not Format.NVFP4:
+            return Scheme[self.format.name]
         adaptive = self.four_over_six.covers(member(Operand, operand, "operand"))
         return Scheme.FOUR_OVER_SIX if adaptive else Scheme.NVFP4
 

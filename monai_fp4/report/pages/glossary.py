@@ -54,8 +54,8 @@ def describe_recipe(recipe: Recipe) -> str:
         parts.append("weights scaled in 16 x 16 blocks")
     if recipe.attention is AttentionPrecision.FP4:
         parts.append("products inside attention in FP4 as well")
-    if recipe.format is Format.MXFP4:
-        parts.append("number format MXFP4")
+    if recipe.format is not Format.NVFP4:
+        parts.append(f"number format {recipe.format.upper()}")
     if recipe.four_over_six is not FourOverSix.NONE:
         parts.append(f"adaptive scales (4 or 6) of {recipe.four_over_six.replace('all', 'weights and activations')}")
     if recipe.overrides:
