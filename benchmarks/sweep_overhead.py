@@ -79,7 +79,7 @@ def name_of(pid: int) -> str:
 
 
 def shares(sweep: WaitingCells, cell: Any, seconds: float) -> dict[str, float]:
-    """Share of one core that each of our processes takes, while a sweep waits for a long cell as it would for a training."""
+    """Share of one core that each of our processes takes, while a sweep waits for a long cell as for a training."""
     sweep.seconds = seconds + 60.0
     handle = sweep.executor.submit(sweep._task(cell), sweep._needs[cell.scale])
     sweep._running[handle] = cell
