@@ -24,7 +24,7 @@ import torch
 
 from monai_fp4.compiler import status
 from monai_fp4.machine import describe_machine
-from monai_fp4.quantization.kernels import triton_quantize
+from monai_fp4.quantization.kernels import triton_support
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -102,7 +102,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "versions": this.versions,
         "cuda": this.cuda,
-        "triton_kernels": list(triton_quantize.available(device)),  # so far: a failure is known once it has happened
+        "triton_kernels": list(triton_support.available(device)),  # so far: a failure is known once it has happened
         "compiled_kernels": sorted(kernel.name for kernel in status() if kernel.available),
         "compiler": this.compiler,
         "commit": commit(),
@@ -114,8 +114,8 @@ def refuse_plain_torch() -> None:
 
     The results file says so too (``triton_kernels`` of the machine), and is to be written before.
     """
-    if triton_quantize._failure is not None:
-        raise SystemExit(f"these are no figures of the kernels, plain torch took over: {triton_quantize._failure}")
+    if triton_support.failure() is not None:
+        raise SystemExit(f"these are no figures of the kernels, plain torch took over: {triton_support.failure()}")
 
 
 def busy_seconds() -> float | None:

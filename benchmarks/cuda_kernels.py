@@ -37,9 +37,11 @@ if not torch.cuda.is_available():
 
 from common import RESULTS, Results, default_device
 
-from monai_fp4.quantization.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.quantization.formats.blocks import ScaledValues
+from monai_fp4.quantization.kernels import torch_quantize
 from monai_fp4.quantization.kernels.triton_gemm import multiply_fused, multiply_library
-from monai_fp4.quantization.kernels.triton_quantize import available, quantize, quantize_both
+from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both
+from monai_fp4.quantization.kernels.triton_support import available
 from monai_fp4.quantization.numerics import gemm_alpha
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
@@ -47,14 +49,6 @@ GOAL = 0.7  # of a copy's bandwidth
 CYCLES = 2.0e9  # a second, of a GPU; of a slower one a wait is longer than it need be
 MOST_CALLS = 200  # of some four kernels each: the queue of launches holds about a thousand
 _FAST: dict[str, Any] = {"dtype": torch.bfloat16, "with_scales": False}
-
-
-def plain(x: Tensor, **options: Any) -> ScaledValues:
-    """The definition in plain torch."""
-    dtype, key, decoded = options.pop("dtype"), options.pop("key", None), options.pop("decoded", False)
-    blocks = prepare_blocks(x, two_d=options.get("two_d", False), rht=options.get("rht", False))
-    factors = decode_factors(blocks.scales, blocks.amax) if decoded else blocks.scales
-    return ScaledValues(round_blocks(blocks, factors, key=key, dtype=dtype), blocks.amax, blocks.scales.squeeze(-1))
 
 
 def different(found: ScaledValues, expected: ScaledValues) -> int:
@@ -103,10 +97,12 @@ def check(small: bool, device: torch.device, part: tuple[int, int] = (0, 1)) -> 
     )
     cells = []
     for name, x in islice(inputs(small, device), part[0], None, part[1]):
-        results = {str(o): different(quantize(x, **o), plain(x, **o)) for o in options}
+        results = {str(o): different(quantize(x, **o), torch_quantize.quantize(x, **o)) for o in options}
         row, column = quantize_both(x, rht=True, row_key=5, column_key=6)
-        results["both, row-wise"] = different(row, plain(x, key=5, dtype=torch.bfloat16))
-        results["both, column-wise"] = different(column, plain(x.mT, rht=True, key=6, dtype=torch.bfloat16))
+        results["both, row-wise"] = different(row, torch_quantize.quantize(x, key=5, dtype=torch.bfloat16))
+        results["both, column-wise"] = different(
+            column, torch_quantize.quantize(x.mT, rht=True, key=6, dtype=torch.bfloat16)
+        )
         for option, count in results.items():
             cells.append({"input": name, "option": option, "different": count, "numbers": x.numel()})
             if count:
@@ -197,7 +193,7 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
                     f"{cell['input']:9} {name:26} {found.seconds * 1e6:8.1f} us, {rate / limit:.0%} of a copy{verdict}"
                 )
         part = x[:16384]
-        plain_torch = timed(partial(plain, part, dtype=torch.bfloat16), device)
+        plain_torch = timed(partial(torch_quantize.quantize, part, dtype=torch.bfloat16), device)
         cells.append(
             {
                 "case": "plain torch, row-wise",

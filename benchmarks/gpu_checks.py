@@ -41,8 +41,8 @@ from common import ROOT, default_device, machine, write_whole
 from monai_fp4 import RECIPES, build_network, convert
 from monai_fp4.losses import TverskyBCELoss
 from monai_fp4.networks import channels_last, to_channels_last
-from monai_fp4.quantization.kernels import triton_quantize
-from monai_fp4.quantization.kernels.switch import plain
+from monai_fp4.quantization.kernels import triton_quantize, triton_support
+from monai_fp4.quantization.kernels.dispatch import plain_torch
 
 CLOSE = 2e-3
 CLOSE_LOSS = 1e-2
@@ -73,7 +73,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
 
 def first_kernel(device: str) -> tuple[float | None, list[str]]:
     """Seconds of the first kernels, for which Triton needs a C compiler; and what is wrong there."""
-    usable, reason = triton_quantize.available(device)
+    usable, reason = triton_support.available(device)
     if not usable:
         return None, [f"the Triton kernels cannot be used: {reason}"] if device.startswith("cuda") else []
     begin = time.perf_counter()
@@ -94,8 +94,8 @@ def correctness(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         except Exception as error:  # the other parts are worth having
             found["wrong"].append(f"{name}: {type(error).__name__}: {error}")
         yield found
-    found["triton_failure"] = triton_quantize._failure
-    usable, reason = triton_quantize.available(device)
+    found["triton_failure"] = triton_support.failure()
+    usable, reason = triton_support.available(device)
     if device.type == "cuda" and not usable:
         found["wrong"].append(f"some or all of this was computed in plain torch: {reason}")
     yield found
@@ -103,7 +103,7 @@ def correctness(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def kernels(device: torch.device, quick: bool, wrong: list[str]) -> dict[str, Any]:
     """Every option of the quantizers over layouts and dtypes, bit for bit."""
-    usable, reason = triton_quantize.available(device)
+    usable, reason = triton_support.available(device)
     if not usable:  # on a GPU that is wrong, and `correctness` says so
         print(f"kernels: not checked, {reason}")
         return {"cases": 0, "not_checked": reason}
@@ -162,7 +162,7 @@ def _layer(module: nn.Module, shape: tuple[int, ...], recipe: str, device: torch
     torch.manual_seed(0)
     layer, _ = convert(nn.Sequential(nn.Identity(), copy.deepcopy(module)).to(device), recipe, skip=())
     x = torch.randn(shape, device=device).requires_grad_()
-    with nullcontext() if fast else plain(), torch.autocast(device.type, dtype=torch.bfloat16):
+    with nullcontext() if fast else plain_torch(), torch.autocast(device.type, dtype=torch.bfloat16):
         y = layer(x)
         torch.manual_seed(1)
         y.backward(torch.randn(y.shape, device=device).to(y.dtype))
@@ -209,7 +209,7 @@ def _losses(arch: str, recipe: str, device: torch.device, size: tuple[int, int],
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loss_function, losses = TverskyBCELoss(), []
     torch.manual_seed(2)
-    with nullcontext() if fast else plain():
+    with nullcontext() if fast else plain_torch():
         for _ in range(STEPS):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -28,12 +28,11 @@ from typing import Any
 from common import ROOT, Results, default_device
 
 from monai_fp4.data import load_datalist, load_manifest, prepare_data
+from monai_fp4.quantization.kernels.triton_support import GIVEN_UP
 
 ARCHS, SCALES, RECIPES = ("unet", "swin", "vit"), ("4m", "15m"), ("bf16", "sr_rht_2d", "full", "chain_rule")
 CELLS = tuple(f"{arch}_{scale}_{recipe}" for scale in SCALES for recipe in RECIPES for arch in ARCHS)
 """In the order of their worth: the smaller scale first, BF16 and the whole recipe before the others."""
-GIVEN_UP = "the Triton kernels cannot be used"
-"""How the warning begins that `monai_fp4.quantization.kernels.triton_quantize.attempt` gives."""
 LOG_LINES = 15
 
 

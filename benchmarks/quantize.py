@@ -20,7 +20,7 @@ import torch
 from common import RESULTS, Results
 from torch import Tensor
 
-from monai_fp4.quantization.numerics import plain
+from monai_fp4.quantization.numerics import plain_torch
 from monai_fp4.quantization.tensor import fake_quantize
 
 OPTIONS: dict[str, dict[str, bool]] = {
@@ -128,7 +128,7 @@ def ours(x: Tensor) -> dict[str, Callable[[], object]]:
 
     def in_plain_torch(**options: bool) -> Callable[[], object]:
         def run() -> Tensor:
-            with plain():
+            with plain_torch():
                 return fake_quantize(x, **options)
 
         return run

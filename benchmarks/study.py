@@ -83,7 +83,7 @@ def protocol(tables: StudyTables) -> dict[str, Any]:
     counts = tables.cells["status"].value_counts()
 
     def known(column: str) -> list[Any]:
-        return sorted({_plain(value) for value in done[column] if value not in ("", None) and not pd.isna(value)})
+        return sorted({_json_value(value) for value in done[column] if value not in ("", None) and not pd.isna(value)})
 
     here = describe_machine()
     same = set(tables.cells["host"]) - {""} == {platform.node()}
@@ -135,11 +135,11 @@ def compact(found: Analysis, overhead: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _row(row: dict[Any, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-    plain = {str(name): _plain(row.get(name)) for name in names or row}
+    plain = {str(name): _json_value(row.get(name)) for name in names or row}
     return {name: value for name, value in plain.items() if value not in (None, "")}
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """A JSON value with six digits, which is more than any page shows."""
     if isinstance(value, str):
         return re.sub(r"(?<![\w.])(/[^\s/]+)+/", "", value)  # what failed may name a file of the machine

@@ -28,7 +28,7 @@ from monai_fp4 import RECIPES, build_network, convert
 from monai_fp4.engines import fuse_adam
 from monai_fp4.losses import TverskyBCELoss
 from monai_fp4.networks import channels_last, to_channels_last
-from monai_fp4.quantization.kernels.switch import plain
+from monai_fp4.quantization.kernels.dispatch import plain_torch
 
 PLAIN = ", plain torch"
 BASELINE = "bf16"
@@ -48,7 +48,7 @@ def training_step(
     loss_function = TverskyBCELoss()
 
     def step() -> None:
-        with nullcontext() if compiled else plain():
+        with nullcontext() if compiled else plain_torch():
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(images.device.type, dtype=torch.bfloat16):
                 logits = network(images)

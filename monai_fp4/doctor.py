@@ -151,7 +151,7 @@ def _default_device() -> str:
 
 def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
     from monai_fp4.metrics import native
-    from monai_fp4.quantization.kernels import cpu_gemm, cpu_quantize, triton_quantize
+    from monai_fp4.quantization.kernels import cpu_gemm, cpu_quantize, triton_support
 
     with warnings.catch_warnings():  # the table says it
         warnings.simplefilter("ignore")
@@ -159,7 +159,7 @@ def _fast_paths(device: torch.device) -> tuple[KernelStatus, ...]:
         cpu_gemm.available()
         native.library()
     compiled = {status.name: status for status in compiler.status()}
-    triton = KernelStatus("triton", *triton_quantize.available(device))
+    triton = KernelStatus("triton", *triton_support.available(device))
     return (*(compiled[name] for name in _PURPOSES if name in compiled), triton)
 
 

@@ -16,7 +16,7 @@ import torch
 from browser import CHROMIUM
 from tiny_runs import Dataset, lgg_dataset, nifti_dataset, train
 
-from monai_fp4.quantization.kernels.switch import plain
+from monai_fp4.quantization.kernels.dispatch import plain_torch
 
 
 def pytest_configure() -> None:
@@ -45,7 +45,7 @@ def _leave_no_trace() -> Iterator[None]:
 @pytest.fixture(scope="module", params=["compiled", "plain"])
 def both_paths(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test with the compiled kernels, where this machine has them, and in plain torch."""
-    with plain() if request.param == "plain" else nullcontext():
+    with plain_torch() if request.param == "plain" else nullcontext():
         yield
 
 

@@ -16,7 +16,7 @@ import torch
 from monai_fp4 import compiler
 from monai_fp4.metrics import native
 from monai_fp4.quantization.kernels import cpu_gemm, cpu_quantize
-from monai_fp4.quantization.numerics import plain, scaled_values
+from monai_fp4.quantization.numerics import plain_torch, scaled_values
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def needs_a_compiler() -> None:
 def assert_plain_numbers(reason: str) -> None:
     """One warning with the reason, the same numbers, and a status that says it."""
     x = torch.randn(8, 32)
-    with plain():
+    with plain_torch():
         expected = scaled_values(x).values
     with pytest.warns(RuntimeWarning, match=reason) as caught:
         assert torch.equal(scaled_values(x).values, expected)

@@ -20,7 +20,7 @@ from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
 from monai_fp4.data.batched import batch_transform
-from monai_fp4.data.preprocessing import FULL, plain, read_patients
+from monai_fp4.data.preprocessing import FULL, read_patients, without_metadata
 from monai_fp4.data.transforms import check_size
 
 __all__ = ["CACHE_SHARE", "PatientDataset", "SliceDataset"]
@@ -128,7 +128,7 @@ class SliceDataset(Dataset):
 
     def _transformed(self, index: int, item: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self._seed(index)
-        return plain(self.transform, item)
+        return without_metadata(self.transform, item)
 
     def _seed(self, index: int) -> None:
         # One state for all, seeded once: Compose.set_random_state seeds each transform, and that takes a millisecond.

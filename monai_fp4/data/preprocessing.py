@@ -21,7 +21,7 @@ from monai_fp4.data.readers import read_patient
 from monai_fp4.data.transforms import NormalizeForegroundd, resize
 from monai_fp4.errors import DataError
 
-__all__ = ["FULL", "plain", "read_patients"]
+__all__ = ["FULL", "without_metadata", "read_patients"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def read_patients(
     logger.info("read %d patients", len(data))
 
 
-def plain(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
+def without_metadata(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
     """Apply a transform to plain tensors: following the history of every item costs more than the transform itself."""
     track = get_track_meta()
     set_track_meta(False)

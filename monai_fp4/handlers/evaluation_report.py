@@ -158,17 +158,17 @@ def report(cohort: Cohort, threshold: float, *, resamples: int = 1000, seed: int
         "undefined": undefined,
         "per_patient": cohort.per_patient(threshold),
     }
-    return plain(numbers)
+    return to_json_value(numbers)
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """Make a value JSON-ready: NaN and infinity, which JSON does not know, become None.
 
-    >>> plain({"auprc": float("nan"), "patients": (1, 2)})
+    >>> to_json_value({"auprc": float("nan"), "patients": (1, 2)})
     {'auprc': None, 'patients': [1, 2]}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

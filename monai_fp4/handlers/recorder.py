@@ -130,7 +130,7 @@ class Recorder:
             entry["input_wait"] = round(waited, 4)
         validated = self.evaluator.state.epoch == epoch and bool(self.evaluator.state.metrics)
         if validated:
-            entry |= {name: _plain(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
+            entry |= {name: _number(value) for name, value in self.evaluator.state.metrics.items() if _is_number(value)}
         self.history.append(entry)
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
         if self.session.rank == 0:
@@ -203,6 +203,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
 
 
-def _plain(value: Any) -> float | int | None:
+def _number(value: Any) -> float | int | None:
     number = value.item() if isinstance(value, torch.Tensor) else value
     return None if isinstance(number, float) and not math.isfinite(number) else number

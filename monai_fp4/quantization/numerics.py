@@ -19,7 +19,7 @@ and of 2688 is said of the standard one.
 How numbers are rounded is in :mod:`monai_fp4.quantization.formats.rounding`, how they are rotated in
 :mod:`monai_fp4.quantization.formats.rotation`, and how a tensor becomes blocks with their scales, step by step in plain
 torch, in :mod:`monai_fp4.quantization.formats.blocks`. On a CPU a compiled kernel does all of that in one pass over
-memory, bit for bit alike; :func:`plain` does without it.
+memory, bit for bit alike; :func:`plain_torch` does without it.
 
 **NaN and infinity.** A NaN makes ``amax`` NaN, hence every block scale and every decoded value: it cannot get lost, and
 training can stop at once. Where ``amax`` is given from outside, and in MXFP4, a NaN still turns its whole block into
@@ -47,7 +47,6 @@ from monai_fp4.quantization.formats.blocks import (
     decode_factors,
     pad_last,
     prepare_blocks,
-    round_blocks,
 )
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.formats.rotation import rotate
@@ -62,8 +61,8 @@ from monai_fp4.quantization.formats.rounding import (
     round_e2m1_stochastic,
 )
 from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
-from monai_fp4.quantization.kernels import cpu_quantize, triton_quantize
-from monai_fp4.quantization.kernels.switch import plain
+from monai_fp4.quantization.kernels.dispatch import plain_torch
+from monai_fp4.quantization.kernels.quantizers import quantize
 
 __all__ = [
     "BLOCK_SIZE",
@@ -77,7 +76,7 @@ __all__ = [
     "decode",
     "gemm_alpha",
     "pad_last",
-    "plain",
+    "plain_torch",
     "prepare_blocks",
     "random_bits",
     "rotate",
@@ -132,21 +131,7 @@ def scaled_values(
             "scaled_values expected a dtype with the exponents of FP32 for MXFP4, found torch.float16: use bfloat16"
         )
     key = draw_key(generator) if stochastic else None
-    if scheme is not STANDARD:
-        pass  # the kernels know the standard format only
-    elif cpu_quantize.usable(x):
-        result = cpu_quantize.quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype)
-        if result is not None:
-            return result
-    elif triton_quantize.usable(x):
-        result = triton_quantize.attempt(
-            triton_quantize.quantize, x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype
-        )
-        if result is not None:
-            return result
-    quantized = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax, scheme=scheme)
-    values = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
-    return ScaledValues(values, quantized.amax, quantized.scales.squeeze(-1), scheme)
+    return quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype, scheme=scheme)
 
 
 @torch.no_grad()

@@ -26,11 +26,10 @@ from monai_fp4.quantization.formats.blocks import (
     decode_factors,
     pad_last,
     prepare_blocks,
-    round_blocks,
 )
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.formats.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
-from monai_fp4.quantization.kernels import cpu_quantize, triton_quantize
+from monai_fp4.quantization.kernels import quantizers
 
 __all__ = ["NVFP4Tensor", "fake_quantize", "quantize"]
 
@@ -143,16 +142,4 @@ def fake_quantize(
     """
     check_blocks(x, two_d=two_d, rht=rht)
     key = draw_key(generator) if stochastic else None
-    if cpu_quantize.usable(x):
-        result = cpu_quantize.quantize(x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False)
-        if result is not None:
-            return result.values
-    elif triton_quantize.usable(x):
-        call = triton_quantize.quantize
-        result = triton_quantize.attempt(
-            call, x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False
-        )
-        if result is not None:
-            return result.values
-    quantized = prepare_blocks(x, two_d=two_d, rht=rht)
-    return round_blocks(quantized, decode_factors(quantized.scales, quantized.amax), key=key, dtype=x.dtype)
+    return quantizers.quantize(x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False).values

@@ -19,7 +19,7 @@ from monai_fp4.quantization.numerics import (
     SUPPORTED_DTYPES,
     decode,
     gemm_alpha,
-    plain,
+    plain_torch,
     rotate,
     round_e2m1,
     scaled_values,
@@ -168,7 +168,7 @@ def test_tiles_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
         drawn = scaled_values(x, stochastic=True, generator=torch.Generator().manual_seed(0))
         return scaled_values(x).values, drawn.values, rotate(x)
 
-    with plain():
+    with plain_torch():
         whole = draw()
         monkeypatch.setattr(tiles, "_TILE", 100)
         pieces = draw()

@@ -38,7 +38,8 @@ from monai_fp4.quantization.layers import (
     NVFP4ConvTranspose3d,
 )
 from monai_fp4.quantization.layers.conv import _ConvNd
-from monai_fp4.quantization.layers.conv_gemm import Convolution, input_gradient, quantize_kernel
+from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_kernel
+from monai_fp4.quantization.layers.gemm import input_gradient
 from monai_fp4.quantization.layers.geometry import ConvGeometry
 from monai_fp4.quantization.layers.operands import as_kernel
 from monai_fp4.quantization.layers.transpose import _ConvTransposeNd
@@ -186,4 +187,4 @@ def _input_gradient(
     if recipe.backward is Backward.DEQUANTIZED:
         b = quantize_kernel(weight, geometry, recipe, along_first=False)
         weight = as_kernel(decode(b, dy.dtype), along_first=False)
-    return input_gradient(dy, weight, Convolution(geometry, recipe, dy.dtype, False, image_shape))
+    return input_gradient(dy, weight, ConvSpec(geometry, recipe, dy.dtype, False, image_shape))

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from monai_fp4.compiler import load
-from monai_fp4.quantization.kernels import cpu_quantize
 
-__all__ = ["SOURCE", "available", "product", "product_of_pairs", "product_of_rows", "stored", "usable"]
+__all__ = ["SOURCE", "available", "product", "product_of_pairs", "product_of_rows", "stored"]
 
 SOURCE = Path(__file__).with_name("gemm.cpp")
 _NO_OFFSET = torch.zeros(1, dtype=torch.int64, device="cpu")
@@ -35,11 +34,6 @@ _NO_OFFSET = torch.zeros(1, dtype=torch.int64, device="cpu")
 def available() -> bool:
     """Whether this machine has the instructions, and the compiler to use them."""
     return _library() is not None
-
-
-def usable(x: Tensor) -> bool:
-    """Whether products of this tensor are computed here; not inside `monai_fp4.quantization.kernels.switch.plain`."""
-    return cpu_quantize.usable(x) and cpu_quantize.available() and available()
 
 
 def product_of_rows(a: Tensor, b: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:

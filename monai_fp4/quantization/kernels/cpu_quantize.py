@@ -18,15 +18,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from monai_fp4 import compiler
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
 from monai_fp4.quantization.formats.rounding import check_dtype
-from monai_fp4.quantization.kernels.switch import is_plain
+from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
 
-__all__ = ["SOURCE", "available", "quantize", "usable"]
+__all__ = ["SOURCE", "available", "quantize", "takes"]
 
 SOURCE = Path(__file__).with_name("quantize.cpp")
 
@@ -48,9 +47,9 @@ def available() -> bool:
     return compiler.load(SOURCE, _fault) is not None
 
 
-def usable(x: Tensor) -> bool:
-    """Whether this tensor is one for the kernel: in a CPU's memory, with no compiler or tracer looking on."""
-    return not (is_plain() or not x.is_cpu or torch.compiler.is_compiling() or isinstance(x, FakeTensor))
+def takes(x: Tensor, scheme: Scheme) -> bool:
+    """A tensor in a CPU's memory, in the standard format, where the kernel can be had."""
+    return x.is_cpu and scheme is STANDARD and available()
 
 
 def quantize(
@@ -67,9 +66,10 @@ def quantize(
     offset: int = 0,
     length: int | None = None,
     with_scales: bool = True,
+    scheme: Scheme = STANDARD,
     library: ctypes.CDLL | None = None,
-) -> ScaledValues | None:
-    """Quantize a CPU tensor along its last axis.
+) -> ScaledValues:
+    """Quantize a CPU tensor along its last axis, where :func:`available` says that it can be.
 
     Args:
         x: FP32, BF16 or FP16, shape ``[..., K]``, any strides.
@@ -85,17 +85,17 @@ def quantize(
         offset: position ``k`` of a row reads ``x[..., offset + k]``, which is zero outside of the tensor.
         length: positions of a row; by default all from ``offset`` to the end.
         with_scales: whether block scales are wanted; without, they are an empty tensor.
+        scheme: the standard one: what else there is, :func:`takes` leaves to others.
         library: the compiled kernel; by default the one of this machine.
 
     Returns:
-        The operand, or ``None`` where there is no kernel: compute in plain torch.
+        The operand.
 
     Raises:
         ConfigError: shapes, dtypes, devices or options that do not fit.
     """
     library = library or compiler.load(SOURCE, _fault)
-    if library is None:
-        return None
+    assert library is not None, "`takes` was not asked first"
     x = _readable(x)
     shape = x.shape
     if length is None:
@@ -238,7 +238,7 @@ def _fault(library: ctypes.CDLL) -> str | None:
                 quantized = prepare_blocks(view, two_d=two_d, rht=rht)
                 expected = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
                 ours = quantize(view, two_d=two_d, rht=rht, key=key, dtype=dtype, library=library)
-                if ours is None or not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
+                if not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
                     layout = "columns" if view.stride(-1) > 1 else "rows"
                     return (
                         f"it differs from plain torch in the self-check ({dtype}, {layout}, {two_d=}, {rht=}, {key=})"

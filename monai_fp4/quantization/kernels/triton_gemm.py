@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from monai_fp4.quantization.formats.blocks import ScaledValues
+from monai_fp4.quantization.kernels.triton_support import may_fail
 
 __all__ = ["scale_and_cast", "multiply", "multiply_fused", "multiply_library"]
 
@@ -38,6 +39,7 @@ _COMPILE: dict[str, Any] = {"enable_fp_fusion": False}
 
 
 @torch.no_grad()
+@may_fail()
 def multiply(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """``alpha * a @ b.T``, summed in FP32.
 
@@ -82,6 +84,7 @@ def multiply_fused(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tens
 
 
 @torch.no_grad()
+@may_fail()
 def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """Scale the FP32 sums of a product by alpha and cast them, in one kernel.
 

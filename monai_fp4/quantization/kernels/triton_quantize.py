@@ -17,18 +17,11 @@ Everything stays on the device: no number is copied to the host, so nothing wait
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
-from collections.abc import Callable
-from functools import cache
-from typing import ParamSpec, TypeVar
-
 import torch
 from torch import Tensor
 
-from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues
-from monai_fp4.quantization.kernels.switch import is_plain
+from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
 from monai_fp4.quantization.kernels.triton_launch import (
     Options,
     as_matrix,
@@ -37,84 +30,18 @@ from monai_fp4.quantization.kernels.triton_launch import (
     column_operand,
     row_operand,
 )
+from monai_fp4.quantization.kernels.triton_support import available, may_fail
 
-__all__ = ["attempt", "available", "quantize", "quantize_both", "usable"]
-
-_OLDEST = (8, 0)  # Ampere: BF16 tensor cores, and minima that keep a NaN
-
-_failure: str | None = None  # why the kernels were given up in this process
-_Result = TypeVar("_Result")
-_Arguments = ParamSpec("_Arguments")
+__all__ = ["quantize", "quantize_both", "takes"]
 
 
-def available(device: torch.device | str) -> tuple[bool, str]:
-    """Whether the kernels can run on a device.
-
-    Args:
-        device: of the tensors.
-
-    Returns:
-        Yes or no; and what they run on, or why not.
-    """
-    device = torch.device(device)
-    if _failure is not None:
-        return False, _failure
-    if device.type not in ("cuda", "cpu"):
-        return False, f"the Triton kernels run on CUDA devices, not on {device.type}"
-    if importlib.util.find_spec("triton") is None:
-        return False, "Triton is not installed"
-    if device.type == "cpu":
-        from monai_fp4.quantization.kernels.triton_language import INTERPRETED
-
-        if INTERPRETED:
-            return True, "in Triton's interpreter, which is for tests"
-        return False, "the Triton kernels run on CUDA devices, not on a CPU"
-    if not torch.cuda.is_available():
-        return False, "there is no CUDA device"
-    if torch.version.hip is not None:
-        return False, "the Triton kernels are for NVIDIA's GPUs, this torch is built for AMD's"
-    return _capable(torch.cuda.current_device() if device.index is None else device.index)
-
-
-@cache
-def _capable(index: int) -> tuple[bool, str]:
-    capability = torch.cuda.get_device_capability(index)
-    name = f"{torch.cuda.get_device_name(index)}, compute capability {capability[0]}.{capability[1]}"
-    if capability < _OLDEST:
-        return False, f"the Triton kernels need compute capability 8.0 or above, found {name}"
-    return True, f"Triton on {name}"
-
-
-def usable(x: Tensor) -> bool:
-    """Whether this tensor is one for the kernels: on a GPU that they run on, with no compiler looking on."""
-    fits = x.is_cuda and x.numel() > 0 and not is_plain() and not torch.compiler.is_compiling()
-    return fits and available(x.device)[0]
-
-
-def attempt(call: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result | None:
-    """What a call of the kernels returns, or ``None`` if Triton fails: compute in plain torch.
-
-    Triton compiles at the first call. A failure is warned about and ends the use of the kernels in this process, as
-    :func:`usable`, which callers ask first, then says. Memory that runs out and arguments that are refused are no
-    failures of Triton and are raised.
-    """
-    global _failure
-    try:
-        return call(*args, **kwargs)
-    except (torch.OutOfMemoryError, ConfigError):
-        raise
-    except Exception as error:  # Triton, its compiler and the driver have no common class of errors
-        first = (str(error).strip().splitlines() or [""])[0]
-        _failure = f"a Triton kernel failed, {type(error).__name__}: {first}"
-        warnings.warn(
-            f"the Triton kernels cannot be used, plain torch computes the same numbers more slowly: {_failure}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return None
+def takes(x: Tensor, scheme: Scheme) -> bool:
+    """A tensor on a GPU that the kernels run on, in the standard format."""
+    return x.is_cuda and scheme is STANDARD and x.numel() > 0 and available(x.device)[0]
 
 
 @torch.no_grad()
+@may_fail()
 def quantize(
     x: Tensor,
     *,
@@ -125,8 +52,9 @@ def quantize(
     dtype: torch.dtype = torch.float32,
     decoded: bool = False,
     with_scales: bool = True,
+    scheme: Scheme = STANDARD,
 ) -> ScaledValues:
-    """Quantize along the last axis; the contract is that of ``numerics.scaled_values``, which checks the arguments.
+    """Quantize along the last axis, as all of :data:`monai_fp4.quantization.kernels.quantizers.QUANTIZERS` do.
 
     Args:
         x: FP32, BF16 or FP16, ``[..., K]`` with at least one number. It is read as it lies in memory if its axes merge
@@ -138,6 +66,7 @@ def quantize(
         dtype: of the values.
         decoded: return ``code * (scale * amax / 2688)``, rounded to ``dtype``, instead of ``code * scale``.
         with_scales: whether block scales are wanted; without, they are an empty tensor.
+        scheme: the standard one: what else there is, `takes` leaves to others.
 
     Returns:
         Values ``[..., K]`` (K padded to whole blocks with ``rht``) in the order of axes that ``x`` has in memory, the
@@ -159,6 +88,7 @@ def quantize(
 
 
 @torch.no_grad()
+@may_fail()
 def quantize_both(
     x: Tensor,
     *,

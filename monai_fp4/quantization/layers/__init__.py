@@ -4,9 +4,10 @@ They hold the float layer's parameters (master weights stay in high precision) a
 GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to read on:
 
 * `operands`: which operand of which GEMM is quantized how under which recipe;
-* `gemm` and `linear_products`: the three GEMMs of a linear layer;
-* `conv_gemm`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
-* `cpu_linear`, `cpu_conv`, `cpu_conv_gradient` and `cuda_linear`: the same numbers by the compiled kernels;
+* `gemm`: who multiplies, and how autograd goes through it;
+* `layer_products` and `linear_products`: the three GEMMs of a linear layer;
+* `conv_products`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
+* `cpu_products`, `cpu_conv`, `cpu_conv_gradient` and `triton_products`: the same numbers by the compiled kernels;
 * `base`, `linear`, `conv`, `transpose`: the modules.
 """
 

@@ -29,7 +29,9 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from monai_fp4.quantization.numerics import ScaledValues, decode, gemm_alpha, scaled_values
+from monai_fp4.quantization.layers.linear_products import matrix_product
+from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.numerics import decode, scaled_values
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 
 __all__ = ["ATTENTION_TYPES", "FP4SABlock", "FP4WindowAttention", "fp4_product"]
@@ -57,6 +59,7 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
 
 class _Product(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
         ctx.recipe = recipe
         scheme = recipe.scheme_of(Operand.INPUT)
@@ -65,35 +68,27 @@ class _Product(torch.autograd.Function):
             ctx.save_for_backward(decode(qa, a.dtype), decode(qb, b.dtype))
         else:
             ctx.save_for_backward(a, b)
-        return _gemm(qa, qb, a.dtype)
+        return matrix_product(qa, qb, a.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (dc,) = gradients
+    @without_autocast
+    def backward(ctx: Any, dc: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, b = ctx.saved_tensors
         recipe: Recipe = ctx.recipe
         needs_a, needs_b, _ = ctx.needs_input_grad
-        with torch.autocast(dc.device.type, enabled=False):
-            if recipe.backward is not Backward.FP4:
-                return dc @ b if needs_a else None, dc.mT @ a if needs_b else None, None
-            stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
-            scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
-            da = None
-            if needs_a:
-                rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
-                da = _gemm(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
-            if not needs_b:
-                return da, None, None
-            rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
-            return da, _gemm(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
-
-
-def _gemm(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
-    """FP32 product of grid values times block scales, times alpha, then cast."""
-    with torch.autocast(a.values.device.type, enabled=False):
-        alpha = gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)
-        return (a.values @ b.values.mT).mul_(alpha).to(dtype)
+        if recipe.backward is not Backward.FP4:
+            return dc @ b if needs_a else None, dc.mT @ a if needs_b else None, None
+        stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+        scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+        da = None
+        if needs_a:
+            rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
+            da = matrix_product(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
+        if not needs_b:
+            return da, None, None
+        rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
+        return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
 
 
 class FP4SABlock(SABlock):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
 from monai_fp4.quantization.layers.conv3d_guard import SafeConv3d
-from monai_fp4.quantization.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
+from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_operands
+from monai_fp4.quantization.layers.gemm import multiply
 from monai_fp4.quantization.layers.geometry import ConvGeometry
 from monai_fp4.quantization.layers.operands import as_kernel, channels_first
 from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
@@ -48,7 +49,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
         dtype = working_dtype(input)
         batched = input.dim() == 2 + len(self.kernel_size)
         x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
-        y = ConvFunction.apply(x, weight, Convolution(geometry, self.recipe, dtype, False, tuple(x.shape)))
+        y = multiply(x, weight, ConvSpec(geometry, self.recipe, dtype, False, tuple(x.shape)))
         if bias is not None:
             y = y.add_(bias.to(dtype).view(-1, *(1,) * len(self.kernel_size)))
         return y if batched else y.squeeze(0)

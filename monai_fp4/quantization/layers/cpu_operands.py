@@ -24,11 +24,9 @@ def quantized(
 ) -> ScaledValues:
     """Quantize along the last axis to BF16 operands; see `monai_fp4.quantization.kernels.cpu_quantize.quantize`."""
     key = draw_key() if stochastic else None
-    result = quantize(
+    return quantize(
         x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=torch.bfloat16, pairs=pairs, out=out, with_scales=False
     )
-    assert result is not None  # the products are not available without the quantizer
-    return result
 
 
 def quantized_rows(x: Tensor, *, stochastic: bool = False) -> ScaledValues:
@@ -44,9 +42,7 @@ def quantized_rows(x: Tensor, *, stochastic: bool = False) -> ScaledValues:
 
 def round_trip(x: Tensor, dtype: torch.dtype, *, two_d: bool = False, amax: Tensor | None = None) -> Tensor:
     """Quantize along the last axis and decode, into ``dtype``."""
-    result = quantize(x, two_d=two_d, amax=amax, dtype=dtype, decoded=True, with_scales=False)
-    assert result is not None
-    return result.values
+    return quantize(x, two_d=two_d, amax=amax, dtype=dtype, decoded=True, with_scales=False).values
 
 
 def swap_pairs(kernel: ScaledValues, length: int) -> ScaledValues:

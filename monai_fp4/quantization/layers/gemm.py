@@ -1,4 +1,4 @@
-"""The autograd function of a linear layer: three GEMMs, quantized as the recipe says.
+"""The products of linear layers and convolutions in FP4: who computes them, and how autograd goes through them.
 
 With ``x`` of shape ``[T, K]`` (T tokens), ``W`` ``[N, K]`` and ``dy`` ``[T, N]``:
 
@@ -11,68 +11,93 @@ wgrad   ``dW = q(dy)^T q(x)``, both along T;        ``dW = dy^T x``; the origina
         both rotated (RHT), dy SR
 ======  ==========================================  ==========================================
 
+A convolution is the same with output pixels for tokens and (kernel tap, channel) for features, over an im2col matrix
+that nobody writes down; see `monai_fp4.quantization.layers.products`.
+
 Each q(.) is of the tensor in the dtype that it came in; results have the dtype that the layer works in, and so have the
 operands of the high-precision products (see `monai_fp4.quantization.layers.operands`). Biases are added by the layers,
 in high precision, after the cast.
+
+`MULTIPLIERS` is the table of implementations. Transformer Engine is not in it, though it multiplies too: ``te.Linear``
+is a module with a state and an autograd of its own, so it is chosen once, by `convert`
+(:data:`monai_fp4.quantization.backends.BACKENDS`), and what it does not take comes here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from monai_fp4.quantization.kernels import cpu_gemm, triton_quantize
-from monai_fp4.quantization.layers.cpu_linear import CPULinearProducts
-from monai_fp4.quantization.layers.linear_products import LinearProducts
+from monai_fp4.quantization.kernels.dispatch import dispatch
+from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
+from monai_fp4.quantization.layers.cpu_products import CPUConvProducts, CPULinearProducts
+from monai_fp4.quantization.layers.layer_products import Products, Spec
+from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
 from monai_fp4.quantization.layers.operands import without_autocast
-from monai_fp4.quantization.recipes import Backward, Recipe
+from monai_fp4.quantization.layers.triton_products import TritonConvProducts, TritonLinearProducts
+from monai_fp4.quantization.recipes import Backward
 
-__all__ = ["LinearFunction"]
+__all__ = ["MULTIPLIERS", "input_gradient", "multiply"]
+
+_Result = TypeVar("_Result")
+
+MULTIPLIERS: Mapping[type, Sequence[type[Products[Any]]]] = {
+    LinearSpec: (CPULinearProducts, TritonLinearProducts, LinearProducts),
+    ConvSpec: (CPUConvProducts, TritonConvProducts, ConvProducts),
+}
+"""Compiled C++, Triton, plain torch: who multiplies, for each kind of layer."""
 
 
-class LinearFunction(Function):
-    """``y = x @ W.T`` for ``x`` of shape ``[T, K]`` and ``W`` of shape ``[N, K]``; y, dx and dW have ``dtype``."""
+def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    """Multiply an input with a weight as a layer does, in FP4, with the gradients that its recipe asks for.
 
+    Args:
+        x: ``[T, K]`` of a linear layer, ``[N, C, *spatial]`` of a convolution.
+        weight: ``[N, K]``, or the kernel.
+        spec: what is multiplied how.
+
+    Returns:
+        ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients.
+    """
+    y: Tensor = _Multiply.apply(x, weight, spec)
+    return y
+
+
+def input_gradient(dy: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    """The gradient that `multiply` gives its input, for a layer whose forward product somebody else computes.
+
+    Where the recipe's backward is `Backward.DEQUANTIZED`, the weight is the decoded one.
+    """
+    if spec.recipe.backward is not Backward.FP4:
+        return spec.input_gradient(dy, weight)
+    return _compute(dy, spec, lambda products: products.input_gradient(dy, weight))
+
+
+def _compute(x: Tensor, spec: Spec, call: Callable[[Products[Any]], _Result]) -> _Result:
+    return dispatch(MULTIPLIERS[type(spec)], x, spec, lambda products: call(products(spec)))
+
+
+class _Multiply(Function):
     @staticmethod
     @without_autocast
-    def forward(ctx: Any, x: Tensor, weight: Tensor, recipe: Recipe, dtype: torch.dtype) -> Tensor:
-        """Quantize both operands along K and multiply them."""
-        products = _products(x, recipe, dtype)
-        ctx.recipe, ctx.dtype = recipe, dtype
-        y, ctx.kept = products.forward(x, weight)
-        if recipe.backward is Backward.DEQUANTIZED:
-            ctx.save_for_backward(*products.decoded(x, weight))
-        else:
-            ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+        y, saved, kept = _compute(x, spec, lambda products: products.forward(x, weight))
+        ctx.spec, ctx.kept = spec, kept
+        ctx.save_for_backward(*saved)
         return y
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and of the weight."""
         x, weight = ctx.saved_tensors
-        dtype: torch.dtype = ctx.dtype
-        needed = ctx.needs_input_grad[:2]
-        if ctx.recipe.backward is Backward.FP4:
-            dx, dw = _products(dy, ctx.recipe, dtype).gradients(dy, x, weight, ctx.kept, needed)
-        else:
-            dx = dy @ weight.to(dtype) if needed[0] else None
-            dw = dy.mT @ x.to(dtype) if needed[1] else None
-        return dx, dw, None, None
-
-
-def _products(x: Tensor, recipe: Recipe, dtype: torch.dtype) -> LinearProducts:
-    """The quickest products where ``x`` is that know the recipe's format."""
-    if recipe.standard_format:
-        if cpu_gemm.usable(x):
-            return CPULinearProducts(recipe, dtype)
-        if triton_quantize.usable(x):
-            from monai_fp4.quantization.layers.cuda_linear import CUDALinearProducts  # imports Triton
-
-            return CUDALinearProducts(recipe, dtype)
-    return LinearProducts(recipe, dtype)
+        spec, kept, needed = ctx.spec, ctx.kept, ctx.needs_input_grad[:2]
+        if spec.recipe.backward is Backward.FP4:
+            return *_compute(dy, spec, lambda products: products.gradients(dy, x, weight, kept, needed)), None
+        dx = spec.input_gradient(dy, weight) if needed[0] else None
+        dw = spec.weight_gradient(dy, x) if needed[1] else None
+        return dx, dw, None

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, check_untransformed, working_dtype
-from monai_fp4.quantization.layers.gemm import LinearFunction
-from monai_fp4.quantization.layers.linear_products import quantized_input, quantized_weight
+from monai_fp4.quantization.layers.gemm import multiply
+from monai_fp4.quantization.layers.linear_products import LinearSpec, quantized_input, quantized_weight
 from monai_fp4.quantization.numerics import decode
 
 __all__ = ["NVFP4Linear"]
@@ -41,7 +41,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
             )
         dtype = working_dtype(input)
         x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
-        y = LinearFunction.apply(x, self.weight, self.recipe, dtype)
+        y = multiply(x, self.weight, LinearSpec(self.recipe, dtype))
         if self.bias is not None:
             y = y.add_(self.bias.to(dtype))
         return y.view(*input.shape[:-1], self.out_features)

@@ -33,7 +33,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from monai_fp4.quantization.kernels import triton_quantize
 from monai_fp4.quantization.numerics import STANDARD, ScaledValues, Scheme, gemm_alpha, scaled_values
 
 __all__ = ["along_channels", "as_kernel", "channels_first", "scale_and_cast", "kernel_values", "without_autocast"]
@@ -77,12 +76,6 @@ def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
 
 def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
-    if a.scheme is b.scheme is STANDARD and triton_quantize.usable(accumulated):
-        from monai_fp4.quantization.kernels import triton_gemm  # imports Triton
-
-        finished = triton_quantize.attempt(lambda: triton_gemm.scale_and_cast(accumulated, a, b, dtype))
-        if finished is not None:
-            return finished
     return accumulated.mul_(gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)).to(dtype)
 
 

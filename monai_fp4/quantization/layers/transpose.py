@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
 from monai_fp4.quantization.layers.conv import check_groups
-from monai_fp4.quantization.layers.conv_gemm import ConvFunction, Convolution, quantize_operands
+from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_operands
+from monai_fp4.quantization.layers.gemm import multiply
 from monai_fp4.quantization.layers.geometry import ConvGeometry
 from monai_fp4.quantization.layers.operands import as_kernel, channels_first
 from monai_fp4.quantization.numerics import decode
@@ -54,7 +55,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, extra, strict=True)
         spatial = ((n - 1) * s - 2 * int(p) + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
         image_shape = (x.shape[0], self.out_channels, *spatial)
-        y = ConvFunction.apply(x, self.weight, Convolution(self._geometry(), self.recipe, dtype, True, image_shape))
+        y = multiply(x, self.weight, ConvSpec(self._geometry(), self.recipe, dtype, True, image_shape))
         if self.bias is not None:
             y = y.add_(self.bias.to(dtype).view(-1, *(1,) * dims))
         return y if batched else y.squeeze(0)

@@ -11,7 +11,6 @@ import json
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -101,13 +100,9 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
     write_atomically(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
     buffer = BytesIO()
     # A column of options may mix numbers and texts, which Parquet does not know.
-    mixed = {name: frame[name].map(_plain, na_action="ignore") for name in frame if frame[name].dtype == object}
+    mixed = {name: frame[name].map(str, na_action="ignore") for name in frame if frame[name].dtype == object}
     frame.assign(**mixed).to_parquet(buffer, index=False)
     write_atomically(path.with_suffix(".parquet"), buffer.getvalue())
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
 
 
 def _render(page: Page, pages: list[Page], tables: StudyTables, made: str) -> str:

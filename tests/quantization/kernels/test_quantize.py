@@ -19,7 +19,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.formats.rotation import rotate
 from monai_fp4.quantization.kernels import cpu_quantize
-from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain, scaled_values
+from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain_torch, scaled_values
 from monai_fp4.quantization.tensor import fake_quantize
 
 OPTIONS = [(two_d, rht, stochastic) for two_d in (False, True) for rht in (False, True) for stochastic in (False, True)]
@@ -61,7 +61,7 @@ def seeded(function: Callable[..., ScaledValues], x: Tensor, **options: object) 
 
 def assert_equal(x: Tensor, **options: object) -> None:
     ours = seeded(scaled_values, x, **options)
-    with plain():
+    with plain_torch():
         expected = seeded(scaled_values, x, **options)
     for name in ("values", "scales", "amax"):
         a, b = getattr(ours, name), getattr(expected, name)
@@ -116,7 +116,7 @@ def test_large_tensors_do_not_depend_on_the_threads(threads: int) -> None:
 def test_decoded_values(dtype: torch.dtype) -> None:
     x = (torch.randn(33, 70, generator=torch.Generator().manual_seed(0)) * torch.logspace(-20, 4, 70)).to(dtype)
     for view in (x, x.mT):
-        with plain():
+        with plain_torch():
             expected = fake_quantize(view)
         assert same(fake_quantize(view), expected)
 
@@ -129,7 +129,7 @@ def test_a_window_reads_zeros_outside(offset: int, transposed: bool) -> None:
     length = 50
     padded = functional.pad(x, (32, 64))[:, 32 + offset : 32 + offset + length]
     for rht in (False, True):
-        with plain():
+        with plain_torch():
             expected = scaled_values(padded, rht=rht)
         ours = cpu_quantize.quantize(x, rht=rht, offset=offset, length=length)
         assert ours is not None
@@ -209,7 +209,7 @@ def test_the_order_of_the_rotations_sums_is_kept(distance: int) -> None:
     x = torch.zeros(16, 32)
     x[:, 3] = torch.where(block.abs() == s, block.sign() * SMALL[distance] * 2.0**distance, block)
     x = x.bfloat16()
-    with plain():
+    with plain_torch():
         expected = scaled_values(x.mT, rht=True)
     for pairs in (False, True):
         found = cpu_quantize.quantize(x.mT, rht=True, dtype=torch.bfloat16, pairs=pairs)

@@ -14,33 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton_setup import DEVICE, needs_compiler, needs_kernels, quiet
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats import philox
-from monai_fp4.quantization.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
+from monai_fp4.quantization.formats.blocks import ScaledValues
 from monai_fp4.quantization.formats.rotation import rotate
-from monai_fp4.quantization.kernels import switch, triton_quantize
+from monai_fp4.quantization.kernels import cpu_quantize, torch_quantize, triton_quantize, triton_support
 from monai_fp4.quantization.kernels.triton_device import as_fp32, random_words, rotate_inner
 from monai_fp4.quantization.kernels.triton_language import tl, triton
 from monai_fp4.quantization.kernels.triton_launch import as_matrix
-from monai_fp4.quantization.kernels.triton_quantize import attempt, available, quantize, quantize_both, usable
-from monai_fp4.quantization.numerics import scaled_values
+from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both, takes
+from monai_fp4.quantization.kernels.triton_support import available, may_fail
+from monai_fp4.quantization.numerics import STANDARD, scaled_values
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
-
-
-def plain(
-    x: Tensor,
-    *,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-) -> ScaledValues:
-    """The definition, in plain torch on the same device."""
-    blocks = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax)
-    factors = decode_factors(blocks.scales, blocks.amax) if decoded else blocks.scales
-    return ScaledValues(round_blocks(blocks, factors, key=key, dtype=dtype), blocks.amax, blocks.scales.squeeze(-1))
 
 
 def assert_same(found: ScaledValues, expected: ScaledValues) -> None:
@@ -106,7 +92,7 @@ def test_equals_plain_torch(view, options, dtype, result, seed, binades):
         x = x.unsqueeze(0)
     if "amax" in options:
         options = {"amax": torch.tensor(options["amax"], device=DEVICE)}
-    assert_same(quantize(x, **options, dtype=result), plain(x, **options, dtype=result))
+    assert_same(quantize(x, **options, dtype=result), torch_quantize.quantize(x, **options, dtype=result))
 
 
 @needs_kernels
@@ -115,7 +101,7 @@ def test_equals_plain_torch(view, options, dtype, result, seed, binades):
 @pytest.mark.parametrize("options", OPTIONS[:5], ids=str)
 def test_every_option_for_every_dtype(options, dtype):
     x = numbers((18, 40), dtype, 3, 4)
-    assert_same(quantize(x, **options), plain(x, **options))
+    assert_same(quantize(x, **options), torch_quantize.quantize(x, **options))
 
 
 @needs_kernels
@@ -131,8 +117,8 @@ def test_every_option_for_every_dtype(options, dtype):
 def test_both_operands_from_the_same_reads(shape, dtype, rht, keys, seed):
     x = numbers(shape, dtype, seed, 4)
     row, column = quantize_both(x, rht=rht, row_key=keys[0], column_key=keys[1])
-    assert_same(row, plain(x, key=keys[0], dtype=torch.bfloat16))
-    assert_same(column, plain(x.mT, rht=rht, key=keys[1], dtype=torch.bfloat16))
+    assert_same(row, torch_quantize.quantize(x, key=keys[0], dtype=torch.bfloat16))
+    assert_same(column, torch_quantize.quantize(x.mT, rht=rht, key=keys[1], dtype=torch.bfloat16))
     assert column.values.mT.is_contiguous()
 
 
@@ -142,8 +128,8 @@ def test_both_operands_with_known_maxima():
     x = numbers((20, 30), torch.float32, 0, 3)
     maxima = torch.tensor(50.0, device=DEVICE), torch.tensor(70.0, device=DEVICE)
     row, column = quantize_both(x, rht=True, amaxes=maxima)
-    assert_same(row, plain(x, amax=maxima[0], dtype=torch.bfloat16))
-    assert_same(column, plain(x.mT, rht=True, amax=maxima[1], dtype=torch.bfloat16))
+    assert_same(row, torch_quantize.quantize(x, amax=maxima[0], dtype=torch.bfloat16))
+    assert_same(column, torch_quantize.quantize(x.mT, rht=True, amax=maxima[1], dtype=torch.bfloat16))
 
 
 SPECIAL = {
@@ -171,8 +157,8 @@ def test_special_numbers(name, dtype):
     for index, number in enumerate(SPECIAL[name]):
         x[3 + index, 5] = number
     for key in (None, 9):
-        assert_same(quantize(x, key=key), plain(x, key=key))
-    assert_same(quantize(x.mT), plain(x.mT))
+        assert_same(quantize(x, key=key), torch_quantize.quantize(x, key=key))
+    assert_same(quantize(x.mT), torch_quantize.quantize(x.mT))
 
 
 @needs_kernels
@@ -214,7 +200,7 @@ def test_rotation_sums_in_the_defined_order(dtype):
 def test_rotation_flushes_subnormal_bf16_numbers():
     x = (numbers((16, 32), torch.float32, 2, 2) * 2.0**-126).to(torch.bfloat16)
     assert 0 < ((x.abs() < 2.0**-126) & (x != 0)).sum() < x.numel()
-    assert_same(quantize(x, rht=True), plain(x, rht=True))
+    assert_same(quantize(x, rht=True), torch_quantize.quantize(x, rht=True))
 
 
 @needs_kernels
@@ -276,7 +262,7 @@ def test_layouts_are_read_in_place(make, shape, along_rows, copied):
 
 
 def test_a_cpu_tensor_is_left_to_others():
-    assert not usable(torch.ones(16, 16))
+    assert not takes(torch.ones(16, 16), STANDARD)
 
 
 def test_says_why_it_is_not_available():
@@ -288,27 +274,25 @@ def test_a_failure_is_warned_about_once_and_ends_the_use(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("PTX was not accepted\nlong trace")
 
-    monkeypatch.setattr(triton_quantize, "_failure", None)
-    monkeypatch.setattr(triton_quantize, "quantize", fail)
-    monkeypatch.setattr(triton_quantize, "usable", lambda x: triton_quantize._failure is None)
+    monkeypatch.setattr(triton_support, "_failure", None)
+    monkeypatch.setattr(triton_quantize, "row_operand", fail)
+    monkeypatch.setattr(triton_quantize, "takes", lambda x, scheme: triton_support.failure() is None)
+    monkeypatch.setattr(cpu_quantize, "takes", lambda x, scheme: False)  # it would come first
     x = torch.randn(16, 16)
-    expected = scaled_values(x).values
-    with switch.plain():  # the kernel for CPUs would come first
-        with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):
-            assert torch.equal(scaled_values(x).values, expected)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert torch.equal(scaled_values(x).values, expected)
-    assert available("cpu") == (False, triton_quantize._failure)
+    expected = torch_quantize.quantize(x).values
+    with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):
+        assert torch.equal(scaled_values(x).values, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(scaled_values(x).values, expected)
+    assert available("cpu") == (False, triton_support.failure())
 
 
-def test_memory_that_runs_out_is_no_fault_of_triton(monkeypatch):
-    def fail(*args, **kwargs):
-        raise torch.OutOfMemoryError("too little")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        attempt(fail, torch.ones(16, 16))
-    assert triton_quantize._failure is None
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too little"), ConfigError("refused")])
+def test_memory_that_runs_out_and_refusals_are_no_faults_of_triton(error):
+    with pytest.raises(type(error)), may_fail():
+        raise error
+    assert triton_support.failure() is None
 
 
 def compile_for(capability: int, names: str, folder: Path) -> dict:

@@ -25,7 +25,7 @@ from monai_fp4.quantization.formats.scheme import Scheme
 from monai_fp4.quantization.layers import LAYER_TYPES, NVFP4Layer
 from monai_fp4.quantization.layers.attention import fp4_product
 from monai_fp4.quantization.monitor.health import operand_health, quantization_health
-from monai_fp4.quantization.numerics import ScaledValues, decode, pad_last, plain, scaled_values
+from monai_fp4.quantization.numerics import ScaledValues, decode, pad_last, plain_torch, scaled_values
 from monai_fp4.quantization.recipes import Recipe
 
 RECIPES = {
@@ -311,7 +311,7 @@ def test_results_do_not_depend_on_what_is_compiled(name: str) -> None:
     layer = CASES[0].build(Recipe.from_config(RECIPES[name]))
     x = torch.randn(2, 32, 3, 32, generator=torch.Generator().manual_seed(0))
     compiled = step(layer, x)
-    with plain():
+    with plain_torch():
         for a, b in zip(compiled, step(layer, x), strict=True):
             assert torch.equal(a, b)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.kernels import cpu_gemm
-from monai_fp4.quantization.kernels.switch import plain
+from monai_fp4.quantization.kernels.dispatch import plain_torch
 from monai_fp4.quantization.layers import LAYER_TYPES
 from monai_fp4.quantization.layers.cpu_operands import quantized, swap_pairs
 
@@ -56,7 +56,7 @@ def step(layer: nn.Module, x: Tensor, *, amp: bool, in_plain: bool) -> dict[str,
     x = x.detach().clone().requires_grad_()
     layer.zero_grad()
     torch.manual_seed(3)
-    with plain() if in_plain else nullcontext():
+    with plain_torch() if in_plain else nullcontext():
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             y = layer(x)
         torch.manual_seed(4)
@@ -129,7 +129,7 @@ def test_backward_of_a_forward_in_plain_torch() -> None:
     layer = LAYER_TYPES[nn.Linear].from_float(nn.Linear(48, 40), "sr_rht_2d")
     x = torch.randn(32, 48)
     gradients = []
-    for forward, backward in ((plain, nullcontext), (nullcontext, nullcontext), (nullcontext, plain)):
+    for forward, backward in ((plain_torch, nullcontext), (nullcontext, nullcontext), (nullcontext, plain_torch)):
         leaf = x.clone().requires_grad_()
         torch.manual_seed(3)
         with forward():

@@ -1,0 +1,98 @@
+"""What the products of a layer have in common, whoever computes them.
+
+A layer multiplies three times: its input with its weight forward, and the gradient of its output with each of them
+backward. What it asks for is told by a **spec** (`monai_fp4.quantization.layers.linear_products.LinearSpec` or
+`monai_fp4.quantization.layers.conv_products.ConvSpec`), and `Products` of that spec quantize the operands and multiply
+them: in plain torch, or faster in a subclass, which has to give the same numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from monai_fp4.quantization.numerics import ScaledValues
+from monai_fp4.quantization.recipes import Backward, Recipe
+
+__all__ = ["Forward", "Products", "Spec"]
+
+
+class Spec(Protocol):
+    """What the products of a layer depend on beside their operands, and its backward pass in high precision."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is quantized, and how."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the results."""
+
+    def input_gradient(self, dy: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the input, in high precision."""
+
+    def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+        """The gradient of the weight, in high precision."""
+
+
+class Forward(NamedTuple):
+    """The result of a forward product, and what the backward pass needs of it.
+
+    Attributes:
+        y: the product.
+        saved: input and weight, decoded from FP4 where the recipe's backward is `Backward.DEQUANTIZED`.
+        kept: the quantized weight where its blocks span two axes and serve the gradient too.
+    """
+
+    y: Tensor
+    saved: tuple[Tensor, Tensor]
+    kept: ScaledValues | None
+
+
+_Spec = TypeVar("_Spec", bound=Spec)
+
+
+class Products(ABC, Generic[_Spec]):
+    """The three products of a layer in FP4.
+
+    Args:
+        spec: what they depend on beside their operands.
+    """
+
+    def __init__(self, spec: _Spec) -> None:
+        self.spec = spec
+        self.recipe, self.dtype = spec.recipe, spec.dtype
+
+    @classmethod
+    @abstractmethod
+    def takes(cls, x: Tensor, spec: _Spec, /) -> bool:
+        """Whether these products can be had where ``x`` lies, and for this spec."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor) -> Forward:
+        """Quantize both operands and multiply them."""
+
+    @abstractmethod
+    def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
+        """Quantize the gradient and the weight and multiply them; ``kept`` is that of `Forward`."""
+
+    @abstractmethod
+    def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
+        """Quantize the gradient and the input and multiply them."""
+
+    def gradients(
+        self, dy: Tensor, x: Tensor, weight: Tensor, kept: ScaledValues | None, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of x and of the weight, or None where ``needed`` says that one is not wanted."""
+        # In this order on every device, since both may draw a key for stochastic rounding.
+        dx = self.input_gradient(dy, weight, kept) if needed[0] else None
+        dw = self.weight_gradient(dy, x) if needed[1] else None
+        return dx, dw
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the backward pass reads what the forward pass saw of its operands, decoded."""
+        return self.recipe.backward is Backward.DEQUANTIZED
