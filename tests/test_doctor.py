@@ -17,7 +17,7 @@ from rich.console import Console
 
 from monai_fp4.doctor import GPU, diagnose, render
 from monai_fp4.quantization.backends import transformer_engine
-from monai_fp4.quantization.kernels import cpu_quantize, triton_quantize
+from monai_fp4.quantization.kernels import cpu_quantize, triton_support
 
 
 def text(diagnosis: object) -> str:
@@ -60,7 +60,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: state)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: (state.major, state.minor))
-    monkeypatch.setattr(triton_quantize, "available", lambda device: (True, f"Triton on {state.name}"))
+    monkeypatch.setattr(triton_support, "available", lambda device: (True, f"Triton on {state.name}"))
     return state
 
 
@@ -106,7 +106,7 @@ def test_on_blackwell_transformer_engine_runs(gpu: SimpleNamespace, monkeypatch:
 def test_a_fast_path_that_is_missing_is_reported_with_its_reason(
     gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_quantize, "available", lambda device: (False, "Triton is not installed"))
+    monkeypatch.setattr(triton_support, "available", lambda device: (False, "Triton is not installed"))
     printed = text(diagnose("cuda"))
     assert "Triton is not installed" in printed
     assert "FP4 values are made by plain torch (slower)" in printed
