@@ -23,7 +23,7 @@ from monai.networks.blocks import SABlock
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4SABlock
+from monai_fp4.quantization.layers.attention import FP4SABlock
 
 __all__ = ["FP4TokenAttention", "TokenAttention", "cached_attention"]
 
@@ -36,6 +36,11 @@ _LONGEST = 2048
 
 class TokenAttention(SABlock):
     """MONAI's self-attention block, with :func:`cached_attention` where that is the quickest; same parameters."""
+
+    @staticmethod
+    def fp4_type() -> type[FP4SABlock]:
+        """Return the class that `convert` swaps in where a recipe wants the products of attention in FP4."""
+        return FP4TokenAttention
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Attend; ``x`` is ``[B, tokens, C]``, as is the result."""
@@ -66,9 +71,7 @@ class TokenAttention(SABlock):
 class FP4TokenAttention(FP4SABlock, TokenAttention):
     """The same with its two products in FP4, for recipes that say ``attention="fp4"``."""
 
-
-# `convert` looks attention blocks up by their exact class.
-ATTENTION_TYPES[TokenAttention] = FP4TokenAttention
+    float_type = TokenAttention
 
 
 def cached_attention(projected: Tensor, heads: int, scale: float) -> Tensor:

@@ -11,13 +11,18 @@ from __future__ import annotations
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor
 
-from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4WindowAttention
+from monai_fp4.quantization.layers.attention import FP4WindowAttention
 
 __all__ = ["BiasedWindowAttention", "FP4BiasedWindowAttention"]
 
 
 class BiasedWindowAttention(WindowAttention):
     """MONAI's window attention with one addition to the logits; same parameters and results."""
+
+    @staticmethod
+    def fp4_type() -> type[FP4WindowAttention]:
+        """Return the class that `convert` swaps in where a recipe wants the products of attention in FP4."""
+        return FP4BiasedWindowAttention
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend inside each window.
@@ -47,6 +52,4 @@ class BiasedWindowAttention(WindowAttention):
 class FP4BiasedWindowAttention(FP4WindowAttention, BiasedWindowAttention):
     """The same with its two products in FP4, for recipes that say ``attention="fp4"``."""
 
-
-# `convert` looks attention blocks up by their exact class.
-ATTENTION_TYPES[BiasedWindowAttention] = FP4BiasedWindowAttention
+    float_type = BiasedWindowAttention

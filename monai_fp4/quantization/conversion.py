@@ -38,8 +38,8 @@ from monai_fp4.quantization.layer_rules import (
     reason_by_name,
     special_names,
 )
-from monai_fp4.quantization.layers import LAYER_TYPES
-from monai_fp4.quantization.layers.attention import ATTENTION_TYPES
+from monai_fp4.quantization.layers import LAYER_TYPES, NVFP4Layer
+from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
 from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
@@ -84,11 +84,12 @@ def convert(
     counted: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         own = [p for p in module._parameters.values() if p is not None]
-        if not own and type(module) not in ATTENTION_TYPES:
+        attention = fp4_attention(type(module))
+        if not own and attention is None:
             continue
         reason = reason_by_name(name, recipe, skip)
-        if type(module) in ATTENTION_TYPES:
-            replacement, outcome = _attention(module, recipe, reason)
+        if attention is not None:
+            replacement, outcome = _attention(module, attention, recipe, reason)
         else:
             reason = reason or reason_by_class(module) or reason_by_channels(name, module, recipe, heads, stems)
             replacement, outcome = _layer(module, recipe, chosen, reason)
@@ -107,7 +108,8 @@ def convert(
         )
         counted.update(own)
     model = _replace(model, replacements)
-    return model, ConversionReport(recipe.name, chosen.name, tuple(layers), _notes(recipe, layers))
+    attends = any(isinstance(replacement, FP4Attention) for replacement in replacements.values())
+    return model, ConversionReport(recipe.name, chosen.name, tuple(layers), _notes(recipe, layers, attends))
 
 
 def unconvert(model: nn.Module) -> nn.Module:
@@ -160,15 +162,16 @@ def _layer(
     return replacement, outcome
 
 
-def _attention(module: nn.Module, recipe: Recipe, reason: str | None) -> tuple[nn.Module | None, dict[str, Any]]:
+def _attention(
+    module: nn.Module, kind: type[FP4Attention], recipe: Recipe, reason: str | None
+) -> tuple[nn.Module | None, dict[str, Any]]:
     """Swap the block around the attention products; its projections are layers of their own."""
     if reason is None and recipe.attention is not AttentionPrecision.FP4:
         reason = f"recipe {recipe.name} keeps the products of attention in high precision"
     if reason is not None:
         return None, {"action": Action.LEFT, "reason": reason}
-    replacement = ATTENTION_TYPES[type(module)].from_float(module, recipe)
     outcome = {"action": Action.SWAPPED, "reason": "products of attention in FP4, softmax high", "backend": "emulated"}
-    return replacement, outcome
+    return kind.from_float(module, recipe), outcome
 
 
 def _padding(module: nn.Module, recipe: Recipe) -> str:
@@ -186,9 +189,7 @@ def _padding(module: nn.Module, recipe: Recipe) -> str:
 
 def _float_type(module: nn.Module) -> type[nn.Module] | None:
     """The high-precision class behind an FP4 module (a backend may subclass the emulated layer), else None."""
-    # Looked up at every call: networks add attention classes of their own to the table after this module is imported.
-    plain = {fp4: float_type for float_type, fp4 in (LAYER_TYPES | ATTENTION_TYPES).items()}
-    return next((plain[base] for base in type(module).__mro__ if base in plain), None)
+    return module.float_type if isinstance(module, (NVFP4Layer, FP4Attention)) else None
 
 
 def _to_float(module: nn.Module) -> nn.Module:
@@ -233,16 +234,15 @@ def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
             )
 
 
-def _notes(recipe: Recipe, layers: Sequence[LayerReport]) -> tuple[str, ...]:
+def _notes(recipe: Recipe, layers: Sequence[LayerReport], attends: bool) -> tuple[str, ...]:
     notes = []
     if recipe.quantizes and not any(layer.quantized for layer in layers):
         notes.append("no layer computes in FP4: this model trains exactly as under recipe bf16")
-    attention = {kind.__name__ for kind in ATTENTION_TYPES}
-    if recipe.attention is AttentionPrecision.FP4 and not any(
-        layer.quantized and layer.kind in attention for layer in layers
-    ):
+    if recipe.attention is AttentionPrecision.FP4 and not attends:
+        known = ", ".join(kind.__name__ for kind in ATTENTION_TYPES)
         notes.append(
-            f"attention in FP4 was asked for and no block was swapped; known are {', '.join(sorted(attention))}"
+            f"attention in FP4 was asked for and no block was swapped; known are MONAI's {known}, and classes that"
+            " declare `fp4_type`"
         )
     for override in recipe.overrides:  # a note, not an error: one recipe may serve networks with different names
         if not any(fnmatchcase(layer.name, override.pattern) for layer in layers):

@@ -21,7 +21,9 @@ inside. Transformer Engine has no such products; this definition is ours. Where 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from monai.networks.blocks.selfattention import SABlock
@@ -34,7 +36,7 @@ from monai_fp4.quantization.layers.operands import without_autocast
 from monai_fp4.quantization.numerics import decode, scaled_values
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 
-__all__ = ["ATTENTION_TYPES", "FP4SABlock", "FP4WindowAttention", "fp4_product"]
+__all__ = ["ATTENTION_TYPES", "FP4Attention", "FP4SABlock", "FP4WindowAttention", "fp4_attention", "fp4_product"]
 
 
 def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
@@ -91,16 +93,33 @@ class _Product(torch.autograd.Function):
         return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
 
 
-class FP4SABlock(SABlock):
-    """MONAI's ``SABlock`` (ViT) with FP4 products; flash attention is not used while it is active."""
+class FP4Attention:
+    """Mixin over an attention block: same children, parameters and ``state_dict`` keys, its two products in FP4.
 
+    Attributes:
+        float_type: the block's class.
+        recipe: how the products are quantized.
+        active: False runs the block as its class would; the precision schedule sets it.
+    """
+
+    float_type: ClassVar[type[nn.Module]]
     recipe: Recipe
     active: bool
 
     @classmethod
-    def from_float(cls, block: nn.Module, recipe: Recipe) -> FP4SABlock:
+    def from_float(cls, block: nn.Module, recipe: Recipe) -> Any:
         """Wrap an existing block: same children, parameters and buffers."""
-        return _around(cls, block, recipe)
+        new: Any = cls.__new__(cls)
+        for key, value in block.__dict__.items():
+            new.__dict__[key] = value.copy() if isinstance(value, dict) else value
+        new.recipe, new.active = recipe, True
+        return new
+
+
+class FP4SABlock(FP4Attention, SABlock):
+    """MONAI's ``SABlock`` (ViT) with FP4 products; flash attention is not used while it is active."""
+
+    float_type = SABlock
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Attend; ``x`` is ``[B, tokens, C]``, as is the result."""
@@ -132,16 +151,10 @@ class FP4SABlock(SABlock):
         return result
 
 
-class FP4WindowAttention(WindowAttention):
+class FP4WindowAttention(FP4Attention, WindowAttention):
     """MONAI's ``WindowAttention`` (SwinTransformer, SwinUNETR) with FP4 products."""
 
-    recipe: Recipe
-    active: bool
-
-    @classmethod
-    def from_float(cls, block: nn.Module, recipe: Recipe) -> FP4WindowAttention:
-        """Wrap an existing block: same children, parameters and buffers."""
-        return _around(cls, block, recipe)
+    float_type = WindowAttention
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend in windows; ``x``: ``[windows * B, tokens, C]``, ``mask``: ``[windows, tokens, tokens]`` or None."""
@@ -162,13 +175,23 @@ class FP4WindowAttention(WindowAttention):
         return result
 
 
-ATTENTION_TYPES: dict[type[nn.Module], Any] = {SABlock: FP4SABlock, WindowAttention: FP4WindowAttention}
-"""Which attention blocks have FP4 products, by exact class."""
+ATTENTION_TYPES: Mapping[type[nn.Module], type[FP4Attention]] = MappingProxyType(
+    {SABlock: FP4SABlock, WindowAttention: FP4WindowAttention}
+)
+"""MONAI's attention blocks and what computes their products in FP4."""
 
 
-def _around(cls: Any, block: nn.Module, recipe: Recipe) -> Any:
-    new = cls.__new__(cls)
-    for key, value in block.__dict__.items():
-        new.__dict__[key] = value.copy() if isinstance(value, dict) else value
-    new.recipe, new.active = recipe, True
-    return new
+def fp4_attention(kind: type[nn.Module]) -> type[FP4Attention] | None:
+    """Find what computes the products of an attention block in FP4.
+
+    Args:
+        kind: the exact class of the block: one of `ATTENTION_TYPES`, or one that declares it in a static method
+            ``fp4_type()``. A subclass inherits neither, since it may attend in another way.
+
+    Returns:
+        The class to swap in, or None for what is no such block.
+    """
+    if "fp4_type" in vars(kind):
+        declared: type[FP4Attention] = kind.fp4_type()  # type: ignore[attr-defined]
+        return declared
+    return ATTENTION_TYPES.get(kind)

@@ -14,8 +14,17 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 
+from monai_fp4.networks.token_attention import FP4TokenAttention, TokenAttention
+from monai_fp4.networks.window_attention import BiasedWindowAttention, FP4BiasedWindowAttention
+from monai_fp4.quantization import convert, unconvert
 from monai_fp4.quantization.layers import attention
-from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention, fp4_product
+from monai_fp4.quantization.layers.attention import (
+    ATTENTION_TYPES,
+    FP4SABlock,
+    FP4WindowAttention,
+    fp4_attention,
+    fp4_product,
+)
 from monai_fp4.quantization.recipes import RECIPES, Recipe
 
 RECIPE = Recipe.from_config({"base": "full", "attention": "fp4"})
@@ -178,3 +187,46 @@ def test_nan_stays_nan() -> None:
     a, b = torch.randn(16, 32), torch.randn(16, 32)
     a[3, 5] = float("nan")
     assert fp4_product(a, b, RECIPES["full"])[3].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (SABlock, FP4SABlock),
+        (WindowAttention, FP4WindowAttention),
+        (TokenAttention, FP4TokenAttention),
+        (BiasedWindowAttention, FP4BiasedWindowAttention),
+        (FP4TokenAttention, None),
+        (nn.MultiheadAttention, None),
+    ],
+)
+def test_a_class_says_what_computes_its_products(kind: type[nn.Module], expected: type | None) -> None:
+    assert fp4_attention(kind) is expected
+    if expected is not None:
+        assert expected.float_type is kind  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("base", [SABlock, TokenAttention])
+def test_a_subclass_that_declares_nothing_is_left_alone(base: type[nn.Module]) -> None:
+    """It may attend in another way, which an FP4 block would silently undo."""
+    block = type("Halved", (base,), {"forward": lambda self, x: base.forward(self, x) / 2})(32, 2)
+    _, report = convert(nn.Sequential(block), RECIPE)
+    assert all(layer.kind != "Halved" for layer in report.layers if layer.quantized)
+    assert "classes that declare `fp4_type`" in " ".join(report.notes)
+
+
+def test_a_block_that_declares_is_swapped_and_back() -> None:
+    class Mine(SABlock):
+        fp4_type = staticmethod(lambda: FP4Mine)
+
+    class FP4Mine(FP4SABlock, Mine):
+        float_type = Mine
+
+    model, report = convert(nn.Sequential(Mine(32, 2)), RECIPE)
+    assert type(model[0]) is FP4Mine and "no block was swapped" not in " ".join(report.notes)
+    assert type(unconvert(model)[0]) is Mine
+
+
+def test_the_table_is_read_only() -> None:
+    with pytest.raises(TypeError):
+        ATTENTION_TYPES[nn.Linear] = FP4SABlock  # type: ignore[index]
