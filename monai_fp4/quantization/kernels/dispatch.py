@@ -1,4 +1,4 @@
-"""How the arithmetic finds who computes it: one question, asked in one place.
+"""Dispatch a step of the arithmetic to an implementation: one question, asked in one place.
 
 A step of the arithmetic has a **table** of implementations, the quickest first and plain torch last:
 :data:`monai_fp4.quantization.kernels.quantizers.QUANTIZERS` for quantizing and
@@ -33,7 +33,7 @@ class KernelError(Exception):
 
 
 class Implementation(Protocol[_Task]):
-    """What a row of a table can be asked; what it can do beside that is the table's affair."""
+    """Row of a table: the question that all rows answer. What else they can do is the table's affair."""
 
     def takes(self, x: Tensor, task: _Task, /) -> bool:
         """Whether this implementation can be had here, reads the memory of ``x`` and knows the task."""

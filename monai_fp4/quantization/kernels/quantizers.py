@@ -1,4 +1,4 @@
-"""The table of what can quantize a tensor, and the function that does."""
+"""Table of the implementations that quantize a tensor, and the function that dispatches to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["QUANTIZERS", "Quantizer", "quantize"]
 
 
 class Quantizer(Protocol):
-    """A module that quantizes; all give the same bits."""
+    """Module that quantizes; all give the same bits."""
 
     def takes(self, x: Tensor, scheme: Scheme, /) -> bool:
         """Whether it can be had here, and knows where the tensor lies and the format."""
@@ -51,7 +51,7 @@ class Quantizer(Protocol):
 
 
 QUANTIZERS: tuple[Quantizer, ...] = (cpu_quantize, triton_quantize, torch_quantize)
-"""Compiled C++, Triton, plain torch."""
+"""Implementations: compiled C++, Triton, plain torch."""
 
 
 def quantize(

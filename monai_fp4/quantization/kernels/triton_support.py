@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can be used, and what becomes of a failure of theirs.
+"""Availability of the Triton kernels, and the way a failure of theirs takes.
 
 Triton compiles at the first call, so a kernel may fail that seemed to be available. That is warned about once and ends
 the use of all Triton kernels in this process; plain torch computes the same numbers.

@@ -4,7 +4,7 @@ They hold the float layer's parameters (master weights stay in high precision) a
 GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to read on:
 
 * `operands`: which operand of which GEMM is quantized how under which recipe;
-* `gemm`: who multiplies, and how autograd goes through it;
+* `gemm`: the table of implementations that multiply, and their autograd function;
 * `layer_products` and `linear_products`: the three GEMMs of a linear layer;
 * `conv_products`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
 * `cpu_products`, `cpu_conv`, `cpu_conv_gradient` and `triton_products`: the same numbers by the compiled kernels;

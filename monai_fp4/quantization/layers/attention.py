@@ -178,11 +178,11 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
 ATTENTION_TYPES: Mapping[type[nn.Module], type[FP4Attention]] = MappingProxyType(
     {SABlock: FP4SABlock, WindowAttention: FP4WindowAttention}
 )
-"""MONAI's attention blocks and what computes their products in FP4."""
+"""Attention blocks of MONAI, each with the class that computes its products in FP4."""
 
 
 def fp4_attention(kind: type[nn.Module]) -> type[FP4Attention] | None:
-    """Find what computes the products of an attention block in FP4.
+    """Find the class that computes the products of an attention block in FP4.
 
     Args:
         kind: the exact class of the block: one of `ATTENTION_TYPES`, or one that declares it in a static method

@@ -45,7 +45,7 @@ def quantize_kernel(weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, a
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """What the products of a convolution depend on beside their operands.
+    """Arguments of a convolution's products beside their operands.
 
     Attributes:
         geometry: of the convolution, or of the one that a transposed convolution is the adjoint of.

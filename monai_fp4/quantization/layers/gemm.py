@@ -1,4 +1,4 @@
-"""The products of linear layers and convolutions in FP4: who computes them, and how autograd goes through them.
+"""Multiply in FP4, for linear layers and convolutions: the table of implementations, and their autograd function.
 
 With ``x`` of shape ``[T, K]`` (T tokens), ``W`` ``[N, K]`` and ``dy`` ``[T, N]``:
 
@@ -12,7 +12,7 @@ wgrad   ``dW = q(dy)^T q(x)``, both along T;        ``dW = dy^T x``; the origina
 ======  ==========================================  ==========================================
 
 A convolution is the same with output pixels for tokens and (kernel tap, channel) for features, over an im2col matrix
-that nobody writes down; see `monai_fp4.quantization.layers.products`.
+that is never built; see `monai_fp4.quantization.layers.products`.
 
 Each q(.) is of the tensor in the dtype that it came in; results have the dtype that the layer works in, and so have the
 operands of the high-precision products (see `monai_fp4.quantization.layers.operands`). Biases are added by the layers,
@@ -49,7 +49,7 @@ MULTIPLIERS: Mapping[type, Sequence[type[Products[Any]]]] = {
     LinearSpec: (CPULinearProducts, TritonLinearProducts, LinearProducts),
     ConvSpec: (CPUConvProducts, TritonConvProducts, ConvProducts),
 }
-"""Compiled C++, Triton, plain torch: who multiplies, for each kind of layer."""
+"""Implementations for each kind of layer: compiled C++, Triton, plain torch."""
 
 
 def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
@@ -68,7 +68,7 @@ def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
 
 
 def input_gradient(dy: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    """The gradient that `multiply` gives its input, for a layer whose forward product somebody else computes.
+    """The gradient that `multiply` gives its input, for a layer whose forward product is computed elsewhere.
 
     Where the recipe's backward is `Backward.DEQUANTIZED`, the weight is the decoded one.
     """

@@ -1,4 +1,4 @@
-"""What the products of a layer have in common, whoever computes them.
+"""Interface of the products of a layer, which every implementation shares.
 
 A layer multiplies three times: its input with its weight forward, and the gradient of its output with each of them
 backward. What it asks for is told by a **spec** (`monai_fp4.quantization.layers.linear_products.LinearSpec` or
@@ -21,15 +21,15 @@ __all__ = ["Forward", "Products", "Spec"]
 
 
 class Spec(Protocol):
-    """What the products of a layer depend on beside their operands, and its backward pass in high precision."""
+    """Arguments of a layer's products beside their operands, and its backward pass in high precision."""
 
     @property
     def recipe(self) -> Recipe:
-        """What is quantized, and how."""
+        """Recipe: what is quantized, and how."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the results."""
+        """Dtype of the results."""
 
     def input_gradient(self, dy: Tensor, weight: Tensor) -> Tensor:
         """The gradient of the input, in high precision."""
@@ -39,7 +39,7 @@ class Spec(Protocol):
 
 
 class Forward(NamedTuple):
-    """The result of a forward product, and what the backward pass needs of it.
+    """Result of a forward product, with the tensors that the backward pass needs.
 
     Attributes:
         y: the product.

@@ -35,7 +35,7 @@ def matrix_product(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tens
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """What the products of a linear layer depend on beside their operands.
+    """Arguments of a linear layer's products beside their operands.
 
     Attributes:
         recipe: what is quantized, and how.
