@@ -6,18 +6,16 @@ The AUPRC of a cell is `BASE[arch]` + `EFFECT[arch, recipe]` + an effect of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.bundle.run_folder import RunFolder
-from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows, write_health
+from monai_fp4.handlers.health import score_bins
 from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.quantization.monitor.health import OperandHealth
 from monai_fp4.quantization.recipes import RECIPES, Recipe
 from monai_fp4.report.tables.collect import StudyTables
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
@@ -26,7 +24,7 @@ BASE = {"unet": 0.80, "swin": 0.84, "vit": 0.76}
 NOISE = 0.002
 SEED_SPREAD = 0.01
 LAYERS = ("encoder.0.conv", "encoder.1.conv", "decoder.0.conv")
-EPOCHS, STEPS = 4, 5
+EPOCHS = 4
 
 
 def true_effect(arch: str, scale: str, recipe: str) -> float:
@@ -57,7 +55,7 @@ def write_study(
     *,
     status: Callable[[Cell], CellStatus] = lambda cell: CellStatus.DONE,
     version: Callable[[Cell], str] = lambda cell: "0.1.0+synthetic",
-    events: bool = True,
+    health: bool = True,
     patients: int = 0,
     noise: float = NOISE,
 ) -> StudyFolder:
@@ -68,7 +66,7 @@ def write_study(
         study: its definition.
         status: of each cell; `waiting` writes nothing at all, `running` and `failed` two epochs.
         version: of the code that ran each cell.
-        events: also write TensorBoard files.
+        health: also write what the runs measured of their layers and predictions, and their curves.
         patients: results of so many patients for each cell, as an evaluation writes them.
         noise: standard deviation that no factor explains.
     """
@@ -88,7 +86,7 @@ def write_study(
             version=version(cell),
         )
         folder.write_record(cell, record)
-        write_run(folder.run_dir(cell), cell, state is CellStatus.DONE, events=events, patients=patients, noise=noise)
+        write_run(folder.run_dir(cell), cell, state is CellStatus.DONE, health=health, patients=patients, noise=noise)
     return folder
 
 
@@ -132,7 +130,7 @@ def tables_of(
     return StudyTables(study, "synthetic", pd.DataFrame(rows), **empty, notes=())
 
 
-def write_run(path: Path, cell: Cell, finished: bool, *, events: bool, patients: int, noise: float) -> None:
+def write_run(path: Path, cell: Cell, finished: bool, *, health: bool, patients: int, noise: float) -> None:
     run = RunFolder(path)
     recipe = RECIPES.get(cell.recipe, Recipe(name=cell.recipe))
     size = dict(cell.further).get("image_size", (64, 64))
@@ -170,35 +168,33 @@ def write_run(path: Path, cell: Cell, finished: bool, *, events: bool, patients:
         results[0]["auprc"] = None  # no tumour
         (path / "evaluation").mkdir(exist_ok=True)
         RunFolder(path / "evaluation").write_json("metrics.json", {"auprc": last, "per_patient": results})
-    if events:
-        write_events(path, cell, recipe, history)
+    if health:
+        write_health(run, cell, recipe, history)
 
 
-def write_events(path: Path, cell: Cell, recipe: Recipe, history: Iterable[dict[str, Any]]) -> None:
-    """What the handlers write, at the same steps."""
-    with SummaryWriter(log_dir=str(path)) as writer:
-        for entry in history:
-            epoch = entry["epoch"]
-            for step in range((epoch - 1) * STEPS + 1, epoch * STEPS + 1):
-                writer.add_scalar("train/loss", entry["train_loss"], step)
-                if recipe.quantizes and step % STEPS == 1:
-                    write_health(writer, layer_health(recipe, epoch), step)
-            histogram = scores(cell)
-            writer.add_pr_curve_raw("val/pr_curve", **pr_curve_rows(histogram), global_step=epoch)
-            writer.add_histogram_raw("val/probabilities", **histogram_fields(histogram), global_step=epoch)
-            writer.add_scalar("train/epoch_loss", entry["train_loss"], epoch)
+def write_health(run: RunFolder, cell: Cell, recipe: Recipe, history: list[dict[str, Any]]) -> None:
+    """What `HealthRecorder` and `Recorder` write."""
+    histogram = scores(cell)
+    entries = [
+        {"epoch": entry["epoch"], "layers": layer_health(recipe, entry["epoch"]), "attention": {}}
+        | {"scores": score_bins(histogram)}
+        for entry in history
+    ]
+    run.write_json("health.json", {"epochs": entries})
+    curve = histogram.pr_curve(points=500)
+    columns = {name: getattr(curve, name).tolist() for name in ("thresholds", "tp", "fp")}
+    run.write_json("pr_curve.json", {"epoch": history[-1]["epoch"]} | columns)
 
 
-def layer_health(recipe: Recipe, epoch: int) -> dict[str, dict[str, OperandHealth]]:
+def layer_health(recipe: Recipe, epoch: int) -> dict[str, dict[str, dict[str, float]]]:
     operands = ("input", "weight", "gradient") if recipe.backward == "fp4" else ("input", "weight")
     return {
         layer: {
-            operand: OperandHealth(
-                snr_db=20.0 - 2 * depth - epoch / 2 - order, underflow=0.07 + order / 50, clipped=0.03
-            )
+            operand: {"snr_db": 20.0 - 2 * depth - epoch / 2 - order, "underflow": 0.07 + order / 50, "clipped": 0.03}
             for order, operand in enumerate(operands)
         }
         for depth, layer in enumerate(LAYERS)
+        if recipe.quantizes
     }
 
 

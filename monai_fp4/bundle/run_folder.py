@@ -10,6 +10,7 @@
 ``metrics.json``          what the validation said; written as it goes, ``"finished": true`` at the end
 ``pr_curve.json``         precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
                           positives at or above each
+``health.json``           by epoch: health of the quantized layers, entropy of attention, histogram of probabilities
 ``events.out.tfevents.*`` one TensorBoard file
 ========================  ==========================================================================
 
@@ -38,7 +39,7 @@ __all__ = ["RunFolder", "describe_environment"]
 
 _WRITTEN = (
     "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
-    "environment.json",
+    "environment.json", "health.json",
 )  # fmt: skip
 _PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
 

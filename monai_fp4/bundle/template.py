@@ -144,7 +144,13 @@ def _train_section() -> dict[str, Any]:
                 "_target_": "monai_fp4.handlers.TensorBoard",
                 "summary_writer": "@summary_writer",
                 "optimizer": "@optimizer",
+            },
+            {
+                "_target_": "monai_fp4.handlers.HealthRecorder",
+                "session": "@session",
                 "network": "@network",
+                "evaluator": "@validate#evaluator",
+                "summary_writer": "@summary_writer",
             },
             {
                 "_target_": "monai_fp4.handlers.Progress",

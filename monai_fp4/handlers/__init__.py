@@ -8,7 +8,8 @@ the trainer when it is attached, so nothing has to refer back.
 `schedule`           what happens when: seeds, precision, validation
 `recorder`           what a run writes as it goes, and how it resumes
 `auprc`              the key metric
-`tensorboard`        losses, curves, overlays, and the health of quantized layers
+`tensorboard`        losses, metrics, curves and overlays
+`health`             what four bits do to each layer: ``health.json``, and pictures of it
 `progress`           one line an epoch, in the terminal
 `input_wait`         the share of an epoch that was spent waiting for batches
 `peak_memory`        the most memory that a run took
@@ -18,6 +19,7 @@ the trainer when it is attached, so nothing has to refer back.
 
 from monai_fp4.handlers.auprc import AUPRC, cohort_of
 from monai_fp4.handlers.evaluation_report import EvaluationReport
+from monai_fp4.handlers.health import HealthRecorder
 from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
 from monai_fp4.handlers.recorder import Recorder
@@ -28,6 +30,7 @@ __all__ = [
     "AUPRC",
     "EpochSeeder",
     "EvaluationReport",
+    "HealthRecorder",
     "InputWait",
     "PrecisionSchedule",
     "Progress",

@@ -20,8 +20,7 @@ from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.metrics.bootstrap import Interval
 from monai_fp4.metrics.cohort import Cohort
-from monai_fp4.visualize.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure
-from monai_fp4.visualize.overlays import Reason, SliceGallery
+from monai_fp4.visualize import Reason, SliceGallery, overlay_figure, pr_curve_figure, probabilities_figure, save_figure
 
 __all__ = ["EvaluationReport", "report"]
 

@@ -1,4 +1,21 @@
-"""Pictures of predictions: curves and overlays, as figures that TensorBoard and reports share.
+"""Pictures of predictions and of layers, as figures that TensorBoard and reports share.
 
-`overlays` chooses the slices that are worth looking at and colours them; `figures` draws everything.
+`overlays` chooses the slices that are worth looking at and colours them, `figures` draws predictions, `heat_maps` what
+happens to layers.
 """
+
+from monai_fp4.visualize.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure, to_array
+from monai_fp4.visualize.heat_maps import heat_map_figure
+from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery
+
+__all__ = [
+    "Overlay",
+    "Reason",
+    "SliceGallery",
+    "heat_map_figure",
+    "overlay_figure",
+    "pr_curve_figure",
+    "probabilities_figure",
+    "save_figure",
+    "to_array",
+]

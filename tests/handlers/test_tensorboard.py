@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
-from monai.networks.blocks import SABlock
 from sklearn.metrics import precision_recall_curve
 from synthetic_patients import evaluator_of, synthetic_cohort
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,8 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 from monai_fp4.handlers import AUPRC, TensorBoard, TensorBoardValidation
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows
 from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.quantization.conversion import convert
-from monai_fp4.quantization.monitor.entropy import attention_entropy
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +22,7 @@ def events(tmp_path_factory) -> EventAccumulator:
     folder = tmp_path_factory.mktemp("run")
     writer = SummaryWriter(str(folder))
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 1, 1)
-    )
-    convert(network, "full", backend="emulated")
+    network = nn.Conv2d(16, 1, 3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
 
@@ -44,7 +37,7 @@ def events(tmp_path_factory) -> EventAccumulator:
     evaluator = evaluator_of(
         synthetic_cohort(), key_val_metric={"auprc": AUPRC()}, val_handlers=[TensorBoardValidation(writer, overlays=2)]
     )
-    TensorBoard(writer, optimizer=optimizer, network=network).attach(trainer)
+    TensorBoard(writer, optimizer=optimizer).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: evaluator.run(engine.state.epoch))
     trainer.run([torch.randn(2, 16, 8, 8) for _ in range(3)], max_epochs=2)
     writer.close()
@@ -57,17 +50,17 @@ def events(tmp_path_factory) -> EventAccumulator:
 
 
 def test_training_scalars_have_a_value_a_step_and_an_epoch(events):
-    steps = [e.step for e in events.Scalars("train/loss")]
+    steps = [e.step for e in events.Scalars("loss/train_step")]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert [e.value for e in events.Scalars("train/learning_rate")] == [0.5 / 2**i for i in range(6)]
-    epochs = events.Scalars("train/epoch_loss")
-    losses = [e.value for e in events.Scalars("train/loss")]
+    assert [e.value for e in events.Scalars("training/learning_rate")] == [0.5 / 2**i for i in range(6)]
+    epochs = events.Scalars("loss/train")
+    losses = [e.value for e in events.Scalars("loss/train_step")]
     assert [e.value for e in epochs] == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])], rel=1e-6)
 
 
 def test_every_validation_metric_is_there_once_an_epoch(events):
     for name, value in events.metrics.items():
-        written = events.Scalars(f"val/{name}")
+        written = events.Scalars("loss/val" if name == "val_loss" else f"metrics/{name}")
         assert [e.step for e in written] == [1, 2]
         assert written[-1].value == pytest.approx(value, rel=1e-6), name
     assert {"auprc", "auprc_per_patient", "dice", "recall", "precision", "distinct_scores", "val_loss"} <= set(
@@ -77,24 +70,18 @@ def test_every_validation_metric_is_there_once_an_epoch(events):
 
 def test_curve_histogram_and_overlays_are_there(events):
     tags = events.Tags()
-    assert tags["histograms"] == ["val/probabilities"]
-    assert sum(events.Histograms("val/probabilities")[0].histogram_value.bucket) == 5 * 48 * 48 * 6
-    curve = make_ndarray(events.Tensors("val/pr_curve")[0].tensor_proto)
+    assert tags["histograms"] == ["predictions/probabilities"]
+    assert sum(events.Histograms("predictions/probabilities")[0].histogram_value.bucket) == 5 * 48 * 48 * 6
+    curve = make_ndarray(events.Tensors("predictions/pr_curve")[0].tensor_proto)
     assert curve.shape == (6, 127)
-    assert set(tags["images"]) >= {"val/overlays/largest_lesions", "val/overlays/worst_misses"}
-    assert events.Images("val/overlays/largest_lesions")[1].step == 2
+    assert set(tags["images"]) >= {"overlays/largest_lesions", "overlays/worst_misses"}
+    assert events.Images("overlays/largest_lesions")[1].step == 2
 
 
-def test_health_of_every_quantized_layer_is_there_once_an_epoch(events):
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("quantization/")]
-    layers = {tag.split("/")[2] for tag in tags}
-    assert layers and {tag.split("/")[3] for tag in tags} == {"input", "weight", "gradient"}
-    for layer in layers:
-        written = events.Scalars(f"quantization/snr_db/{layer}/weight")
-        assert [e.step for e in written] == [1, 4]
-        assert 10 < written[0].value < 30
-        assert 0 <= events.Scalars(f"quantization/underflow/{layer}/input")[0].value < 0.5
-        assert 0 <= events.Scalars(f"quantization/clipped/{layer}/input")[0].value < 0.2
+def test_the_alphabet_puts_loss_and_auprc_first(events):
+    """TensorBoard orders groups, and tags within them, by name."""
+    tags = sorted(tag for tag in events.Tags()["scalars"] if not tag.startswith("loss/"))
+    assert sorted(events.Tags()["scalars"])[0].startswith("loss/") and tags[0] == "metrics/auprc"
 
 
 def test_pr_rows_are_scikit_learns_at_equal_thresholds():
@@ -118,32 +105,6 @@ def test_histogram_fields_sum_up():
     fields = histogram_fields(ScoreHistogram().add([0.0, 0.5, 0.5, 1.0], [0, 0, 1, 1]))
     assert (fields["num"], fields["sum"], fields["sum_squares"]) == (4, 2.0, 1.5)
     assert sum(fields["bucket_counts"]) == 4 and len(fields["bucket_limits"]) == len(fields["bucket_counts"])
-
-
-def test_entropy_of_the_first_batch_by_epoch_where_there_is_attention(tmp_path):
-    torch.manual_seed(0)
-    network = nn.Sequential(SABlock(hidden_size=16, num_heads=2))
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=[torch.randn(2, 8, 16), torch.randn(3, 8, 16)],
-        network=network,
-        iteration_update=lambda engine, batch: [{"seen": engine.network(batch)}],
-        decollate=False,
-    )
-    seen = []
-    with SummaryWriter(str(tmp_path)) as writer:
-        TensorBoardValidation(writer, overlays=0).attach(evaluator)
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seen.append(len(network[0]._forward_hooks)))
-        for epoch in (1, 2):
-            evaluator.run(epoch)
-    assert seen == [0, 0, 0, 0], "the hooks are gone after the first batch"
-    accumulator = EventAccumulator(str(tmp_path)).Reload()
-    with attention_entropy(network) as expected:
-        network(evaluator.state.dataloader[0])
-    for measure, value in (("entropy", expected["0"].nats), ("entropy_share", expected["0"].share)):
-        written = accumulator.Scalars(f"attention/{measure}/0")
-        assert [e.step for e in written] == [1, 2]
-        assert [e.value for e in written] == pytest.approx([value, value])
 
 
 def test_without_a_writer_nothing_is_attached():

@@ -41,7 +41,7 @@ def partly(cell: Cell) -> CellStatus:
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory, scripts: dict[str, ModuleType]) -> dict[str, Any]:
     """What is written for that study, as a reader gets it back."""
-    folder = write_study(tmp_path_factory.mktemp("study"), status=partly, events=False)
+    folder = write_study(tmp_path_factory.mktemp("study"), status=partly, health=False)
     record = folder.record(Cell("unet", "500k", "full", 0, 1))
     folder.write_record(
         Cell("unet", "500k", "full", 0, 1),
@@ -130,9 +130,9 @@ def test_studies_with_the_same_protocol_are_read_as_one(tmp_path: Path, scripts:
     def without_sr(cell: Cell) -> CellStatus:
         return CellStatus.WAITING if cell.recipe == "sr" else CellStatus.DONE
 
-    write_study(tmp_path / "one", status=without_sr, events=False)
+    write_study(tmp_path / "one", status=without_sr, health=False)
     more = {"sr": "sr", "sr+attention": {"base": "sr", "attention": "fp4"}}
-    write_study(tmp_path / "two", definition(recipes=more, archs=("swin",)), events=False, patients=3)
+    write_study(tmp_path / "two", definition(recipes=more, archs=("swin",)), health=False, patients=3)
     tables = scripts["study"].merged([tmp_path / "one", tmp_path / "two"])
     assert not tables.cells.duplicated(["model", "recipe", "fold", "seed"]).any()
     counts = tables.done.groupby(["arch", "recipe"]).size().to_dict()
@@ -144,8 +144,8 @@ def test_studies_with_the_same_protocol_are_read_as_one(tmp_path: Path, scripts:
 
 
 def test_studies_with_other_protocols_are_not_read_as_one(tmp_path: Path, scripts: dict[str, ModuleType]) -> None:
-    write_study(tmp_path / "one", events=False)
-    write_study(tmp_path / "two", definition(options={"epochs": 9}), events=False)
+    write_study(tmp_path / "one", health=False)
+    write_study(tmp_path / "two", definition(options={"epochs": 9}), health=False)
     with pytest.raises(SystemExit, match="two cannot be read with one: options"):
         scripts["study"].merged([tmp_path / "one", tmp_path / "two"])
 

@@ -34,16 +34,7 @@ def pr_curves(tables: StudyTables) -> Picture | None:
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     mark_empty(panels, curves["model"])
     legend(figure, _drawn(tables, curves), markers=False)
-    coarse = curves[curves["source"] == "tensorboard"].groupby(["model", "recipe", "fold", "seed"]).ngroups
-    of_all = curves.groupby(["model", "recipe", "fold", "seed"]).ngroups
     caption = f"Precision against recall {_WHERE}, at up to 500 thresholds that each run chose among its scores."
-    if coarse:
-        which = "All" if coarse == of_all else f"{coarse} of {of_all}"
-        caption = (
-            f"Precision against recall {_WHERE}. {which} cells recorded only 126 equally spaced thresholds: there,"
-            " voxels above the highest, 0.992, share one point, where the curve begins; the AUPRC in the tables is"
-            " computed from every distinct score."
-        )
     alt = f"Precision-recall curves of {curves['recipe'].nunique()} recipes in {len(panels)} models."
     caption = f"{caption} {_cells(tables, tables.curves)}"
     return Picture("pr_curves", "Precision-recall curves", caption, alt, figure, "curves")

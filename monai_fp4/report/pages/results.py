@@ -151,7 +151,7 @@ def statistics_page(found: Analysis) -> Page:
 def outputs_page(found: Analysis) -> Page:
     """Page on the networks' predictions."""
     tables = found.tables
-    missing = "Not recorded: no finished cell has a TensorBoard file with a precision-recall curve of its best epoch."
+    missing = "Not recorded: no finished cell has a health.json with the probabilities of its best epoch."
     ece = found.frames["calibration"]
     blocks = [
         heading("Precision and recall"),
@@ -197,7 +197,7 @@ def outputs_page(found: Analysis) -> Page:
 def health_page(found: Analysis) -> Page:
     """Page on what four bits do to each layer."""
     tables = found.tables
-    missing = "Not recorded: no cell has a TensorBoard file with the health of quantized layers."
+    missing = "Not recorded: no cell has a health.json with the health of quantized layers."
     over_time = [health_figures.health_over_time(tables, measure) for measure in ("snr_db", "underflow", "clipped")]
     by_layer = [health_figures.health_by_layer(tables, model) for model in tables.models]
     blocks = [

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COARSE", "Reliability", "bin_width", "reliability", "score_bins"]
+__all__ = ["COARSE", "Reliability", "reliability"]
 
 COARSE = 14
 """Coarse bins: the 126 fine ones of a run in nines."""
@@ -43,24 +43,6 @@ class Reliability:
     count: NDArray[np.float64]
     ece: float
     ece_above: float
-
-
-def bin_width(curve: NDArray[np.float64]) -> float:
-    """Width of the fine bins of a curve `[4, thresholds]`."""
-    return 1 / (curve.shape[1] - 1)
-
-
-def score_bins(curve: NDArray[np.float64]) -> list[tuple[float, float, float]]:
-    """Left edge, positives and negatives of each fine bin.
-
-    Args:
-        curve: counts `[tp, fp, tn, fn]` x thresholds equally spaced over [0, 1], at or above each.
-    """
-    tp, fp = curve[0].copy(), curve[1].copy()
-    tp[-1] = fp[-1] = 0  # scores of exactly 1 belong to the last bin
-    edges = np.linspace(0, 1, curve.shape[1])
-    counts = zip(edges, tp[:-1] - tp[1:], fp[:-1] - fp[1:], strict=False)
-    return [(float(e), float(p), float(n)) for e, p, n in counts]
 
 
 def reliability(

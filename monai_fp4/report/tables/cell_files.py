@@ -15,8 +15,7 @@ from typing import Any
 import pandas as pd
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.report.tables.calibration import bin_width, score_bins
-from monai_fp4.report.tables.events import RunEvents, read_events
+from monai_fp4.report.tables.run_health import read_health
 from monai_fp4.study.layout import Cell, StudyFolder, read_json
 
 __all__ = ["KEYS", "METRICS", "STATUSES", "collect_cell"]
@@ -75,12 +74,8 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
         numbers = {name: _number(entry.get(name)) for name in ("train_loss", *METRICS)}
         rows["epochs"].append({**keys, "epoch": entry["epoch"], **numbers})
     row |= _surroundings(run, metrics, problems)
-    events = read_events(run)
-    problems += events.problems
-    count, total = events.probability_sums.get(row["best_epoch"], (0.0, 0.0))
-    row["mean_probability"] = total / count if count else math.nan
-    _collect_events(keys, events, row["best_epoch"], rows)
-    _collect_curve(keys, run, events, row["best_epoch"], rows, problems)
+    row["mean_probability"] = _collect_health(keys, run, row["best_epoch"], rows, problems)
+    rows["curves"] += [{**keys, **point} for point in _curve(run, row["best_epoch"], problems)]
     rows["patients"] += [{**keys, **patient} for patient in _patients(run, metrics, problems)]
     row["problem"] = "; ".join(problems)
     rows["cells"].append(row)
@@ -158,48 +153,38 @@ def _surroundings(run: Path, metrics: Mapping[str, Any], problems: list[str]) ->
     return found
 
 
-def _collect_events(keys: Mapping[str, Any], events: RunEvents, best_epoch: float, rows: dict[str, list[Any]]) -> None:
-    if best_epoch in events.curves:
-        curve = events.curves[int(best_epoch)]
-        for left, positives, negatives in score_bins(curve):
-            entry = {"bin": left, "width": bin_width(curve), "positives": positives, "negatives": negatives}
-            rows["scores"].append({**keys, **entry})
-    health: dict[tuple[int, str, str], dict[str, float]] = {}
-    for (step, measure, layer, operand), value in events.health.items():
-        health.setdefault((events.epoch_of(step), layer, operand), {})[measure] = value
-    if health:
-        measured = pd.DataFrame(list(health.values())).reindex(columns=["snr_db", "underflow", "clipped"])
-        places = pd.DataFrame(list(health), columns=["epoch", "layer", "operand"])
-        rows["health"].append(pd.concat([places, measured], axis=1).assign(**keys))
-    for (epoch, measure, layer), value in events.attention.items():
-        rows["attention"].append({**keys, "epoch": epoch, "layer": layer, "measure": measure, "value": value})
+def _collect_health(
+    keys: Mapping[str, Any], run: Path, best_epoch: float, rows: dict[str, list[Any]], problems: list[str]
+) -> float:
+    """Append what the run measured of its layers and predictions; gives the mean probability of the best epoch."""
+    path = run / "health.json"
+    if not path.exists():
+        return math.nan
+    try:
+        found = read_health(path, best_epoch)
+    except ConfigError as error:
+        problems.append(str(error))
+        return math.nan
+    if found["health"]:
+        rows["health"].append(pd.DataFrame(found["health"]).assign(**keys))
+    for name in ("attention", "scores"):
+        rows[name] += [{**keys, **entry} for entry in found[name]]
+    return float(found["mean_probability"])
 
 
-def _collect_curve(
-    keys: Mapping[str, Any],
-    run: Path,
-    events: RunEvents,
-    best_epoch: float,
-    rows: dict[str, list[Any]],
-    problems: list[str],
-) -> None:
-    """The run's own curve, whose thresholds follow the scores; else TensorBoard's, equally spaced."""
-    path, source = run / "pr_curve.json", "run"
-    points: list[tuple[float, float, float]] = []
-    if path.exists():
-        try:
-            curve = read_json(path)
-            if curve["epoch"] == best_epoch:
-                columns = ([float(value) for value in curve[name]] for name in ("thresholds", "tp", "fp"))
-                points = list(zip(*columns, strict=True))
-        except (ConfigError, KeyError, TypeError, ValueError):
-            problems.append(f"{path} holds no precision-recall curve; TensorBoard's is taken where there is one")
-    if not points and best_epoch in events.curves:
-        (tp, fp, *_), source = events.curves[int(best_epoch)], "tensorboard"
-        # Down from the second highest: the highest is 1, above which nothing lies.
-        points = [(at / (len(tp) - 1), float(tp[at]), float(fp[at])) for at in range(len(tp) - 2, -1, -1)]
-    for threshold, hits, alarms in points:
-        rows["curves"].append({**keys, "threshold": threshold, "tp": hits, "fp": alarms, "source": source})
+def _curve(run: Path, best_epoch: float, problems: list[str]) -> list[dict[str, float]]:
+    """The precision-recall curve that the run keeps of its best epoch."""
+    path = run / "pr_curve.json"
+    if not path.exists():
+        return []
+    try:
+        curve = read_json(path)
+        columns = [[float(value) for value in curve[name]] for name in ("thresholds", "tp", "fp")]
+        points = [dict(zip(("threshold", "tp", "fp"), point, strict=True)) for point in zip(*columns, strict=True)]
+        return points if curve["epoch"] == best_epoch else []
+    except (ConfigError, KeyError, TypeError, ValueError):
+        problems.append(f"{path} holds no precision-recall curve; restore or remove it")
+        return []
 
 
 def _patients(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pandas as pd
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.recipes import RECIPES
 from monai_fp4.report.tables.cell_files import KEYS, METRICS, STATUSES, collect_cell
+from monai_fp4.report.tables.run_health import ATTENTION, LAYERS, SCORES
 from monai_fp4.study.layout import StudyDefinition, StudyFolder, read_json
 
 __all__ = ["KEYS", "METRICS", "STATUSES", "StudyTables", "collect", "metric_name"]
@@ -32,8 +33,8 @@ class StudyTables:
             `epochs_done`, `best_epoch`, `train_seconds`, `version` and more.
         epochs: `KEYS`, `epoch`, losses and metrics, of every epoch of every cell, finished or not.
         scores: `KEYS`, `bin` (left edge), `positives`, `negatives`: predicted probabilities at the best epoch.
-        curves: `KEYS`, `threshold` from high to low, `tp`, `fp` at or above it, `source`: the precision-recall curve of
-            the best epoch, of the ``run`` itself (thresholds among its scores) or of ``tensorboard`` (equally spaced).
+        curves: `KEYS`, `threshold` from high to low, `tp`, `fp` at or above it: the precision-recall curve of the best
+            epoch.
         health: `KEYS`, `epoch`, `layer`, `operand`, `snr_db`, `underflow`, `clipped`.
         attention: `KEYS`, `epoch`, `layer`, `measure`, `value`; empty unless the runs record any.
         patients: `KEYS`, `patient`, `auprc`, `recall`, `dice`, of the runs or of evaluations in their folders.
@@ -94,15 +95,15 @@ def collect(path: str | Path) -> StudyTables:
         collect_cell(folder, cell, rows)
     if not known:
         raise ConfigError(f"{folder.definition_path} must define cells, but none of its networks exists; sweep others")
-    notes = tuple(_unknown_folders(folder, known))
+    notes = (*_unknown_folders(folder, known), *_without_health(folder, rows["cells"]))
     health = pd.concat(rows.pop("health"), ignore_index=True) if rows["health"] else pd.DataFrame()
     tables = {name: pd.DataFrame(content) for name, content in rows.items()} | {"health": health}
     columns = {
         "epochs": ["epoch", "train_loss", *METRICS],
-        "scores": ["bin", "width", "positives", "negatives"],
-        "curves": ["threshold", "tp", "fp", "source"],
-        "health": ["epoch", "layer", "operand", "snr_db", "underflow", "clipped"],
-        "attention": ["epoch", "layer", "measure", "value"],
+        "scores": SCORES,
+        "curves": ["threshold", "tp", "fp"],
+        "health": LAYERS,
+        "attention": ATTENTION,
         "patients": ["patient", "auprc", "recall", "dice"],
     }
     for name, extra in columns.items():
@@ -125,6 +126,17 @@ def _data_set(folder: StudyFolder, definition: StudyDefinition) -> str:
         return str(read_json(path)["name"]) if path.is_file() else definition.manifest
     except (ConfigError, KeyError, TypeError):
         return definition.manifest
+
+
+def _without_health(folder: StudyFolder, cells: list[dict[str, Any]]) -> list[str]:
+    begun = [cell["id"] for cell in cells if cell["epochs_done"]]
+    without = [name for name in begun if not (folder.cells_path / name / "health.json").exists()]
+    if not without:
+        return []
+    return [
+        f"{len(without)} of {len(begun)} cells that have begun hold no health.json, which earlier versions did not"
+        " write: the health of their layers, their probabilities and their calibration are not in this report."
+    ]
 
 
 def _unknown_folders(folder: StudyFolder, known: set[Path]) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from synthetic_study import EPOCHS, definition, write_study
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.quantization.recipes import RECIPES
 from monai_fp4.report.figures import health as health_figures
@@ -73,7 +72,7 @@ def test_captions_say_what_they_are_of(tables: StudyTables) -> None:
 
 
 def test_folds_are_the_dots_where_there_is_one_seed(tmp_path: Path) -> None:
-    write_study(tmp_path, definition(folds=(0, 1, 2), seeds=(0,)), events=False)
+    write_study(tmp_path, definition(folds=(0, 1, 2), seeds=(0,)), health=False)
     tables = collect(tmp_path)
     picture = quality_figures.percent_of_baseline(tables)
     assert picture is not None and "every fold a dot" in picture.caption
@@ -93,13 +92,11 @@ def test_what_there_is_nothing_of_is_not_drawn(tables: StudyTables, tmp_path: Pa
 
 def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
     folder = write_study(tmp_path, definition(archs=("vit",), recipes={"bf16": "bf16"}, seeds=(0,)))
-    coarse = output_figures.pr_curves(collect(tmp_path))
-    assert coarse is not None and "0.992" in coarse.caption
     (cell,) = folder.read_definition().cells()
     curve = {"thresholds": [0.999, 0.995, 0.2], "tp": [10, 12, 20], "fp": [0, 4, 60], "positives": 20, "negatives": 60}
     (folder.run_dir(cell) / "pr_curve.json").write_text(json.dumps({"epoch": EPOCHS} | curve))
     fine = output_figures.pr_curves(collect(tmp_path))
-    assert fine is not None and "0.992" not in fine.caption and "500 thresholds" in fine.caption
+    assert fine is not None and "500 thresholds" in fine.caption
     recall, precision = fine.figure.axes[0].lines[0].get_data()
     assert list(recall) == [0.5, 0.6, 1.0] and list(precision) == [1.0, 0.75, 0.25]
 
@@ -130,18 +127,23 @@ def test_recipes_without_a_finished_cell_are_named(tmp_path: Path) -> None:
     def state(cell: Cell) -> CellStatus:
         return CellStatus.WAITING if cell.recipe == "sr" else CellStatus.DONE
 
-    tables = collect(write_study(tmp_path, definition(archs=("unet",)), status=state, events=False).path)
+    tables = collect(write_study(tmp_path, definition(archs=("unet",)), status=state, health=False).path)
     drawn = (quality_figures.auprc_by_scale(tables), output_figures.distinct_levels(tables))
     for picture in (*drawn, time(tables, cost(tables))):
         assert picture is not None and "No finished cell yet of sr." in picture.caption
     assert not_drawn(tables, tables.recipes) == ""
 
 
+def record_attention(run: Path, epoch: int, values: dict[str, float]) -> None:
+    content = json.loads((run / "health.json").read_text())
+    content["epochs"][epoch - 1]["attention"] = {"encoder.0": values}
+    (run / "health.json").write_text(json.dumps(content))
+
+
 def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -> None:
     folder = write_study(tmp_path, definition(archs=("vit",), seeds=(0,)))
     for cell in folder.read_definition().cells():
-        with SummaryWriter(log_dir=str(folder.run_dir(cell))) as writer:
-            writer.add_scalar("attention/entropy/encoder.0", 2.5, 1)
+        record_attention(folder.run_dir(cell), 1, {"entropy": 2.5})
         environment = folder.run_dir(cell) / "environment.json"
         environment.write_text('{"backend": "emulated", "peak_memory_bytes": 1073741824}')
     tables = collect(tmp_path)
@@ -149,9 +151,8 @@ def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -
     assert entropy is not None and entropy.title == "Attention entropy"
     assert entropy.figure.axes[0].get_ylabel() == "attention entropy"
     for cell in folder.read_definition().cells():
-        with SummaryWriter(log_dir=str(folder.run_dir(cell))) as writer:
-            writer.add_scalar("attention/entropy_share/encoder.0", 0.5, 3)
+        record_attention(folder.run_dir(cell), 3, {"entropy_share": 0.5})
     share = health_figures.attention_over_time(collect(tmp_path))
     assert share is not None and share.figure.axes[0].get_ylabel() == "attention entropy / log(tokens)"
-    assert [list(axis) for axis in share.figure.axes[0].lines[0].get_data()] == [[3], [0.5]], "its step is the epoch"
+    assert [list(axis) for axis in share.figure.axes[0].lines[0].get_data()] == [[3], [0.5]]
     assert peak is not None and peak.figure.axes[0].patches[0].get_width() == 1.0, "GiB"

@@ -194,7 +194,7 @@ def test_what_runs_do_not_record_is_said_to_be_so(documents: dict[str, Document]
 
 
 def test_a_second_report_replaces_the_first_and_only_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_study(tmp_path / "study", definition(archs=("unet",), seeds=(0,)), events=False)
+    write_study(tmp_path / "study", definition(archs=("unet",), seeds=(0,)), health=False)
     assert monai_fp4(["report", str(tmp_path / "study")]) == 0
     folder = tmp_path / "study" / "report"
     assert f"Open {folder / 'index.html'}" in capsys.readouterr().out
@@ -211,7 +211,7 @@ def test_a_second_report_replaces_the_first_and_only_that(tmp_path: Path, capsys
 
 @pytest.mark.parametrize("kind", ["file", "other", "no study", "margin", "damaged study"])
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    write_study(tmp_path / "study", definition(archs=("unet",), seeds=(0,)), events=False)
+    write_study(tmp_path / "study", definition(archs=("unet",), seeds=(0,)), health=False)
     out, arguments = tmp_path / "out", [str(tmp_path / "study"), "--output_dir", str(tmp_path / "out")]
     if kind == "file":
         out.write_text("")
@@ -252,7 +252,7 @@ def test_a_study_that_has_not_begun_is_listed(tmp_path: Path) -> None:
 
 def test_texts_of_users_are_no_markup(tmp_path: Path) -> None:
     recipes = {"bf16": "bf16", "<b>x</b>": "sr"}
-    write_study(tmp_path, definition(archs=("unet",), recipes=recipes, seeds=(0,)), events=False)
+    write_study(tmp_path, definition(archs=("unet",), recipes=recipes, seeds=(0,)), health=False)
     assert main([str(tmp_path)]) == 0
     page = Document(tmp_path / "report" / "index.html")
     assert not page.all("b") and "<b>x</b>" in page.text

@@ -77,7 +77,7 @@ def test_recipes_are_compared_among_each_other(tables: StudyTables) -> None:
 
 def test_further_axes_are_compared_with_their_first_value(tmp_path: Path) -> None:
     study = definition(archs=("unet",), seeds=SEEDS, further={"optimizer": ("adamw", "muon", "sgd")})
-    write_study(tmp_path, study, events=False)
+    write_study(tmp_path, study, health=False)
     rows = between_variants(collect(tmp_path)).set_index(["recipe", "other"])
     assert len(rows) == 4 * 2 and set(rows["variant"]) == {"optimizer=adamw"}
 
@@ -99,7 +99,7 @@ def test_a_cell_without_its_partner_is_in_no_pair(tmp_path: Path) -> None:
     def state(cell: Cell) -> CellStatus:
         return CellStatus.WAITING if (cell.recipe, cell.seed) in {("bf16", 1), ("sr", 0)} else CellStatus.DONE
 
-    write_study(tmp_path, status=state, events=False)
+    write_study(tmp_path, status=state, health=False)
     tables = collect(tmp_path)
     pairs = paired(tables, "auprc")
     assert set(pairs["seed"]) == {0, 2}
@@ -109,7 +109,7 @@ def test_a_cell_without_its_partner_is_in_no_pair(tmp_path: Path) -> None:
 
 
 def test_folds_stand_in_where_there_is_one_seed(tmp_path: Path) -> None:
-    write_study(tmp_path, definition(folds=(0, 1, 2, 3, 4), seeds=(0,)), events=False)
+    write_study(tmp_path, definition(folds=(0, 1, 2, 3, 4), seeds=(0,)), health=False)
     tables = collect(tmp_path)
     row = against_baseline(tables).set_index(["metric", "model", "recipe"]).loc[("auprc", "unet 500k", "sr")]
     assert row["unit"] == "folds" and row["n"] == 5
@@ -122,7 +122,7 @@ def test_folds_stand_in_where_there_is_one_seed(tmp_path: Path) -> None:
 
 
 def test_seeds_come_before_folds_when_there_are_enough(tmp_path: Path) -> None:
-    write_study(tmp_path, definition(folds=(0, 1, 2, 3), seeds=(0, 1, 2)), events=False)
+    write_study(tmp_path, definition(folds=(0, 1, 2, 3), seeds=(0, 1, 2)), health=False)
     assert set(against_baseline(collect(tmp_path))["unit"]) == {"seeds of fold 0"}
 
 
@@ -144,13 +144,13 @@ def test_patients_of_a_training_that_is_not_finished_are_not_compared(tmp_path: 
     def state(cell: Cell) -> CellStatus:
         return CellStatus.RUNNING if cell.recipe == "sr" else CellStatus.DONE
 
-    tables = collect(write_study(tmp_path, few, status=state, events=False, patients=4).path)
+    tables = collect(write_study(tmp_path, few, status=state, health=False, patients=4).path)
     assert "sr" in set(tables.patients["recipe"])
     assert set(by_patient(tables)["recipe"]) == {"full"}
 
 
 def test_without_patients_there_is_an_empty_table(tmp_path: Path) -> None:
-    write_study(tmp_path, events=False)
+    write_study(tmp_path, health=False)
     assert by_patient(collect(tmp_path)).empty
 
 
@@ -168,9 +168,9 @@ def test_cost_is_relative_to_bf16(tables: StudyTables) -> None:
 
 
 def test_the_baseline_is_known_by_what_it_does(tmp_path: Path) -> None:
-    write_study(tmp_path / "renamed", definition(recipes={"plain": "bf16", "sr": "sr"}), events=False)
+    write_study(tmp_path / "renamed", definition(recipes={"plain": "bf16", "sr": "sr"}), health=False)
     assert baseline(collect(tmp_path / "renamed")) == "plain"
-    write_study(tmp_path / "none", definition(recipes={"sr": "sr"}), events=False)
+    write_study(tmp_path / "none", definition(recipes={"sr": "sr"}), health=False)
     tables = collect(tmp_path / "none")
     assert baseline(tables) is None
     assert against_baseline(tables).empty and paired(tables, "auprc").empty

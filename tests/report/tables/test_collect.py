@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from monai.bundle import ConfigWorkflow
@@ -64,7 +63,6 @@ def test_a_real_run_is_read_as_it_lies(finished_run: Path, tmp_path: Path) -> No
     assert list(tables.patients["dice"]) == [entry["dice"] for entry in written["per_patient"]]
     assert only["peak_memory_bytes"] == written["peak_memory_bytes"]
     curve = json.loads((finished_run / "pr_curve.json").read_text())
-    assert set(tables.curves["source"]) == {"run"}
     for column, name in (("threshold", "thresholds"), ("tp", "tp"), ("fp", "fp")):
         assert list(tables.curves[column]) == curve[name]
     recall = tables.scores.loc[tables.scores["bin"] >= only["threshold"], "positives"].sum()
@@ -74,18 +72,24 @@ def test_a_real_run_is_read_as_it_lies(finished_run: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"epoch": 4}', '{"epoch": 3, "thresholds": [1], "tp": [1], "fp": [1]}']
 )
-def test_without_a_curve_of_the_best_epoch_tensorboards_is_taken(tmp_path: Path, content: str) -> None:
+def test_without_a_curve_of_the_best_epoch_there_is_none(tmp_path: Path, content: str) -> None:
     folder = write_study(tmp_path, definition(archs=("unet",), recipes={"bf16": "bf16"}, seeds=(0,)))
     (cell,) = folder.read_definition().cells()
     (folder.run_dir(cell) / "pr_curve.json").write_text(content)
     tables = collect(tmp_path)
-    assert set(tables.curves["source"]) == {"tensorboard"} and len(tables.curves) == 126
-    bins = tables.scores.iloc[::-1]
-    assert list(tables.curves["tp"]) == list(bins["positives"].cumsum())
-    assert list(tables.curves["fp"]) == list(bins["negatives"].cumsum())
-    assert np.allclose(tables.curves["threshold"], bins["bin"])
+    assert tables.curves.empty and len(tables.scores) == 126
     of_another_epoch = '"epoch": 3' in content  # as a run leaves it that was killed between two files: no problem
     assert ("pr_curve.json" in tables.cells["problem"].iloc[0]) == (not of_another_epoch)
+
+
+def test_runs_of_earlier_versions_have_no_health_and_that_is_said_once(tmp_path: Path) -> None:
+    folder = write_study(tmp_path)
+    for cell in folder.read_definition().cells()[:5]:
+        (folder.run_dir(cell) / "health.json").unlink()
+    tables = collect(tmp_path)
+    assert len(tables.done) == 24 and (tables.cells["problem"] == "").all()
+    (said,) = tables.notes
+    assert said.startswith("5 of 24 cells that have begun hold no health.json, which earlier versions did not write")
 
 
 def test_an_evaluation_within_the_run_gives_results_by_patient(
@@ -147,7 +151,7 @@ def test_a_run_that_finished_before_the_sweep_could_say_so_is_done(tmp_path: Pat
     ],
 )
 def test_a_damaged_cell_is_named_and_the_others_go_on(tmp_path: Path, name: str, content: str, said: str) -> None:
-    folder = write_study(tmp_path, events=False)
+    folder = write_study(tmp_path, health=False)
     broken = folder.read_definition().cells()[1]
     (folder.run_dir(broken) / name).write_text(content)
     tables = collect(tmp_path)
@@ -159,7 +163,7 @@ def test_a_damaged_cell_is_named_and_the_others_go_on(tmp_path: Path, name: str,
 @pytest.mark.parametrize("name", ["config.json", "patients.json", "environment.json"])
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"train": 5, "backend": null, "image_size": 7}'])
 def test_damage_beside_the_results_costs_a_note_at_most(tmp_path: Path, name: str, content: str) -> None:
-    folder = write_study(tmp_path, events=False)
+    folder = write_study(tmp_path, health=False)
     cell = folder.read_definition().cells()[0]
     (folder.run_dir(cell) / name).write_text(content)
     found = row(collect(tmp_path).cells, cell.id)
@@ -167,19 +171,18 @@ def test_damage_beside_the_results_costs_a_note_at_most(tmp_path: Path, name: st
     assert (name in found["problem"]) == (content == "{")
 
 
-def test_a_cut_off_event_file_costs_a_note(tmp_path: Path) -> None:
+def test_a_damaged_health_file_costs_a_note(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
     cell = folder.read_definition().cells()[0]
-    path = next(folder.run_dir(cell).glob("events*"))
-    path.write_bytes(path.read_bytes()[:1000])
+    (folder.run_dir(cell) / "health.json").write_text('{"epochs": [{"epoch": 1}]}')
     tables = collect(tmp_path)
     found = row(tables.cells, cell.id)
-    assert found["status"] == "done" and "ends within a record" in found["problem"]
-    assert len(tables.done) == len(tables.cells)
+    assert found["status"] == "done" and "health.json must hold" in found["problem"]
+    assert len(tables.done) == len(tables.cells) and not tables.notes
 
 
 def test_a_fold_without_tumour_is_said_to_have_no_auprc(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, events=False)
+    folder = write_study(tmp_path, health=False)
     cell = folder.read_definition().cells()[0]
     path = folder.run_dir(cell) / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auprc": None}))
@@ -190,7 +193,7 @@ def test_a_fold_without_tumour_is_said_to_have_no_auprc(tmp_path: Path) -> None:
 
 def test_recipes_stand_in_the_order_of_the_table_and_own_ones_after(tmp_path: Path) -> None:
     recipes = {"mine": {"base": "sr", "bf16_last_share": 0.1}, "sr": "sr", "bf16": "bf16"}
-    write_study(tmp_path, definition(recipes=recipes), events=False)
+    write_study(tmp_path, definition(recipes=recipes), health=False)
     tables = collect(tmp_path)
     assert tables.recipes == ["bf16", "sr", "mine"]
     assert [r for r in RECIPES if r in tables.recipes] == tables.recipes[:2]
@@ -198,7 +201,7 @@ def test_recipes_stand_in_the_order_of_the_table_and_own_ones_after(tmp_path: Pa
 
 def test_further_axes_make_models_of_their_own(tmp_path: Path) -> None:
     study = definition(archs=("unet",), seeds=(0,), further={"image_size": ([64, 64], [96, 96])})
-    write_study(tmp_path, study, events=False)
+    write_study(tmp_path, study, health=False)
     tables = collect(tmp_path)
     assert tables.models == ["unet 500k (image_size=64x64)", "unet 500k (image_size=96x96)"]
     assert set(tables.cells["image_size"]) == {"64x64", "96x96"}
@@ -208,17 +211,17 @@ def test_the_main_fold_is_the_one_with_most_finished_cells(tmp_path: Path) -> No
     def state(cell: Cell) -> CellStatus:
         return CellStatus.DONE if cell.fold == 1 or cell.seed == 0 else CellStatus.WAITING
 
-    write_study(tmp_path, definition(folds=(0, 1)), status=state, events=False)
+    write_study(tmp_path, definition(folds=(0, 1)), status=state, health=False)
     tables = collect(tmp_path)
     assert tables.main_fold == 1
     assert set(tables.in_main_fold(tables.done)["fold"]) == {"1"}
 
 
 def test_cells_of_another_grid_are_mentioned(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, events=False)
+    folder = write_study(tmp_path, health=False)
     folder.write_record(Cell("vit", "500k", "sr"), CellRecord())
     notes = collect(tmp_path).notes
-    assert len(notes) == 1 and "vit_500k/sr/fold0_seed0" in notes[0]
+    assert len(notes) == 2 and "vit_500k/sr/fold0_seed0" in notes[0] and "no health.json" in notes[1]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_cells_of_another_grid_are_mentioned(tmp_path: Path) -> None:
 )
 def test_the_data_set_is_called_by_its_manifests_name(tmp_path: Path, content: str | None, name: str) -> None:
     manifest = "phantom" if content is None else "manifest.json"
-    write_study(tmp_path, definition(archs=("unet",), seeds=(0,), manifest=manifest), events=False)
+    write_study(tmp_path, definition(archs=("unet",), seeds=(0,), manifest=manifest), health=False)
     if content is not None:
         (tmp_path / manifest).write_text(content)
     assert collect(tmp_path).data_set == name

@@ -43,7 +43,7 @@ def test_just_at_the_level_is_not_shown() -> None:
 
 
 def advice(path: Path, study: Any = None, **kwargs: Any) -> tuple[StudyTables, dict[str, ModelAdvice]]:
-    write_study(path, study, events=False, **kwargs)
+    write_study(path, study, health=False, **kwargs)
     tables = collect(path)
     given = advise(tables, against_baseline(tables), between_recipes(tables), 0.01)
     return tables, {entry.model: entry for entry in given}
