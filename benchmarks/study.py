@@ -29,7 +29,7 @@ from study_overhead import gaps
 
 from monai_fp4.machine import describe_machine
 from monai_fp4.report.analyse import Analysis, analyse
-from monai_fp4.report.tables.collect import KEYS, StudyTables, collect
+from monai_fp4.report.tables import KEYS, StudyTables, collect
 
 CELL = (
     "id", "model", "arch", "scale", "recipe", "fold", "seed", "status", "problem", "recall", "auprc",

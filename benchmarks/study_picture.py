@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from picture import THEMES, Theme
 
-from monai_fp4.report.statistics.intervals import mean_interval
+from monai_fp4.report.statistics import mean_interval
 
 METRICS = {"recall": "recall, % of BF16", "auprc": "AUPRC, % of BF16"}
 

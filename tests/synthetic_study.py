@@ -17,7 +17,7 @@ from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.handlers.health import score_bins
 from monai_fp4.metrics.histogram import ScoreHistogram
 from monai_fp4.quantization.recipes import RECIPES, Recipe
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.tables import StudyTables
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
 
 BASE = {"unet": 0.80, "swin": 0.84, "vit": 0.76}

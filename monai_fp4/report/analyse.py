@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from monai_fp4.report.claims.judge import judge_claims
-from monai_fp4.report.figures.style import describe_cells
-from monai_fp4.report.statistics.comparisons import (
+from monai_fp4.report.claims import judge_claims
+from monai_fp4.report.figures import describe_cells
+from monai_fp4.report.statistics import (
     MARGIN,
     against_baseline,
+    analyse_variance,
+    balanced_part,
     between_recipes,
     between_variants,
     by_patient,
@@ -18,9 +20,8 @@ from monai_fp4.report.statistics.comparisons import (
     cost,
     paired,
 )
-from monai_fp4.report.statistics.variance import analyse_variance, balanced_part
-from monai_fp4.report.tables.collect import StudyTables
-from monai_fp4.report.verdicts.verdicts import ModelAdvice, advise
+from monai_fp4.report.tables import StudyTables
+from monai_fp4.report.verdicts import ModelAdvice, advise
 
 __all__ = ["Analysis", "analyse"]
 
@@ -46,16 +47,17 @@ class Analysis:
 
 def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
     """Compute every statistic of the report."""
-    comparisons, pairs = against_baseline(tables, margin), between_recipes(tables, margin=margin)
+    pairs = paired(tables)
+    comparisons, recipe_pairs = against_baseline(tables, pairs, margin), between_recipes(tables, margin=margin)
     variance, words = _variance(tables)
     health = tables.health.groupby(["model", "recipe", "epoch", "layer", "operand"], sort=False)
     measures = ["snr_db", "underflow", "clipped"]
     frames = {
         "cells": tables.cells,
         "epochs": tables.epochs,
-        "paired": pd.concat([paired(tables, metric).assign(metric=metric) for metric in ("auprc", "recall")]),
+        "paired": pairs,
         "comparisons": comparisons,
-        "recipe_pairs": pairs,
+        "recipe_pairs": recipe_pairs,
         "patient_comparisons": by_patient(tables),
         "variance": variance,
         "scores": tables.scores,
@@ -63,7 +65,7 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         "calibration": calibration(tables),
         "health": health[measures].mean().reset_index() if len(tables.health) else tables.health,
         "cost": cost(tables),
-        "claims": judge_claims(tables, comparisons, margin),
+        "claims": judge_claims(tables, pairs, comparisons, margin),
     }
     if tables.cells["variant"].nunique() > 1:
         frames["axes"] = between_variants(tables, margin=margin)
@@ -71,7 +73,7 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         frames["attention"] = tables.attention
     if len(tables.patients):
         frames["patients"] = tables.patients
-    advice = advise(tables, comparisons, pairs, margin)
+    advice = advise(tables, comparisons, recipe_pairs, margin)
     verdicts = [
         {"model": entry.model, "recipe": recipe, "advice": str(given), "reason": entry.reasons[recipe]}
         for entry in advice

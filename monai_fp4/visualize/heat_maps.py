@@ -52,6 +52,7 @@ def heat_map_figure(
     if not np.isnan(latest).all():
         at, row = np.unravel_index(np.nanargmin(latest), latest.shape)
         figure.suptitle(
-            f"lowest at epoch {epochs[-1]}: {rows[int(row)]}, {list(panels)[int(at)]}, {latest[at, row]:.3g}", fontsize=9
+            f"lowest at epoch {epochs[-1]}: {rows[int(row)]}, {list(panels)[int(at)]}, {latest[at, row]:.3g}",
+            fontsize=9,
         )
     return figure

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 
 from monai_fp4.report.claims.evidence import ATTENTION, LEVEL, Evidence, Study, Verdict
-from monai_fp4.report.statistics.comparisons import FEW
-from monai_fp4.report.statistics.intervals import PairedTest
+from monai_fp4.report.statistics import FEW, PairedTest
 
 __all__ = ["advanced_prevent_collapse", "attention_is_discretized"]
 

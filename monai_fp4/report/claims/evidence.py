@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 
 from monai_fp4.quantization.recipes import RECIPES, Recipe
-from monai_fp4.report.statistics.comparisons import FEW, baseline
-from monai_fp4.report.statistics.intervals import PairedTest, paired_test
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.statistics import FEW, PairedTest, paired_test
+from monai_fp4.report.tables import StudyTables
 
 __all__ = ["ATTENTION", "CNN", "LEVEL", "Evidence", "State", "Study", "Verdict", "number", "p_value"]
 
@@ -72,11 +71,13 @@ class Study:
 
     Attributes:
         tables: the study's.
+        pairs: of `comparisons.paired`, with recall and AUPRC.
         comparisons: of `comparisons.against_baseline`.
         margin: the loss that is taken not to matter.
     """
 
     tables: StudyTables
+    pairs: pd.DataFrame
     comparisons: pd.DataFrame
     margin: float
 
@@ -140,7 +141,7 @@ class Study:
 
     def log_ratio(self, model: str, recipe: str, level: float = 1 - LEVEL) -> PairedTest:
         """Powers of ten by which a recipe's distinct probabilities differ from BF16's, seed by seed."""
-        levels, base = self.wide("distinct_scores", model), baseline(self.tables)
+        levels, base = self.wide("distinct_scores", model), self.tables.baseline
         if base not in levels or recipe not in levels:
             return paired_test([], self.margin)
         test = paired_test(np.log10(levels[recipe] / levels[base]).dropna(), self.margin, level=level)

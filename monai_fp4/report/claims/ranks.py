@@ -11,8 +11,7 @@ import itertools
 from scipy import stats
 
 from monai_fp4.report.claims.evidence import CNN, LEVEL, Evidence, Study, Verdict, p_value
-from monai_fp4.report.statistics.comparisons import FEW, baseline
-from monai_fp4.report.statistics.intervals import holm
+from monai_fp4.report.statistics import FEW, holm
 
 __all__ = ["vit_trails"]
 
@@ -23,7 +22,7 @@ def vit_trails(study: Study, metric: str) -> Evidence:
     """The ViT's BF16 runs beside those of the other two, at each scale and under each optimizer."""
     tables = study.tables
     done = tables.in_main_fold(tables.done).dropna(subset=[metric])
-    done = done[done["recipe"] == baseline(tables)]
+    done = done[done["recipe"] == tables.baseline]
     values = {key: rows[metric] for key, rows in done.groupby(["arch", "scale", "variant"], sort=False)}
     named = tables.cells[["scale", "variant"]].drop_duplicates().itertuples(index=False)
     wanted = [(other, scale, variant) for (scale, variant), other in itertools.product(named, OTHERS)]

@@ -13,9 +13,18 @@ import numpy as np
 import pandas as pd
 
 from monai_fp4.report.claims.evidence import ATTENTION, CNN, LEVEL, Evidence, State, Study, Verdict, number, p_value
-from monai_fp4.report.statistics.comparisons import FEW, against_baseline, paired
-from monai_fp4.report.statistics.intervals import PairedTest, holm, mean_interval, paired_test
-from monai_fp4.report.statistics.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
+from monai_fp4.report.statistics import (
+    FEW,
+    BalancedPart,
+    PairedTest,
+    against_baseline,
+    analyse_variance,
+    balanced_part,
+    beyond_chance,
+    holm,
+    mean_interval,
+    paired_test,
+)
 
 __all__ = [
     "advanced_reduce_loss",
@@ -36,7 +45,7 @@ PAPER_COST = -0.003
 def architecture_over_recipe(study: Study, metric: str) -> Evidence:
     """Shares of the variance of the differences to BF16, beyond chance; jackknife over seeds."""
     tables = study.tables
-    pairs = tables.in_main_fold(paired(tables, metric))
+    pairs = tables.in_main_fold(study.pairs[study.pairs["metric"] == metric])
     pairs = pairs[pairs["recipe"].isin(study.recipes())]
     factors = ["arch", *(["scale"] if pairs["scale"].nunique() > 1 else []), "recipe"]
     pairs = pairs[pairs["variant"] == pairs["variant"].iloc[0]] if len(pairs) else pairs
@@ -145,7 +154,8 @@ def folds_confirm(study: Study, metric: str) -> Evidence:
     folds = tables.done["fold"].nunique()
     if folds < FOLDS:
         return Evidence(Verdict.NOT_TESTED, "", 0, f"{FOLDS} folds; finished cells are of {folds}")
-    again = replace(study, comparisons=against_baseline(tables, study.margin, (metric,), by_folds=True))
+    pairs = study.pairs[study.pairs["metric"] == metric]
+    again = replace(study, comparisons=against_baseline(tables, pairs, study.margin, by_folds=True))
     judged = {"attention": recipe_choice_is_free(again, metric), "CNN": cnn_loses_at_scale(again, metric)}
     said = "; ".join(f"{name}: {found.verdict}, {found.numbers or found.missing}" for name, found in judged.items())
     verdicts = {found.verdict for found in judged.values()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from monai_fp4.report.figures.style import Picture, describe_cells, grid, look, mark_empty, not_drawn
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.tables import StudyTables
 
 __all__ = ["memory", "time"]
 

@@ -6,8 +6,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from monai_fp4.report.figures.style import Picture, describe_cells, grid, look, mark_empty, single
-from monai_fp4.report.statistics.comparisons import baseline
-from monai_fp4.report.tables.collect import StudyTables, metric_name
+from monai_fp4.report.tables import StudyTables, metric_name
 
 __all__ = ["differences", "variance_explained"]
 
@@ -17,7 +16,7 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
     own = comparisons[comparisons["metric"] == metric]
     if own.empty:
         return None
-    recipes = [recipe for recipe in tables.recipes if recipe != baseline(tables)]
+    recipes = [recipe for recipe in tables.recipes if recipe != tables.baseline]
     name = metric_name(metric, inside=True)
     figure, panels = grid(tables, (3.5, 0.19 * len(recipes) + 1.0), sharex=True)
     for model, axes in panels.items():

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from monai_fp4.report.figures.style import Picture, describe_cells, grid, legend, look, single
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.tables import StudyTables
 
-__all__ = ["OPERANDS", "attention_over_time", "health_by_layer", "health_over_time"]
+__all__ = ["OPERANDS", "attention", "by_layer", "over_time"]
 
 OPERANDS = ("input", "weight", "gradient")
 _MEASURES = {
@@ -20,7 +20,7 @@ _MEASURES = {
 }
 
 
-def health_over_time(tables: StudyTables, measure: str) -> Picture | None:
+def over_time(tables: StudyTables, measure: str) -> Picture | None:
     """The median over the layers by epoch: a row a model, a column an operand, a line a recipe."""
     known = tables.health.dropna(subset=[measure])
     if known.empty:
@@ -59,7 +59,7 @@ def health_over_time(tables: StudyTables, measure: str) -> Picture | None:
     return Picture(f"health_{measure}", f"{title} over the training", caption, alt, figure, "health")
 
 
-def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
+def by_layer(tables: StudyTables, model: str) -> Picture | None:
     """Signal to noise at the last recorded epoch: a row a layer, a column an operand and recipe."""
     known = tables.health[tables.health["model"] == model].dropna(subset=["snr_db"])
     known = known[np.isfinite(known["snr_db"])]
@@ -112,7 +112,7 @@ def health_by_layer(tables: StudyTables, model: str) -> Picture | None:
     return Picture(f"health_layers_{slug}", f"Signal to noise by layer: {model}", caption, alt, figure, "health")
 
 
-def attention_over_time(tables: StudyTables) -> Picture | None:
+def attention(tables: StudyTables) -> Picture | None:
     """Entropy of the attention weights as a share of the highest possible, or whatever else a run recorded."""
     known = tables.attention.dropna(subset=["value"])
     if known.empty:

@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monai_fp4.report.figures.style import Picture, describe_cells, grid, legend, look, mark_empty, not_drawn, spread
-from monai_fp4.report.tables.calibration import reliability
-from monai_fp4.report.tables.collect import KEYS, StudyTables
+from monai_fp4.report.tables import KEYS, StudyTables, reliability
 
 __all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]
 

@@ -20,9 +20,8 @@ from monai_fp4.report.figures.style import (
     single,
     spread,
 )
-from monai_fp4.report.statistics.comparisons import FEW, baseline, paired
-from monai_fp4.report.statistics.intervals import mean_interval
-from monai_fp4.report.tables.collect import StudyTables, metric_name
+from monai_fp4.report.statistics import FEW, mean_interval
+from monai_fp4.report.tables import StudyTables, metric_name
 
 __all__ = ["auprc_by_scale", "curves", "five_folds", "percent_of_baseline"]
 
@@ -124,10 +123,10 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
     return Picture("auprc_by_scale", "AUPRC against scale", caption + describe_cells(done), alt, figure, "cells")
 
 
-def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture | None:
+def percent_of_baseline(tables: StudyTables, paired: pd.DataFrame, metric: str = "auprc") -> Picture | None:
     """A metric as a percentage of the BF16 cell of the same seed."""
-    pairs, unit, cells = _pairs(tables, metric)
-    recipes = [name for name in tables.recipes if name != baseline(tables)]
+    pairs, unit, cells = _pairs(tables, paired[paired["metric"] == metric])
+    recipes = [name for name in tables.recipes if name != tables.baseline]
     if pairs.empty or not recipes:
         return None
     width = max(3.3, 0.34 * len(recipes) + 0.9)
@@ -166,9 +165,9 @@ def percent_of_baseline(tables: StudyTables, metric: str = "auprc") -> Picture |
     return Picture(f"percent_{metric}", f"{name} as a percentage of BF16", caption, alt, figure, "paired")
 
 
-def _pairs(tables: StudyTables, metric: str) -> tuple[pd.DataFrame, str, pd.DataFrame]:
+def _pairs(tables: StudyTables, paired: pd.DataFrame) -> tuple[pd.DataFrame, str, pd.DataFrame]:
     """Percentages of the seeds of the main fold, or of the folds where there are more of them and few seeds."""
-    every = paired(tables, metric).dropna(subset=["percent"])
+    every = paired.dropna(subset=["percent"])
     seeds = tables.in_main_fold(every)
     if seeds["seed"].nunique() >= min(FEW, every["fold"].nunique()):
         return seeds, "seed", tables.in_main_fold(tables.done)

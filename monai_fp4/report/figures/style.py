@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.tables import StudyTables
 
 __all__ = [
     "GROUP",

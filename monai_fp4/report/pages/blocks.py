@@ -14,7 +14,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from monai_fp4.report.figures.style import Picture
+from monai_fp4.report.figures import Picture
 
 __all__ = [
     "Block",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from monai_fp4.report.analyse import Analysis
-from monai_fp4.report.claims.evidence import Verdict
-from monai_fp4.report.claims.judge import CLAIMS
+from monai_fp4.report.claims import CLAIMS, Verdict
 from monai_fp4.report.pages.blocks import Column, Page, heading, items, note, table, text
-from monai_fp4.report.tables.collect import metric_name
-from monai_fp4.report.verdicts.limits import limits
+from monai_fp4.report.tables import metric_name
+from monai_fp4.report.verdicts import limits_of
 
 __all__ = ["claims_page"]
 
@@ -63,7 +62,7 @@ def claims_page(found: Analysis) -> Page:
             fixed=True,
         ),
         heading("What the verdicts do not cover"),
-        items(limits(found.tables)),
+        items(limits_of(found.tables)),
     ]
     return Page(
         "claims",

@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 
 from monai_fp4.report.analyse import Analysis
-from monai_fp4.report.figures import quality as quality_figures
-from monai_fp4.report.figures.style import describe_cells
-from monai_fp4.report.pages import results as result_pages
+from monai_fp4.report.figures import describe_cells
+from monai_fp4.report.figures.quality import percent_of_baseline
 from monai_fp4.report.pages.blocks import (
     Block,
     Column,
@@ -25,10 +24,10 @@ from monai_fp4.report.pages.blocks import (
 )
 from monai_fp4.report.pages.claims import claims_page
 from monai_fp4.report.pages.data import data_page
-from monai_fp4.report.statistics.comparisons import FEW, baseline
-from monai_fp4.report.tables.collect import STATUSES, StudyTables
-from monai_fp4.report.verdicts import verdicts as rules
-from monai_fp4.report.verdicts.limits import limits
+from monai_fp4.report.pages.results import cost_page, health_page, outputs_page, quality_page, statistics_page
+from monai_fp4.report.statistics import FEW
+from monai_fp4.report.tables import STATUSES, StudyTables
+from monai_fp4.report.verdicts import Advice, limits_of
 
 __all__ = ["build_pages"]
 
@@ -42,11 +41,11 @@ def build_pages(found: Analysis) -> list[Page]:
         _overview(found),
         _advice(found),
         claims_page(found),
-        result_pages.quality_page(found),
-        result_pages.statistics_page(found),
-        result_pages.outputs_page(found),
-        result_pages.health_page(found),
-        result_pages.cost_page(found),
+        quality_page(found),
+        statistics_page(found),
+        outputs_page(found),
+        health_page(found),
+        cost_page(found),
         _cells(found),
         data_page(found),
     ]
@@ -95,7 +94,7 @@ def _overview(found: Analysis) -> Page:
             link("recipes", "Which recipe for my model: the reasons, and what the evidence does not cover"),
             link("claims", "The paper's claims: which of them this study holds, refutes, leaves open or cannot test"),
         ]
-        blocks += pictures(quality_figures.percent_of_baseline(tables))
+        blocks += pictures(percent_of_baseline(tables, found.frames["paired"]))
     blocks += [heading("The study"), _protocol(tables)]
     grid = _completeness(tables)
     columns = [Column("model", "Model"), *(Column(name, name, "text") for name in tables.recipes)]
@@ -187,7 +186,7 @@ def _undecided(found: Analysis) -> list[Block]:
 
 
 def _advice_table(found: Analysis) -> Block:
-    recipes = [name for name in found.tables.recipes if name != baseline(found.tables)]
+    recipes = [name for name in found.tables.recipes if name != found.tables.baseline]
     rows = [
         {"model": entry.model} | {name: str(given) for name, given in entry.recipes.items()} for entry in found.advice
     ]
@@ -199,7 +198,7 @@ def _advice(found: Analysis) -> Page:
     tables, entries = found.tables, []
     for entry in found.advice:
         groups = []
-        for advice in rules.Advice:
+        for advice in Advice:
             same: dict[str, list[str]] = {}
             for name, given in entry.recipes.items():
                 if given is advice:
@@ -218,7 +217,7 @@ def _advice(found: Analysis) -> Page:
             "Open does not mean equal. It means that this study cannot tell.",
         ),
         heading("What the evidence does not cover"),
-        items(limits(tables)),
+        items(limits_of(tables)),
         heading("By model"),
         cards(entries) if len(tables.done) else note("No cell is finished yet.", "warning"),
     ]

@@ -8,15 +8,15 @@ from monai_fp4.quantization.recipes import Recipe
 from monai_fp4.report.analyse import Analysis
 from monai_fp4.report.pages.blocks import Block, Column, Page, files, heading, items, table
 from monai_fp4.report.pages.glossary import WORDS, describe_recipe
-from monai_fp4.report.statistics.comparisons import TESTED
-from monai_fp4.report.tables.collect import metric_name
+from monai_fp4.report.statistics import TESTED
+from monai_fp4.report.tables import metric_name
 
 __all__ = ["data_page"]
 
 _FILES = {
     "cells": "every cell: status, metrics, options, versions",
     "epochs": "losses and metrics of every epoch of every cell",
-    "paired": "AUPRC and recall of every cell beside the BF16 cell of its seed",
+    "paired": "recall, AUPRC and Dice of every cell beside the BF16 cell of its seed",
     "comparisons": "paired tests of every recipe against BF16",
     "recipe_pairs": "paired tests of recipes among each other",
     "axes": "paired tests of the further axes' values against the first",

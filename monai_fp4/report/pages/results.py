@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from monai_fp4.report.analyse import Analysis
-from monai_fp4.report.figures import cost as cost_figures
-from monai_fp4.report.figures import effects as effect_figures
-from monai_fp4.report.figures import health as health_figures
-from monai_fp4.report.figures import outputs as output_figures
-from monai_fp4.report.figures import quality as quality_figures
+from monai_fp4.report.figures import cost, effects, health, outputs, quality
 from monai_fp4.report.pages.blocks import Column, Page, heading, note, pictures, table, text
-from monai_fp4.report.statistics.comparisons import TESTED
-from monai_fp4.report.tables.collect import metric_name
+from monai_fp4.report.statistics import TESTED
+from monai_fp4.report.tables import metric_name
 
 __all__ = ["cost_page", "health_page", "outputs_page", "quality_page", "statistics_page"]
 
@@ -33,18 +29,18 @@ _BRIEF = [column for column in _TEST if column.source not in ("percent", "p_marg
 def quality_page(found: Analysis) -> Page:
     """AUPRC by scale, relative to BF16 and by fold, and the loss curves."""
     tables = found.tables
-    curves = [quality_figures.curves(tables, measure) for measure in ("train_loss", "val_loss", "auprc")]
+    curves = [quality.curves(tables, measure) for measure in ("train_loss", "val_loss", "auprc")]
     blocks = [
         heading("By scale"),
-        *pictures(quality_figures.auprc_by_scale(tables), missing="No finished cell."),
+        *pictures(quality.auprc_by_scale(tables), missing="No finished cell."),
         heading("Relative to BF16"),
         *pictures(
-            quality_figures.percent_of_baseline(tables),
-            quality_figures.percent_of_baseline(tables, "recall"),
+            quality.percent_of_baseline(tables, found.frames["paired"]),
+            quality.percent_of_baseline(tables, found.frames["paired"], "recall"),
             missing="No finished cell has a finished BF16 cell of its seed beside it.",
         ),
         heading("By fold"),
-        *pictures(quality_figures.five_folds(tables), missing="The study has finished cells of one fold only."),
+        *pictures(quality.five_folds(tables), missing="The study has finished cells of one fold only."),
         heading("Loss curves"),
         *pictures(*curves, missing="No cell has finished an epoch."),
     ]
@@ -61,7 +57,7 @@ def statistics_page(found: Analysis) -> Page:
     tables, frames = found.tables, found.frames
     comparisons, pairs, patients = frames["comparisons"], frames["recipe_pairs"], frames["patient_comparisons"]
     blocks = [heading("Every recipe against BF16")]
-    drawn = [effect_figures.differences(tables, comparisons, metric, found.margin) for metric in ("recall", "auprc")]
+    drawn = [effects.differences(tables, comparisons, metric, found.margin) for metric in ("recall", "auprc")]
     blocks += pictures(*drawn, missing="No finished cell has a finished BF16 cell of its seed beside it.")
     if comparisons["p"].isna().any():
         blocks.append(
@@ -103,7 +99,7 @@ def statistics_page(found: Analysis) -> Page:
         )
     blocks.append(heading("What explains the variance"))
     blocks += pictures(
-        effect_figures.variance_explained(tables, frames["variance"], found.variance_words),
+        effects.variance_explained(tables, frames["variance"], found.variance_words),
         missing=found.variance_words,
     )
     if len(frames["variance"]):
@@ -155,15 +151,15 @@ def outputs_page(found: Analysis) -> Page:
     ece = found.frames["calibration"]
     blocks = [
         heading("Precision and recall"),
-        *pictures(output_figures.pr_curves(tables), missing="Not recorded: no finished cell has a curve."),
+        *pictures(outputs.pr_curves(tables), missing="Not recorded: no finished cell has a curve."),
         heading("Probabilities"),
-        *pictures(output_figures.probabilities(tables), missing=missing),
+        *pictures(outputs.probabilities(tables), missing=missing),
         heading("How many levels"),
-        *pictures(output_figures.distinct_levels(tables), missing="No finished cell."),
+        *pictures(outputs.distinct_levels(tables), missing="No finished cell."),
         heading("Attention"),
-        *pictures(health_figures.attention_over_time(tables), missing="Not recorded by these runs."),
+        *pictures(health.attention(tables), missing="Not recorded by these runs."),
         heading("Calibration"),
-        *pictures(output_figures.reliability_curves(tables), missing=missing),
+        *pictures(outputs.reliability_curves(tables), missing=missing),
     ]
     if len(ece):
         summary = ece.groupby(["model", "recipe"], sort=False).agg(
@@ -198,8 +194,8 @@ def health_page(found: Analysis) -> Page:
     """Page on what four bits do to each layer."""
     tables = found.tables
     missing = "Not recorded: no cell has a health.json with the health of quantized layers."
-    over_time = [health_figures.health_over_time(tables, measure) for measure in ("snr_db", "underflow", "clipped")]
-    by_layer = [health_figures.health_by_layer(tables, model) for model in tables.models]
+    over_time = [health.over_time(tables, measure) for measure in ("snr_db", "underflow", "clipped")]
+    by_layer = [health.by_layer(tables, model) for model in tables.models]
     blocks = [
         heading("Over the training"),
         *pictures(*over_time, missing=missing),
@@ -216,9 +212,9 @@ def cost_page(found: Analysis) -> Page:
     costs = found.frames["cost"]
     blocks = [
         heading("Time"),
-        *pictures(cost_figures.time(found.tables, costs), missing="No finished cell."),
+        *pictures(cost.time(found.tables, costs), missing="No finished cell."),
         heading("Memory"),
-        *pictures(cost_figures.memory(found.tables, costs), missing="Not recorded by these runs."),
+        *pictures(cost.memory(found.tables, costs), missing="Not recorded by these runs."),
     ]
     if len(costs):
         columns = [

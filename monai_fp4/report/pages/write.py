@@ -21,8 +21,8 @@ from monai_fp4.report.analyse import analyse
 from monai_fp4.report.figures.style import save_picture
 from monai_fp4.report.pages.blocks import Page
 from monai_fp4.report.pages.content import build_pages
-from monai_fp4.report.statistics.comparisons import MARGIN
-from monai_fp4.report.tables.collect import StudyTables, collect
+from monai_fp4.report.statistics import MARGIN
+from monai_fp4.report.tables import StudyTables, collect
 
 __all__ = ["write_report"]
 

@@ -1,1 +1,48 @@
 """Intervals, paired tests, correction for many comparisons, variance explained, and those of a study's cells."""
+
+from monai_fp4.report.statistics.comparisons import (
+    FEW,
+    MARGIN,
+    TESTED,
+    against_baseline,
+    between_recipes,
+    between_variants,
+    by_patient,
+    calibration,
+    cost,
+    paired,
+)
+from monai_fp4.report.statistics.intervals import (
+    MeanInterval,
+    PairedTest,
+    holm,
+    mean_interval,
+    paired_test,
+    patient_bootstrap,
+    sign_flip,
+)
+from monai_fp4.report.statistics.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
+
+__all__ = [
+    "FEW",
+    "MARGIN",
+    "TESTED",
+    "BalancedPart",
+    "MeanInterval",
+    "PairedTest",
+    "against_baseline",
+    "analyse_variance",
+    "balanced_part",
+    "between_recipes",
+    "between_variants",
+    "beyond_chance",
+    "by_patient",
+    "calibration",
+    "cost",
+    "holm",
+    "mean_interval",
+    "paired",
+    "paired_test",
+    "patient_bootstrap",
+    "sign_flip",
+]

@@ -13,17 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from monai_fp4.quantization.recipes import RECIPES
 from monai_fp4.report.statistics.intervals import holm, paired_test, patient_bootstrap
-from monai_fp4.report.tables.calibration import reliability
-from monai_fp4.report.tables.collect import KEYS, StudyTables
+from monai_fp4.report.tables import KEYS, StudyTables, reliability
 
 __all__ = [
     "FEW",
     "MARGIN",
     "TESTED",
     "against_baseline",
-    "baseline",
     "between_recipes",
     "between_variants",
     "by_patient",
@@ -41,38 +38,31 @@ FEW = 3
 """Pairs below which nothing is said; so many seeds are preferred to folds."""
 
 
-def baseline(tables: StudyTables) -> str | None:
-    """The name of the recipe that is BF16 throughout, or None."""
-    for name, config in tables.definition.recipes.items():
-        if name == "bf16" or config == "bf16" or config == RECIPES["bf16"].to_config():
-            return str(name)
-    return None
-
-
-def paired(tables: StudyTables, metric: str) -> pd.DataFrame:
+def paired(tables: StudyTables, metrics: Sequence[str] = TESTED) -> pd.DataFrame:
     """Every finished cell beside the BF16 cell of its model, fold and seed.
 
     Returns:
-        `KEYS`, the metric as `value`, `baseline`, `difference` and `percent` of the baseline. Cells whose partner is
+        `KEYS`, `metric`, its `value`, `baseline`, `difference` and `percent` of the baseline. Cells whose partner is
         not finished have none and are not in it.
     """
-    done = tables.done[[*KEYS, metric]].dropna(subset=[metric]).rename(columns={metric: "value"})
-    base = done[done["recipe"] == baseline(tables)][["model", "fold", "seed", "value"]]
-    both = done.merge(base.rename(columns={"value": "baseline"}), on=["model", "fold", "seed"])
+    done = tables.done.melt(id_vars=KEYS, value_vars=list(metrics), var_name="metric").dropna(subset=["value"])
+    same = ["metric", "model", "fold", "seed"]
+    base = done.loc[done["recipe"] == tables.baseline, [*same, "value"]]
+    both = done.merge(base.rename(columns={"value": "baseline"}), on=same)
     both["difference"] = both["value"] - both["baseline"]
     both["percent"] = 100 * both["value"] / both["baseline"].where(both["baseline"] > 0)
     return both
 
 
 def against_baseline(
-    tables: StudyTables, margin: float = MARGIN, metrics: Sequence[str] = TESTED, *, by_folds: bool = False
+    tables: StudyTables, pairs: pd.DataFrame, margin: float = MARGIN, *, by_folds: bool = False
 ) -> pd.DataFrame:
     """Every recipe of every model against BF16.
 
     Args:
         tables: the study.
+        pairs: of `paired`; each of its metrics is compared.
         margin: the loss that is taken not to matter.
-        metrics: what is compared.
         by_folds: take the folds as pairs, however many seeds there are.
 
     Returns:
@@ -81,12 +71,11 @@ def against_baseline(
         metric.
     """
     rows: list[dict[str, Any]] = []
-    for metric in metrics:
-        pairs = paired(tables, metric)
-        family = []
+    for metric in pairs["metric"].unique():
+        of_metric, family = pairs[pairs["metric"] == metric], []
         for model, recipe in itertools.product(tables.models, tables.recipes):
-            own = pairs[(pairs["model"] == model) & (pairs["recipe"] == recipe)]
-            if recipe == baseline(tables) or own.empty:
+            own = of_metric[(of_metric["model"] == model) & (of_metric["recipe"] == recipe)]
+            if recipe == tables.baseline or own.empty:
                 continue
             family.append(
                 {"metric": metric} | _named(own) | {"recipe": recipe} | _compare(tables, own, margin, by_folds)
@@ -106,7 +95,7 @@ def between_recipes(tables: StudyTables, metric: str = "auprc", margin: float = 
     for model in tables.models:
         own = done[done["model"] == model]
         wide = own.pivot(index=["fold", "seed"], columns="recipe", values=metric)
-        names = [name for name in tables.recipes if name in wide and name != baseline(tables)]
+        names = [name for name in tables.recipes if name in wide and name != tables.baseline]
         for first, second in itertools.combinations(names, 2):
             both = wide[[first, second]].dropna().reset_index()
             if both.empty:
@@ -148,13 +137,13 @@ def by_patient(tables: StudyTables, metric: str = "auprc") -> pd.DataFrame:
     """
     keys = ["model", "recipe", "fold", "seed"]
     results = tables.patients.dropna(subset=[metric]).merge(tables.done[keys], on=keys)  # runs write them as they go
-    base = results[results["recipe"] == baseline(tables)][["model", "fold", "seed", "patient", metric]]
+    base = results[results["recipe"] == tables.baseline][["model", "fold", "seed", "patient", metric]]
     both = results.merge(base, on=["model", "fold", "seed", "patient"], suffixes=("", "_baseline"))
     both["difference"] = both[metric] - both[f"{metric}_baseline"]
     rows = []
     for model, recipe in itertools.product(tables.models, tables.recipes):
         own = both[(both["model"] == model) & (both["recipe"] == recipe)]
-        if recipe == baseline(tables) or own.empty:
+        if recipe == tables.baseline or own.empty:
             continue
         interval = patient_bootstrap(own.groupby("patient")["difference"].mean())
         counts = {"patients": interval.n, "trainings": len(own[["fold", "seed"]].drop_duplicates())}
@@ -182,7 +171,7 @@ def cost(tables: StudyTables) -> pd.DataFrame:
     done = tables.done.assign(epoch_seconds=tables.done["train_seconds"] / tables.done["epochs_done"])
     columns = {"epoch_seconds": "median", "train_seconds": "sum", "peak_memory_bytes": "median", "seed": "size"}
     table = done.groupby([*_MODEL, "recipe"], sort=False).agg(columns).reset_index().rename(columns={"seed": "cells"})
-    base = table[table["recipe"] == baseline(tables)].set_index("model")["epoch_seconds"]
+    base = table[table["recipe"] == tables.baseline].set_index("model")["epoch_seconds"]
     table["times_baseline"] = table["epoch_seconds"] / table["model"].map(base).astype(float)
     return table
 

@@ -64,6 +64,14 @@ class StudyTables:
         return [name for name in RECIPES if name in self.definition.recipes] + own
 
     @cached_property
+    def baseline(self) -> str | None:
+        """The name of the recipe that is BF16 throughout, or None."""
+        for name, config in self.definition.recipes.items():
+            if name == "bf16" or config == "bf16" or config == RECIPES["bf16"].to_config():
+                return str(name)
+        return None
+
+    @cached_property
     def models(self) -> list[str]:
         """Architecture, scale and variant, in the definition's order."""
         return list(dict.fromkeys(self.cells["model"]))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_fp4.report.statistics.comparisons import FEW
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.statistics import FEW
+from monai_fp4.report.tables import StudyTables
 
-__all__ = ["limits"]
+__all__ = ["limits_of"]
 
 _PROTOCOL = (("epochs", "epochs"), ("image_size", "image size"))
 
 
-def limits(tables: StudyTables) -> list[str]:
+def limits_of(tables: StudyTables) -> list[str]:
     """List what the study's evidence does not cover, whatever its numbers are."""
     done = tables.done
     found = [

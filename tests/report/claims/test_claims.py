@@ -11,11 +11,9 @@ import pytest
 from synthetic_study import definition, tables_of
 
 from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.claims.evidence import State, Study, Verdict
-from monai_fp4.report.claims.judge import CLAIMS, judge_claims
-from monai_fp4.report.statistics.comparisons import against_baseline
-from monai_fp4.report.statistics.variance import analyse_variance, balanced_part, beyond_chance
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.claims import CLAIMS, State, Study, Verdict, judge_claims
+from monai_fp4.report.statistics import against_baseline, analyse_variance, balanced_part, beyond_chance, paired
+from monai_fp4.report.tables import StudyTables
 from monai_fp4.study.layout import Cell, StudyDefinition
 
 HELD, NOT_HELD, OPEN, NOT_TESTED = Verdict.HELD, Verdict.NOT_HELD, Verdict.OPEN, Verdict.NOT_TESTED
@@ -38,8 +36,11 @@ def with_attention(**changes: Any) -> StudyDefinition:
 
 def judged(tables: StudyTables, *names: str) -> dict[str, pd.Series]:
     """Claim -> its row; recall and AUPRC have the same effects here, so they must be judged alike."""
-    comparisons = against_baseline(tables, metrics=("recall", "auprc"))
-    rows = judge_claims(tables, comparisons, 0.01, [claim for claim in CLAIMS if not names or claim.name in names])
+    pairs = paired(tables, ("recall", "auprc"))
+    comparisons = against_baseline(tables, pairs)
+    rows = judge_claims(
+        tables, pairs, comparisons, 0.01, [claim for claim in CLAIMS if not names or claim.name in names]
+    )
     found = {}
     for name, own in rows.groupby("claim"):
         assert own["verdict"].nunique() == 1, f"{name}: {list(own['verdict'])}"
@@ -330,14 +331,14 @@ def test_roles_are_read_from_fields_and_not_from_names() -> None:
     own = {"base": {"base": "bf16"}, "everything": {"base": "full", "name": "everything"}, "late": "sr"}
     own |= {"tail": {"base": "sr", "bf16_last_share": 0.1}, "seen": {"base": "full", "attention": "fp4"}}
     tables = tables_of(study(recipes=own), nothing)
-    found = Study(tables, pd.DataFrame(), 0.01)
+    found = Study(tables, pd.DataFrame(), pd.DataFrame(), 0.01)
     assert found.recipes() == ["everything", "late"], "neither the tail in BF16 nor attention in FP4"
     assert found.recipes(gradients=True, advanced=False) == ["everything"]
     assert found.recipes(attention=True) == ["seen"]
 
 
 def test_no_difference_is_never_taken_for_equality() -> None:
-    found = Study(tables_of(study(), nothing), pd.DataFrame(), 0.01)
+    found = Study(tables_of(study(), nothing), pd.DataFrame(), pd.DataFrame(), 0.01)
     row = {"n": 3, "mean": 0.0, "p": 1.0, "p_holm": 1.0, "p_margin": 0.3}
     assert found.state(row) is State.OPEN
     assert found.state(row | {"p_margin": 0.049}) is State.HOLDS
@@ -346,7 +347,9 @@ def test_no_difference_is_never_taken_for_equality() -> None:
 
 
 def test_every_claim_says_what_it_is_what_it_needs_and_what_decides() -> None:
-    rows = judge_claims(tables_of(study(), nothing), against_baseline(tables_of(study(), nothing)), 0.01)
+    tables = tables_of(study(), nothing)
+    pairs = paired(tables)
+    rows = judge_claims(tables, pairs, against_baseline(tables, pairs), 0.01)
     assert list(dict.fromkeys(rows["claim"])) == [claim.name for claim in CLAIMS]
     for row in rows.itertuples():
         assert row.verdict in list(Verdict) and len(row.rule) > 40 and len(row.says) > 30 and len(row.needs) > 20

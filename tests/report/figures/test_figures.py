@@ -10,13 +10,11 @@ import pytest
 from synthetic_study import EPOCHS, definition, write_study
 
 from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.figures import health as health_figures
-from monai_fp4.report.figures import outputs as output_figures
-from monai_fp4.report.figures import quality as quality_figures
+from monai_fp4.report.figures import describe_cells, health, outputs, quality
 from monai_fp4.report.figures.cost import memory, time
-from monai_fp4.report.figures.style import GROUP, describe_cells, look, not_drawn, save_picture
-from monai_fp4.report.statistics.comparisons import cost
-from monai_fp4.report.tables.collect import StudyTables, collect
+from monai_fp4.report.figures.style import GROUP, look, not_drawn, save_picture
+from monai_fp4.report.statistics import cost, paired
+from monai_fp4.report.tables import StudyTables, collect
 from monai_fp4.study.layout import Cell, CellStatus
 
 
@@ -39,7 +37,7 @@ def test_the_shaded_group_is_one_piece_of_the_fixed_order() -> None:
 
 def test_the_same_figure_gives_the_same_bytes(tables: StudyTables, tmp_path: Path) -> None:
     for folder in ("first", "second"):
-        picture = quality_figures.percent_of_baseline(tables)
+        picture = quality.percent_of_baseline(tables, paired(tables))
         assert picture is not None
         save_picture(picture, tmp_path / folder)
     for kind in ("png", "svg"):
@@ -48,7 +46,7 @@ def test_the_same_figure_gives_the_same_bytes(tables: StudyTables, tmp_path: Pat
 
 
 def test_dots_are_the_numbers(tables: StudyTables) -> None:
-    picture = quality_figures.percent_of_baseline(tables)
+    picture = quality.percent_of_baseline(tables, paired(tables))
     assert picture is not None
     panel = next(axes for axes in picture.figure.axes if axes.get_title() == "unet 500k")
     drawn = sorted(y for line in panel.lines for y in line.get_ydata() if line.get_markersize() == 2.6)
@@ -59,7 +57,7 @@ def test_dots_are_the_numbers(tables: StudyTables) -> None:
 
 
 def test_every_cell_has_its_curve(tables: StudyTables) -> None:
-    picture = quality_figures.curves(tables, "train_loss")
+    picture = quality.curves(tables, "train_loss")
     assert picture is not None
     thin = [line for axes in picture.figure.axes for line in axes.lines if line.get_linewidth() == 0.7]
     assert len(thin) == len(tables.cells)
@@ -74,20 +72,21 @@ def test_captions_say_what_they_are_of(tables: StudyTables) -> None:
 def test_folds_are_the_dots_where_there_is_one_seed(tmp_path: Path) -> None:
     write_study(tmp_path, definition(folds=(0, 1, 2), seeds=(0,)), health=False)
     tables = collect(tmp_path)
-    picture = quality_figures.percent_of_baseline(tables)
+    picture = quality.percent_of_baseline(tables, paired(tables))
     assert picture is not None and "every fold a dot" in picture.caption
-    assert quality_figures.five_folds(tables) is not None
+    assert quality.five_folds(tables) is not None
 
 
 def test_what_there_is_nothing_of_is_not_drawn(tables: StudyTables, tmp_path: Path) -> None:
-    assert quality_figures.five_folds(tables) is None, "one fold"
-    assert health_figures.attention_over_time(tables) is None and memory(tables, cost(tables)) is None
+    assert quality.five_folds(tables) is None, "one fold"
+    assert health.attention(tables) is None and memory(tables, cost(tables)) is None
     write_study(tmp_path, status=lambda cell: CellStatus.WAITING)
     empty = collect(tmp_path)
-    drawings = (output_figures.pr_curves, output_figures.probabilities, output_figures.reliability_curves)
-    more = (output_figures.distinct_levels, quality_figures.auprc_by_scale, quality_figures.percent_of_baseline)
-    assert [draw(empty) for draw in (*drawings, *more)] == [None] * 6
-    assert quality_figures.curves(empty, "val_loss") is None and time(empty, cost(empty)) is None
+    drawings = (outputs.pr_curves, outputs.probabilities, outputs.reliability_curves)
+    more = (outputs.distinct_levels, quality.auprc_by_scale)
+    assert [draw(empty) for draw in (*drawings, *more)] == [None] * 5
+    assert quality.percent_of_baseline(empty, paired(empty)) is None
+    assert quality.curves(empty, "val_loss") is None and time(empty, cost(empty)) is None
 
 
 def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_the_runs_own_curve_reaches_the_highest_scores(tmp_path: Path) -> None:
     (cell,) = folder.read_definition().cells()
     curve = {"thresholds": [0.999, 0.995, 0.2], "tp": [10, 12, 20], "fp": [0, 4, 60], "positives": 20, "negatives": 60}
     (folder.run_dir(cell) / "pr_curve.json").write_text(json.dumps({"epoch": EPOCHS} | curve))
-    fine = output_figures.pr_curves(collect(tmp_path))
+    fine = outputs.pr_curves(collect(tmp_path))
     assert fine is not None and "500 thresholds" in fine.caption
     recall, precision = fine.figure.axes[0].lines[0].get_data()
     assert list(recall) == [0.5, 0.6, 1.0] and list(precision) == [1.0, 0.75, 0.25]
@@ -106,7 +105,7 @@ def test_the_lowest_point_of_a_reliability_curve_lies_where_the_scores_do(tables
     low = tables.scores.assign(positives=0, negatives=0)
     low.loc[low["bin"] == 0, "negatives"] = 1000
     small = replace(tables, cells=tables.cells.assign(mean_probability=1e-3), scores=low)
-    picture = output_figures.reliability_curves(small)
+    picture = outputs.reliability_curves(small)
     assert picture is not None
     line = picture.figure.axes[0].lines[1]
     assert list(line.get_xdata()) == pytest.approx([1e-3], abs=1e-9)
@@ -118,7 +117,7 @@ def test_layers_of_a_cell_on_its_way_do_not_stand_beside_finished_ones(tmp_path:
 
     tables = collect(write_study(tmp_path, definition(archs=("unet",), seeds=(0,)), status=state).path)
     assert "sr" in set(tables.health["recipe"])
-    picture = health_figures.health_by_layer(tables, "unet 500k")
+    picture = health.by_layer(tables, "unet 500k")
     assert picture is not None and "n = 2 finished cells" in picture.caption
     assert {label.get_text() for label in picture.figure.axes[0].get_xticklabels()} == {"full", "chain_rule"}
 
@@ -128,7 +127,7 @@ def test_recipes_without_a_finished_cell_are_named(tmp_path: Path) -> None:
         return CellStatus.WAITING if cell.recipe == "sr" else CellStatus.DONE
 
     tables = collect(write_study(tmp_path, definition(archs=("unet",)), status=state, health=False).path)
-    drawn = (quality_figures.auprc_by_scale(tables), output_figures.distinct_levels(tables))
+    drawn = (quality.auprc_by_scale(tables), outputs.distinct_levels(tables))
     for picture in (*drawn, time(tables, cost(tables))):
         assert picture is not None and "No finished cell yet of sr." in picture.caption
     assert not_drawn(tables, tables.recipes) == ""
@@ -147,12 +146,12 @@ def test_attention_and_memory_are_drawn_once_they_are_recorded(tmp_path: Path) -
         environment = folder.run_dir(cell) / "environment.json"
         environment.write_text('{"backend": "emulated", "peak_memory_bytes": 1073741824}')
     tables = collect(tmp_path)
-    entropy, peak = health_figures.attention_over_time(tables), memory(tables, cost(tables))
+    entropy, peak = health.attention(tables), memory(tables, cost(tables))
     assert entropy is not None and entropy.title == "Attention entropy"
     assert entropy.figure.axes[0].get_ylabel() == "attention entropy"
     for cell in folder.read_definition().cells():
         record_attention(folder.run_dir(cell), 3, {"entropy_share": 0.5})
-    share = health_figures.attention_over_time(collect(tmp_path))
+    share = health.attention(collect(tmp_path))
     assert share is not None and share.figure.axes[0].get_ylabel() == "attention entropy / log(tokens)"
     assert [list(axis) for axis in share.figure.axes[0].lines[0].get_data()] == [[3], [0.5]]
     assert peak is not None and peak.figure.axes[0].patches[0].get_width() == 1.0, "GiB"

@@ -18,7 +18,7 @@ from synthetic_study import definition, write_study
 
 from monai_fp4.cli import main as monai_fp4
 from monai_fp4.report.cli import main
-from monai_fp4.report.tables.collect import collect
+from monai_fp4.report.tables import collect
 from monai_fp4.study.layout import Cell, CellStatus
 
 PAGES = ["index", "recipes", "claims", "quality", "statistics", "outputs", "health", "cost", "cells", "data"]

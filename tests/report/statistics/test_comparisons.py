@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from synthetic_study import NOISE, cell_auprc, definition, true_effect, write_study
 
-from monai_fp4.report.statistics.comparisons import (
+from monai_fp4.report.statistics import (
     against_baseline,
-    baseline,
     between_recipes,
     between_variants,
     by_patient,
@@ -19,7 +18,7 @@ from monai_fp4.report.statistics.comparisons import (
     cost,
     paired,
 )
-from monai_fp4.report.tables.collect import StudyTables, collect
+from monai_fp4.report.tables import StudyTables, collect
 from monai_fp4.study.layout import Cell, CellStatus
 
 stats = pytest.importorskip("scipy.stats")
@@ -33,7 +32,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> StudyTables:
 
 
 def test_effects_are_found_with_their_size(tables: StudyTables) -> None:
-    rows = against_baseline(tables).query("metric == 'auprc'")
+    rows = against_baseline(tables, paired(tables)).query("metric == 'auprc'")
     assert len(rows) == 2 * 3
     for _, row in rows.iterrows():
         truth = true_effect(row["arch"], row["scale"], row["recipe"])
@@ -44,7 +43,7 @@ def test_effects_are_found_with_their_size(tables: StudyTables) -> None:
 
 
 def test_they_are_scipys_paired_tests_on_the_written_numbers(tables: StudyTables) -> None:
-    rows = against_baseline(tables).set_index(["metric", "model", "recipe"])
+    rows = against_baseline(tables, paired(tables)).set_index(["metric", "model", "recipe"])
     first = [cell_auprc(Cell("unet", "500k", "sr", 0, seed)) for seed in SEEDS]
     second = [cell_auprc(Cell("unet", "500k", "bf16", 0, seed)) for seed in SEEDS]
     found = rows.loc[("auprc", "unet 500k", "sr")]
@@ -54,13 +53,17 @@ def test_they_are_scipys_paired_tests_on_the_written_numbers(tables: StudyTables
 
 def test_pairs_take_the_seed_out(tables: StudyTables) -> None:
     """Seeds differ five times as much as the noise; unpaired, the small interval could not come about."""
-    row = against_baseline(tables).set_index(["metric", "model", "recipe"]).loc[("auprc", "swin 500k", "sr")]
-    values = paired(tables, "auprc").query("model == 'swin 500k' and recipe == 'sr'")["value"]
+    row = (
+        against_baseline(tables, paired(tables))
+        .set_index(["metric", "model", "recipe"])
+        .loc[("auprc", "swin 500k", "sr")]
+    )
+    values = paired(tables, ["auprc"]).query("model == 'swin 500k' and recipe == 'sr'")["value"]
     assert row["high"] - row["low"] < 0.4 * 4.7 * values.std() / math.sqrt(len(SEEDS))
 
 
 def test_holm_is_over_all_models_and_recipes_of_a_metric(tables: StudyTables) -> None:
-    rows = against_baseline(tables)
+    rows = against_baseline(tables, paired(tables))
     for _, family in rows.groupby("metric"):
         smallest = family.loc[family["p"].idxmin()]
         assert smallest["p_holm"] == pytest.approx(min(1, len(family) * smallest["p"]))
@@ -101,9 +104,9 @@ def test_a_cell_without_its_partner_is_in_no_pair(tmp_path: Path) -> None:
 
     write_study(tmp_path, status=state, health=False)
     tables = collect(tmp_path)
-    pairs = paired(tables, "auprc")
+    pairs = paired(tables, ["auprc"])
     assert set(pairs["seed"]) == {0, 2}
-    rows = against_baseline(tables).query("metric == 'auprc'").set_index(["model", "recipe"])
+    rows = against_baseline(tables, paired(tables)).query("metric == 'auprc'").set_index(["model", "recipe"])
     assert rows.loc[("unet 500k", "full"), "n"] == 2 and rows.loc[("unet 500k", "sr"), "n"] == 1
     assert math.isnan(rows.loc[("unet 500k", "sr"), "p_holm"])
 
@@ -111,7 +114,11 @@ def test_a_cell_without_its_partner_is_in_no_pair(tmp_path: Path) -> None:
 def test_folds_stand_in_where_there_is_one_seed(tmp_path: Path) -> None:
     write_study(tmp_path, definition(folds=(0, 1, 2, 3, 4), seeds=(0,)), health=False)
     tables = collect(tmp_path)
-    row = against_baseline(tables).set_index(["metric", "model", "recipe"]).loc[("auprc", "unet 500k", "sr")]
+    row = (
+        against_baseline(tables, paired(tables))
+        .set_index(["metric", "model", "recipe"])
+        .loc[("auprc", "unet 500k", "sr")]
+    )
     assert row["unit"] == "folds" and row["n"] == 5
     differences = [
         cell_auprc(Cell("unet", "500k", "sr", fold)) - cell_auprc(Cell("unet", "500k", "bf16", fold))
@@ -123,7 +130,8 @@ def test_folds_stand_in_where_there_is_one_seed(tmp_path: Path) -> None:
 
 def test_seeds_come_before_folds_when_there_are_enough(tmp_path: Path) -> None:
     write_study(tmp_path, definition(folds=(0, 1, 2, 3), seeds=(0, 1, 2)), health=False)
-    assert set(against_baseline(collect(tmp_path))["unit"]) == {"seeds of fold 0"}
+    tables = collect(tmp_path)
+    assert set(against_baseline(tables, paired(tables))["unit"]) == {"seeds of fold 0"}
 
 
 def test_patients_are_compared_where_their_results_lie(tables: StudyTables) -> None:
@@ -169,8 +177,8 @@ def test_cost_is_relative_to_bf16(tables: StudyTables) -> None:
 
 def test_the_baseline_is_known_by_what_it_does(tmp_path: Path) -> None:
     write_study(tmp_path / "renamed", definition(recipes={"plain": "bf16", "sr": "sr"}), health=False)
-    assert baseline(collect(tmp_path / "renamed")) == "plain"
+    assert collect(tmp_path / "renamed").baseline == "plain"
     write_study(tmp_path / "none", definition(recipes={"sr": "sr"}), health=False)
     tables = collect(tmp_path / "none")
-    assert baseline(tables) is None
-    assert against_baseline(tables).empty and paired(tables, "auprc").empty
+    assert tables.baseline is None
+    assert against_baseline(tables, paired(tables)).empty and paired(tables, ["auprc"]).empty

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_fp4.report.statistics.variance import PLOT_ERROR, RESIDUAL, analyse_variance, balanced_part
+from monai_fp4.report.statistics import analyse_variance, balanced_part
+from monai_fp4.report.statistics.variance import PLOT_ERROR, RESIDUAL
 
 FACTORS = ["arch", "scale", "recipe"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from monai_fp4.handlers.health import score_bins
 from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.report.tables.calibration import COARSE, reliability
+from monai_fp4.report.tables import COARSE, reliability
 
 
 def counts(scores: np.ndarray, labels: np.ndarray) -> tuple[list[int], list[int]]:

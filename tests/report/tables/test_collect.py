@@ -14,7 +14,7 @@ from tiny_runs import BUNDLES, Dataset
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.tables.collect import KEYS, METRICS, collect
+from monai_fp4.report.tables import KEYS, METRICS, collect
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyFolder
 
 

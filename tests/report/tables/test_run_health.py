@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.report.tables.run_health import read_health
+from monai_fp4.report.tables import read_health
 
 LAYER = {
     "input": {"snr_db": 19.5, "underflow": 0.1, "clipped": 0.0},

@@ -1,7 +1,7 @@
 """The paper's claims as data, and what a study says of each: held, not held, open or not tested.
 
 The paper is Du and Rybakov, arXiv 2605.27616; its claims are told in our own words, from its abstract and from public
-summaries. Each has a rule that decides it (`claim_rules` and beside it), written before a study was looked at; that on
+summaries. Each has a rule that decides it (`rules` and beside it), written before a study was looked at; that on
 the ViT alone was added after the first results on LGG.
 *Open* means that the cells that are finished cannot tell; the claim is neither held nor refuted. *Not tested* means
 that cells are missing, and says which. Recall comes before AUPRC, since a missed tumour costs more; the paper's own
@@ -19,7 +19,7 @@ from monai_fp4.report.claims import rules
 from monai_fp4.report.claims.attention import advanced_prevent_collapse, attention_is_discretized
 from monai_fp4.report.claims.evidence import Evidence, Study
 from monai_fp4.report.claims.ranks import vit_trails
-from monai_fp4.report.tables.collect import StudyTables
+from monai_fp4.report.tables import StudyTables
 
 __all__ = ["CLAIMS", "Claim", "judge_claims"]
 
@@ -36,7 +36,7 @@ class Claim:
         says: what the paper says, in our words.
         needs: what a study must hold to test it.
         rule: when it is held, and when it is not; what lies between is open.
-        judge: the rule as code.
+        decide: the rule as code.
         metrics: what it is judged in.
     """
 
@@ -44,7 +44,7 @@ class Claim:
     says: str
     needs: str
     rule: str
-    judge: Callable[[Study, str], Evidence]
+    decide: Callable[[Study, str], Evidence]
     metrics: tuple[str, ...] = _QUALITY
 
 
@@ -136,12 +136,17 @@ CLAIMS = (
 
 
 def judge_claims(
-    tables: StudyTables, comparisons: pd.DataFrame, margin: float, claims: Iterable[Claim] = CLAIMS
+    tables: StudyTables,
+    pairs: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    margin: float,
+    claims: Iterable[Claim] = CLAIMS,
 ) -> pd.DataFrame:
     """Judge claims, each in each of its metrics.
 
     Args:
         tables: the study.
+        pairs: of `comparisons.paired`, with recall and AUPRC.
         comparisons: of `comparisons.against_baseline`, with recall and AUPRC.
         margin: of the tests.
         claims: which of them.
@@ -149,10 +154,10 @@ def judge_claims(
     Returns:
         One row a claim and metric: `claim`, `metric`, `verdict`, `n`, `numbers`, `missing`, `says`, `needs`, `rule`.
     """
-    study, rows = Study(tables, comparisons, margin), []
+    study, rows = Study(tables, pairs, comparisons, margin), []
     for claim in claims:
         for metric in claim.metrics:
-            found = claim.judge(study, metric)
+            found = claim.decide(study, metric)
             rows.append(
                 {
                     "claim": claim.name,

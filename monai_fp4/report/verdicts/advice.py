@@ -29,8 +29,8 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from monai_fp4.report.statistics.comparisons import FEW, baseline
-from monai_fp4.report.tables.collect import StudyTables, metric_name
+from monai_fp4.report.statistics import FEW
+from monai_fp4.report.tables import StudyTables, metric_name
 
 __all__ = ["Advice", "Judgement", "ModelAdvice", "advise", "judge", "seeds_needed"]
 
@@ -124,7 +124,7 @@ def advise(tables: StudyTables, comparisons: pd.DataFrame, pairs: pd.DataFrame, 
         pairs: of `comparisons.between_recipes`.
         margin: of the tests.
     """
-    base = baseline(tables)
+    base = tables.baseline
     found = []
     for model in tables.models:
         rows = comparisons[comparisons["model"] == model]

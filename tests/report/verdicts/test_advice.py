@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from synthetic_study import definition, write_study
 
-from monai_fp4.report.statistics.comparisons import against_baseline, between_recipes
-from monai_fp4.report.tables.collect import StudyTables, collect
-from monai_fp4.report.verdicts.limits import limits
-from monai_fp4.report.verdicts.verdicts import Advice, Judgement, ModelAdvice, advise, judge, seeds_needed
+from monai_fp4.report.statistics import against_baseline, between_recipes, paired
+from monai_fp4.report.tables import StudyTables, collect
+from monai_fp4.report.verdicts import Advice, Judgement, ModelAdvice, advise, judge, limits_of, seeds_needed
 from monai_fp4.study.layout import Cell, CellStatus
 
 nan = math.nan
@@ -45,7 +44,7 @@ def test_just_at_the_level_is_not_shown() -> None:
 def advice(path: Path, study: Any = None, **kwargs: Any) -> tuple[StudyTables, dict[str, ModelAdvice]]:
     write_study(path, study, health=False, **kwargs)
     tables = collect(path)
-    given = advise(tables, against_baseline(tables), between_recipes(tables), 0.01)
+    given = advise(tables, against_baseline(tables, paired(tables)), between_recipes(tables), 0.01)
     return tables, {entry.model: entry for entry in given}
 
 
@@ -80,7 +79,7 @@ def test_one_or_two_seeds_rank_nothing(tmp_path: Path, seeds: tuple[int, ...]) -
         assert set(entry.recipes.values()) == {Advice.TOO_FEW}
         assert entry.ranking == ""
         assert all("nothing follows" in reason for reason in entry.reasons.values())
-    assert any("have fewer than 3 seeds" in words for words in limits(tables))
+    assert any("have fewer than 3 seeds" in words for words in limits_of(tables))
 
 
 def test_noise_leaves_it_open_and_says_how_many_seeds_it_would_take(tmp_path: Path) -> None:
@@ -107,12 +106,12 @@ def test_what_is_not_finished_is_not_judged(tmp_path: Path) -> None:
     assert entries["unet 500k"].recipes["sr"] is Advice.NO_DATA
     assert set(entries["swin 500k"].recipes.values()) == {Advice.NO_DATA}
     assert "No BF16 cell is finished" in entries["swin 500k"].summary
-    assert any("the grid is partial" in words for words in limits(tables))
+    assert any("the grid is partial" in words for words in limits_of(tables))
 
 
 def test_limits_name_what_was_not_tried(tmp_path: Path) -> None:
     tables, _ = advice(tmp_path, version=lambda cell: f"0.1.{cell.seed}")
-    said = " ".join(limits(tables))
+    said = " ".join(limits_of(tables))
     for words in ("one data set (phantom)", "fold 0", "epochs = 4 and image size = 64x64", "FP4 was emulated"):
         assert words in said, words
     assert "3 versions of the code (0.1.0, 0.1.1, 0.1.2)" in said
@@ -129,7 +128,7 @@ def test_a_difference_between_supported_recipes_is_said(
 ) -> None:
     tables = eight[0]
     # With a margin of 0.1 every recipe is supported; sr and full still lose 0.02 against chain_rule.
-    entries = advise(tables, against_baseline(tables, 0.1), between_recipes(tables), 0.1)
+    entries = advise(tables, against_baseline(tables, paired(tables), 0.1), between_recipes(tables), 0.1)
     unet = next(entry for entry in entries if entry.model == "unet 500k")
     assert set(unet.recipes.values()) == {Advice.SUPPORTED}
     assert "chain_rule over full" in unet.ranking and "chain_rule over sr" in unet.ranking
@@ -138,5 +137,5 @@ def test_a_difference_between_supported_recipes_is_said(
 
 def test_numbers_of_patients_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
     tables, _ = advice(tmp_path, definition(archs=("unet",), folds=("all",)))
-    said = " ".join(limits(tables))
+    said = " ".join(limits_of(tables))
     assert "the very patients that were trained on" in said and "validated on the patients of fold all" not in said
