@@ -91,7 +91,7 @@ def test_bundles_that_a_page_names_exist(page: Path) -> None:
 def test_the_tags_that_the_tensorboard_page_names_are_in_a_run(finished_run: Path) -> None:
     named = set(
         re.findall(
-            r"`((?:loss|metrics|predictions|training|quantization)/\w+)`",
+            r"`((?:loss|metrics|predictions|training)/\w+)`",
             (ROOT / "docs" / "howto" / "tensorboard.md").read_text("utf-8"),
         )
     )
