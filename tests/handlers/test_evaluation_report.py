@@ -12,7 +12,6 @@ from synthetic_patients import evaluator_of, synthetic_cohort
 
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.handlers import AUPRC, EvaluationReport, evaluation_report
-from monai_fp4.handlers.evaluation_report import to_json_value
 from monai_fp4.metrics import Cohort
 
 
@@ -146,7 +145,7 @@ def test_a_disk_that_gets_full_is_a_sentence(tmp_path, monkeypatch):
 
 
 def test_plain_leaves_no_nan():
-    json.dumps(to_json_value({"a": [math.inf, {"b": math.nan}], "c": True}), allow_nan=False)
+    json.dumps(evaluation_report.to_json_value({"a": [math.inf, {"b": math.nan}], "c": True}), allow_nan=False)
 
 
 def test_a_voxel_at_the_threshold_is_called_tumour(tmp_path):

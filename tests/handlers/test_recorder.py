@@ -16,7 +16,7 @@ from tiny_runs import Dataset, item, refusal, train, workflow
 from torch import nn
 from torch.optim import Optimizer
 
-from monai_fp4.bundle.run_folder import RunFolder
+from monai_fp4.bundle import RunFolder
 from monai_fp4.errors import ConfigError
 from monai_fp4.handlers import Recorder, Validation, peak_memory
 
@@ -35,7 +35,12 @@ class Scores:
 
 
 def small_run(
-    folder: Path, scores: Sequence[float | None] = (0.1, 0.9, 0.5), *, epochs: int = 3, validate_first: bool = True
+    folder: Path,
+    scores: Sequence[float | None] = (0.1, 0.9, 0.5),
+    *,
+    epochs: int = 3,
+    validate_first: bool = True,
+    rank: int = 0,
 ) -> tuple[nn.Module, Optimizer, list[list[float]]]:
     """Train a linear layer for epochs of three steps; its network, its optimizer, and the losses of each epoch."""
     folder.mkdir(exist_ok=True)
@@ -56,7 +61,11 @@ def small_run(
         return {"loss": loss.item()}
 
     session: Any = SimpleNamespace(
-        run_folder=RunFolder(folder), options=SimpleNamespace(fold=0), device=torch.device("cpu"), rank=0, world_size=1
+        run_folder=RunFolder(folder),
+        options=SimpleNamespace(fold=0),
+        device=torch.device("cpu"),
+        rank=rank,
+        world_size=1,
     )
     session.wait = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
@@ -107,6 +116,15 @@ def test_the_order_in_which_handlers_are_attached_does_not_matter(tmp_path: Path
         small_run(tmp_path / folder, validate_first=first)
     assert written(tmp_path / "usual") == written(tmp_path / "other")
     assert (written(tmp_path / "other")["best_epoch"], written(tmp_path / "other")["auprc"]) == (2, 0.9)
+
+
+def test_the_first_process_alone_writes_and_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_run(tmp_path, epochs=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "Finished: auprc 0.9000 at epoch 2" in capsys.readouterr().out
+    _, _, losses = small_run(tmp_path, rank=1)
+    assert len(losses) == 1, "it resumes as the first does"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before and not capsys.readouterr().out
 
 
 def test_a_score_of_an_earlier_epoch_is_not_the_score_of_this_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from monai_fp4 import Recipe, convert
 from monai_fp4.data import SliceDataset, augmentation, build_manifest, load_datalist
 from monai_fp4.handlers import EpochSeeder, PrecisionSchedule, Validation
-from monai_fp4.quantization.conversion import quantized_layers
+from monai_fp4.quantization.layers import NVFP4Layer
 
 Epoch = dict[str, torch.Tensor]
 
@@ -94,7 +94,7 @@ def test_a_bundle_s_epochs_augment_the_same_items_anew_and_by_its_seed(tiny: Dat
 def test_the_last_share_of_the_steps_is_bf16_and_no_step_before(share: float, in_bf16: list[int]) -> None:
     recipe = Recipe.from_config({"base": "full", "bf16_last_share": share})
     network, _ = convert(nn.Sequential(*(nn.Linear(32, 32) for _ in range(3))), recipe)
-    layers = [layer for _, layer in quantized_layers(network)]
+    layers = [layer for layer in network.modules() if isinstance(layer, NVFP4Layer)]
     found: list[int] = []
 
     def step(engine: Engine, _batch: Any) -> None:

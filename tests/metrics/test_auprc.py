@@ -75,6 +75,22 @@ def test_keeping_items_names_them():
         metric(scores[:1], labels[:1], names=["anna"])
 
 
+def test_items_are_counted_at_a_given_threshold():
+    scores, labels = volumes(2)
+    metric = AUPRCMetric(keep_items=True, threshold=0.5)
+    metric(scores, labels)
+    assert metric.cohort.threshold == 0.5
+    for patient, item, truth in zip(metric.cohort.patients, scores, labels, strict=True):
+        assert patient.confusion.tp == int(((item >= 0.5) & (truth == 1)).sum())
+        assert patient.confusion.fp == int(((item >= 0.5) & (truth == 0)).sum())
+
+
+def test_nothing_kept_of_items_unless_asked():
+    metric = AUPRCMetric()
+    metric(*volumes(2))
+    assert metric.cohort.patients == () and metric.histogram.total == 2 * 16 * 16 * 4
+
+
 def test_memory_does_not_grow_with_voxels():
     metric = AUPRCMetric()
     for seed in range(30):

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch.distributed as dist
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, fbeta_score, precision_recall_fscore_support
 
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.metrics import Cohort, Confusion, ScoreHistogram
@@ -58,6 +58,7 @@ def test_a_threshold_given_beforehand_is_counted_exactly_whatever_the_cells():
     for (scores, labels), counts in zip(patients(), made.confusion(0.123).values(), strict=True):
         called = scores >= np.float32(0.123)
         assert (counts.tp, counts.fp) == ((called & labels).sum(), (called & ~labels).sum())
+        assert (counts.fn, counts.tn) == ((~called & labels).sum(), (~called & ~labels).sum())
     assert made.summary()["threshold"] == 0.123
 
 
@@ -87,6 +88,20 @@ def test_summary_holds_every_number_of_a_validation():
         "distinct_scores",
         "val_loss",
     }
+
+
+def test_summary_is_at_the_threshold_of_the_highest_f2_of_all_voxels():
+    made, data = cohort(), patients()
+    summary = made.summary()
+    scores, labels = (np.concatenate(column) for column in zip(*data, strict=True))
+    called = scores >= np.float32(summary["threshold"])
+    precision, recall, dice, _ = precision_recall_fscore_support(labels, called, average="binary")
+    assert (summary["precision"], summary["recall"], summary["dice"]) == pytest.approx((precision, recall, dice))
+    highest = max(fbeta_score(labels, scores >= t, beta=2) for t in np.quantile(scores, np.linspace(0.5, 1, 200)))
+    assert highest <= fbeta_score(labels, called, beta=2) < highest + 0.01
+    with_tumour = made.per_patient(summary["threshold"])[1:]
+    assert summary["recall_per_patient"] == pytest.approx(np.mean([row["recall"] for row in with_tumour]))
+    assert made.summary(beta=0.5)["precision"] > summary["precision"] and made.summary(beta=0.5)["recall"] < recall
 
 
 def test_summary_without_any_tumour_has_no_threshold():

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, fbeta_score, precision_recall_curve
 
 from monai_fp4.errors import ConfigError, NumericsError
-from monai_fp4.metrics.confusion import Confusion
-from monai_fp4.metrics.histogram import NoPositivesWarning, ScoreHistogram
+from monai_fp4.metrics import Confusion, NoPositivesWarning, ScoreHistogram
 from monai_fp4.metrics.keys import SortedScores
 
 SHAPES = {
