@@ -62,7 +62,7 @@ def test_what_the_page_adds_can_be_used(name: str, tmp_path: Path) -> None:
             path.write_text(apply_diff(path.read_text(encoding="utf-8"), block.text), encoding="utf-8")
         else:
             path.write_text(block.text, encoding="utf-8")
-            assert f"`::: {block.title.removesuffix('.py').replace('/', '.')}`" in sections()[name]
+            assert f"`{block.title.removesuffix('.py').replace('/', '.')}`" in sections()[name]
     checked = f"import monai_fp4\nassert monai_fp4.__file__.startswith({str(tmp_path)!r})\n{use.text}"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(

@@ -62,6 +62,16 @@ def test_a_table_that_does_not_exist_is_refused(gen_tables: ModuleType) -> None:
         gen_tables.fill("<!-- table:recipe -->\n<!-- /table:recipe -->")
 
 
+def test_the_picture_of_the_ways_passes_modules_that_exist() -> None:
+    ways = script("ways_picture")
+    names = {module for stations in ways.WAYS.values() for module, _ in stations}
+    full = [name if name.startswith("torch.") else f"monai_fp4.{name}" for name in sorted(names)]
+    assert [name for name in full if importlib.util.find_spec(name) is None] == []
+    for theme in ways.THEMES:
+        drawn = (ROOT / "docs" / "assets" / f"ways-{theme}.svg").read_text(encoding="utf-8")
+        assert drawn == ways.draw(theme), "run python docs/ways_picture.py"
+
+
 def test_examples_in_docstrings_are_fenced_for_the_reference() -> None:
     docstring = "One line, see :func:`~f`.\n\n>>> f([1])\n[2]\n\nThen:\n>>> f([])\n[]"
     fenced = "One line, see `f`.\n\n```pycon\n>>> f([1])\n[2]\n```\n\nThen:\n\n```pycon\n>>> f([])\n[]\n```"
