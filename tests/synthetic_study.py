@@ -125,7 +125,8 @@ def tables_of(
         row |= {"seed": cell.seed, "id": cell.id, "status": "done" if done(cell) else "waiting"}
         numbers = {"auprc": value, "recall": value + 0.03, "dice": value - 0.1, "distinct_scores": levels(cell)}
         row |= numbers if done(cell) else dict.fromkeys(numbers, np.nan)
-        rows.append(row | {"train_patients": 70.0, "val_patients": 18.0})
+        options = {"epochs": EPOCHS, "image_size": "64x64", "version": "0.1.0+synthetic"}
+        rows.append(row | options | {"train_patients": 70.0, "val_patients": 18.0})
     empty = dict.fromkeys(("epochs", "scores", "curves", "health", "attention", "patients"), pd.DataFrame())
     return StudyTables(study, "synthetic", pd.DataFrame(rows), **empty, notes=())
 

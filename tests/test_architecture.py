@@ -94,6 +94,23 @@ def test_four_bits_know_no_scan_no_run_and_no_study() -> None:
     assert known <= {"quantization", "compiler", "errors"}
 
 
+REPORT = ({"cli"}, {"pages"}, {"analyse"}, {"figures", "claims", "verdicts"}, {"statistics"}, {"tables"})
+"""The floors within the report, from the roof to the ground."""
+
+
+def test_within_the_report_nothing_imports_upwards() -> None:
+    floor = {part: -number for number, parts in enumerate(REPORT) for part in parts}
+    own = {name: name.split(".")[2] for name in MODULES if name.startswith(f"{PACKAGE.name}.report.")}
+    assert set(own.values()) == set(floor)
+    upwards = [
+        f"{name} imports {target}"
+        for name, part in own.items()
+        for target in IMPORTS[name]
+        if target in own and own[target] != part and floor[own[target]] >= floor[part]
+    ]
+    assert upwards == []
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """A package's face hands on the names of its modules, so it may import them and they must not import it."""
     done: set[str] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from monai_fp4.report.figures.style import Picture, describe_cells, grid, look, mark_empty, single
+from monai_fp4.report.figures.style import Picture, describe_cells, draw_interval, grid, look, mark_empty, single
 from monai_fp4.report.tables import StudyTables, metric_name
 
 __all__ = ["differences", "variance_explained"]
@@ -31,7 +31,7 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
             face = style.colour if shown else "white"
             axes.plot(row["mean"], place, style.marker, mfc=face, mec=style.colour, markersize=6, zorder=3)
             if pd.notna(row["low"]):
-                axes.hlines(place, row["low"], row["high"], color=style.colour, linewidth=1.5)
+                draw_interval(axes, place, row["low"], row["high"], n=row["n"], colour=style.colour, flat=True)
         axes.set_yticks(range(len(recipes)), recipes)
         axes.set(ylim=(len(recipes) - 0.5, -0.5), xlabel=f"difference in {name} to BF16")
         axes.grid(axis="y", visible=False)
@@ -48,7 +48,7 @@ def differences(tables: StudyTables, comparisons: pd.DataFrame, metric: str, mar
     caption = (
         f"Mean paired difference in {name} to BF16 with its 95 % interval (pairs: {units}; intervals are not"
         " corrected for their number, the p values behind the filled markers are). An interval wholly right of the"
-        f" dotted line excludes a loss of the margin."
+        " dotted line excludes a loss of the margin; one of two pairs may run off the frame."
         f"{' An empty row has no finished pair; a marker without an interval has only one.' if without else ''}"
         f" {describe_cells(tables.done)}"
     )

@@ -12,6 +12,7 @@ from monai_fp4.report.figures.style import (
     GROUP,
     Picture,
     describe_cells,
+    draw_interval,
     grid,
     legend,
     look,
@@ -111,13 +112,15 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
         panel.set_axis_off()
     for panel in axes[:, 0]:
         panel.set_ylabel("AUPRC")
+    bottom, top = panel.get_ylim()  # of all, which share it; there is no AUPRC beyond 0 and 1
+    panel.set_ylim(max(bottom, 0.0), min(top, 1.0))
     drawn = [recipe for recipe in tables.recipes if recipe in set(done["recipe"])]
     shown = {f"{arch} {variant}".strip(): panel for (arch, variant), panel in zip(rows, axes.ravel(), strict=False)}
     mark_empty(shown, {f"{row.arch} {row.variant}".strip() for row in done.itertuples()})
     legend(figure, drawn)
     caption = (
         "AUPRC of the best epoch on the validation patients: every seed a dot, the mean with its 95 % t interval (none"
-        f" from a single one).{not_drawn(tables, drawn)} Axes need not begin at 0. "
+        f" from a single one; one of two may run off the frame).{not_drawn(tables, drawn)} Axes need not begin at 0. "
     )
     alt = f"AUPRC against scale for {len(rows)} architectures and {len(drawn)} recipes."
     return Picture("auprc_by_scale", "AUPRC against scale", caption + describe_cells(done), alt, figure, "cells")
@@ -155,8 +158,8 @@ def percent_of_baseline(tables: StudyTables, paired: pd.DataFrame, metric: str =
     name = metric_name(metric)
     caption = (
         f"{name} as a percentage of the BF16 cell with the same seed and fold: every {unit} a dot, the mean with its"
-        f" 95 % t interval (none from a single one); where no pair is finished stands 'none'. Axes need not begin at"
-        f" 0. {describe_cells(cells)}"
+        " 95 % t interval (none from a single one; one of two may run off the frame); where no pair is finished stands"
+        f" 'none'. Axes need not begin at 0. {describe_cells(cells)}"
     )
     alt = (
         f"{name} relative to BF16 for {len(recipes)} recipes in {len(panels)} models; numbers in the table of"
@@ -198,10 +201,7 @@ def five_folds(tables: StudyTables) -> Picture | None:
             style = look(recipe, tables.recipes)
             axes.bar(place, interval.mean, width=0.7, color=style.colour, alpha=0.3, linewidth=0)
             if interval.n > 1:
-                axes.errorbar(
-                    place, interval.mean, [[interval.mean - interval.low], [interval.high - interval.mean]],
-                    color=style.colour, capsize=3, linewidth=1.4,
-                )  # fmt: skip
+                draw_interval(axes, place, interval.low, interval.high, n=interval.n, colour=style.colour)
             for offset, shade, mark, fold in zip(spread(len(folds), 0.5), shades, marks * 3, folds, strict=False):
                 if fold in means.index:
                     dots = axes.plot(place + offset, means[fold], mark, color=shade, markersize=4, label=f"fold {fold}")
@@ -228,5 +228,5 @@ def _dots(axes: Any, place: float, values: pd.Series, style: Any, wide: float = 
     axes.plot(place + spread(len(values), wide), values, "o", color=style.colour, ms=2.6, alpha=0.45, mew=0, zorder=2)
     axes.plot(place, interval.mean, style.marker, color=style.colour, markersize=5.5, zorder=4)
     if interval.n > 1:
-        axes.vlines(place, interval.low, interval.high, color=style.colour, linewidth=1.5, zorder=3)
+        draw_interval(axes, place, interval.low, interval.high, n=interval.n, colour=style.colour)
     return (interval.mean,)

@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.report.statistics import FEW
 from monai_fp4.report.tables import StudyTables
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Look",
     "Picture",
     "describe_cells",
+    "draw_interval",
     "grid",
     "legend",
     "look",
@@ -154,6 +157,16 @@ def grid(
         if one not in found.values():
             one.set_axis_off()
     return figure, found
+
+
+def draw_interval(axes: Any, place: float, low: float, high: float, *, n: int, colour: str, flat: bool = False) -> None:
+    """Draw an interval of `n` values as a line, upright or flat.
+
+    One of fewer than three values may be as wide as anything. It does not set the axis, and runs off the frame.
+    """
+    ends = [(low, place), (high, place)] if flat else [(place, low), (place, high)]
+    line = LineCollection([ends], colors=[colour], linewidths=1.5, zorder=3)
+    axes.add_collection(line, autolim=n >= FEW)
 
 
 def mark_empty(panels: dict[str, Any], drawn: Iterable[str], words: str = "no finished cell") -> None:

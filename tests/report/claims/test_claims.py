@@ -188,6 +188,7 @@ def mended(share: float) -> Callable[[Cell], float]:
     [
         (mended(0.8), QUIET, HELD),
         (mended(0.0), QUIET, NOT_HELD),
+        (mended(-0.5), QUIET, NOT_HELD),  # they lose more than the plain recipe
         (mended(0.0), 0.012, OPEN),
         (nothing, QUIET, OPEN),  # no loss, so nothing to reduce
     ],
@@ -344,6 +345,16 @@ def test_no_difference_is_never_taken_for_equality() -> None:
     assert found.state(row | {"p_margin": 0.049}) is State.HOLDS
     assert found.state(row | {"n": 2, "p_margin": 0.001}) is State.MISSING
     assert found.state(row | {"p_holm": 0.01, "mean": -0.009}) is State.OPEN
+
+
+def test_just_at_the_level_is_not_shown_and_just_the_margin_is_a_loss() -> None:
+    found = Study(tables_of(study(), nothing), pd.DataFrame(), pd.DataFrame(), 0.01)
+    row = {"n": 3, "mean": -0.01, "p": 0.01, "p_holm": 0.049, "p_margin": 0.5}
+    assert found.state(row) is State.LOSES, "three pairs, and the margin itself"
+    assert found.state(row | {"p_holm": 0.05}) is State.OPEN
+    assert found.state(row | {"mean": 0.0, "p_margin": 0.05}) is State.OPEN
+    assert found.state(row | {"mean": 0.02}) is State.OPEN, "a gain is no loss"
+    assert found.state(row | {"p": float("nan")}) is State.MISSING and found.state(None) is State.MISSING
 
 
 def test_every_claim_says_what_it_is_what_it_needs_and_what_decides() -> None:

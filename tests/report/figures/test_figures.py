@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_study import EPOCHS, definition, write_study
+from synthetic_study import EPOCHS, definition, tables_of, write_study
 
 from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.figures import describe_cells, health, outputs, quality
+from monai_fp4.report.figures import describe_cells, effects, health, outputs, quality
 from monai_fp4.report.figures.cost import memory, time
 from monai_fp4.report.figures.style import GROUP, look, not_drawn, save_picture
-from monai_fp4.report.statistics import cost, paired
+from monai_fp4.report.statistics import against_baseline, cost, paired
 from monai_fp4.report.tables import StudyTables, collect
 from monai_fp4.study.layout import Cell, CellStatus
 
@@ -61,6 +61,31 @@ def test_every_cell_has_its_curve(tables: StudyTables) -> None:
     assert picture is not None
     thin = [line for axes in picture.figure.axes for line in axes.lines if line.get_linewidth() == 0.7]
     assert len(thin) == len(tables.cells)
+
+
+def test_an_interval_of_two_seeds_does_not_set_an_axis(tmp_path: Path) -> None:
+    """Two seeds that differ by 0.2 have an interval of 2.5, which would leave all the others a line."""
+    wide = tables_of(definition(seeds=(0, 1)), lambda cell: 0.2 * cell.seed * (cell.recipe == "sr"))
+    pairs = paired(wide)
+    drawn = (
+        (quality.auprc_by_scale(wide), 0.75, 1.0),
+        (quality.percent_of_baseline(wide, pairs), 90, 130),
+        (effects.differences(wide, against_baseline(wide, pairs), "auprc", 0.01), -0.05, 0.25),
+    )
+    for picture, low, high in drawn:
+        assert picture is not None and "may run off the frame" in picture.caption
+        for axes in picture.figure.axes:
+            limits = axes.get_xlim() if picture.name.startswith("difference") else axes.get_ylim()
+            assert low <= limits[0] < limits[1] <= high, picture.name
+
+
+def test_an_interval_of_three_seeds_lies_within_the_frame() -> None:
+    tables = tables_of(definition(seeds=(0, 1, 2)), lambda cell: 0.02 * cell.seed * (cell.recipe == "sr"))
+    picture = effects.differences(tables, against_baseline(tables, paired(tables)), "auprc", 0.01)
+    assert picture is not None
+    for axes in picture.figure.axes:
+        (low, high), ends = axes.get_xlim(), [x for line in axes.collections for x in line.get_segments()[0][:, 0]]
+        assert len(ends) == 2 * 3 and low < min(ends) < max(ends) < high
 
 
 def test_captions_say_what_they_are_of(tables: StudyTables) -> None:

@@ -39,6 +39,9 @@ def test_the_rules(n: int, mean: float, high: float, p: float, p_margin: float, 
 def test_just_at_the_level_is_not_shown() -> None:
     row = {"n": 9, "mean": -0.1, "high": -0.01, "p_holm": 0.05, "p_margin_holm": 0.05}
     assert judge(row) is Judgement.HINT
+    assert judge(row | {"high": 0.0}) is Judgement.OPEN, "the interval must lie below 0"
+    assert judge(row | {"n": 3, "p_holm": 0.049}) is Judgement.LOSES, "three pairs are enough"
+    assert judge(row | {"n": 2, "p_holm": 0.049}) is Judgement.TOO_FEW
 
 
 def advice(path: Path, study: Any = None, **kwargs: Any) -> tuple[StudyTables, dict[str, ModelAdvice]]:
