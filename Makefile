@@ -36,8 +36,10 @@ $(INSTALLED): .venv/bin/python pyproject.toml constraints.txt
 
 install: $(INSTALLED) ## install the package and all tools in .venv
 
+# MONAI warns of every config that it may run code, which a bundle of this checkout may.
 demo: $(INSTALLED) ## train swin_15m_sr on phantom data, then say where to look
-	$(PY) -m monai.bundle run --config_file $(BUNDLE)
+	@echo "$(PY) -m monai.bundle run --config_file $(BUNDLE)"
+	@PYTHONWARNINGS="ignore:parsing config_file:UserWarning" $(PY) -m monai.bundle run --config_file $(BUNDLE)
 	@$(PY) -c 'import json, sys; run = json.load(open(sys.argv[1]))["output_dir"]; print(f"\nThe run folder is {run}: metrics.json, model.pt, config.json and the TensorBoard events.\nTo watch it:  .venv/bin/tensorboard --logdir {run}")' $(BUNDLE)
 
 test: $(INSTALLED) ## run the tests and every docstring's examples

@@ -27,7 +27,7 @@ __all__ = ["add_parser"]
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``manifest`` to a parser; each of its actions sets ``func``, which returns the exit code."""
     manifest = subparsers.add_parser(
-        "manifest", help="list and check the patients of a data folder", description=__doc__
+        "manifest", help="list and check the patients of a data folder", description=(__doc__ or "").replace("``", "'")
     )
     manifest.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = manifest.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -38,7 +38,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
     default = {option.name: option.default for option in OPTIONS}
     sweep = subparsers.add_parser(
-        "sweep", help="run a grid of architectures, scales, recipes, folds and seeds", description=__doc__
+        "sweep",
+        help="run a grid of architectures, scales, recipes, folds and seeds",
+        description=(__doc__ or "").replace("``", "'"),
     )
     sweep.formatter_class = argparse.RawDescriptionHelpFormatter
     grid = sweep.add_argument_group("the grid")
