@@ -1,8 +1,8 @@
 """Build the shipped manifests; run it again to see that nothing drifted.
 
-    python -m monai_fp4.data.published phantom --output data_manifests/phantom.json
-    python -m monai_fp4.data.published nodules --output data_manifests/nodules.json
-    python -m monai_fp4.data.published lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
+    python docs/shipped_manifests.py phantom --output data_manifests/phantom.json
+    python docs/shipped_manifests.py nodules --output data_manifests/nodules.json
+    python docs/shipped_manifests.py lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
 
 For LGG, ``files.sha256`` lists the SHA-256 of all published files, in the format of ``sha256sum``. Patients whose
 files are in ``D`` are read and assigned to five folds. The others are known by their hashes alone and form the test
@@ -113,7 +113,7 @@ def _from_hashes(name: str, files: dict[str, str], no_tumour: str) -> Patient:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one of the shipped manifests."""
-    parser = argparse.ArgumentParser(prog="python -m monai_fp4.data.published", description="Write a shipped manifest.")
+    parser = argparse.ArgumentParser(prog="python docs/shipped_manifests.py", description="Write a shipped manifest.")
     parser.add_argument("name", choices=(*GENERATORS, "lgg"))
     parser.add_argument("--dataset_dir", type=Path, help="lgg: the kaggle_3m folder or its parent")
     parser.add_argument("--hashes", type=Path, help="lgg: the published hashes, as sha256sum writes them")
