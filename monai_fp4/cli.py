@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command and its arguments."""
     from monai_fp4 import __version__
     from monai_fp4.data.cli import add_parser as add_manifest_parser
+    from monai_fp4.report.cli import add_parser as add_report_parser
     from monai_fp4.study.cli import add_parser as add_sweep_parser
 
     parser = argparse.ArgumentParser(
@@ -32,8 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_manifest_parser(commands)
     _add_bundles(commands)
     add_sweep_parser(commands)
-    # Its own parser reads what follows, in `main`.
-    commands.add_parser("report", help="the figures and tables of a study, as a folder for the browser", add_help=False)
+    add_report_parser(commands)
     doctor = commands.add_parser("doctor", help="what this machine is, which backend would run, and why not the others")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
     doctor.set_defaults(func=_doctor)
@@ -82,15 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None takes ``sys.argv``.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if arguments[:1] == ["report"]:
-            from monai_fp4.report.cli import main as report
-
-            code = report(arguments[1:])
-        else:
-            args = build_parser().parse_args(arguments)
-            code = args.func(args)
+        args = build_parser().parse_args(arguments)
+        code = args.func(args)
         sys.stdout.flush()  # here, where a reader that has gone is not an error
         return int(code or 0)
     except MonaiFP4Error as error:
@@ -98,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         if not _reader_has_gone():
             raise  # another pipe than that of the output

@@ -63,6 +63,26 @@ def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> N
     assert ended.returncode == 1 and ended.stderr == ""
 
 
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monai_fp4.doctor.diagnose", interrupt)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_report_is_a_command_like_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: monai-fp4 report") and "--margin" in said
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
@@ -71,4 +91,4 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["bundle"])
     assert ended.value.code == 2
     text = build_parser().format_help()
-    assert all(name in text for name in ("manifest", "bundles", "doctor"))
+    assert all(name in text for name in ("manifest", "bundles", "sweep", "report", "doctor"))

@@ -1,27 +1,28 @@
 """``monai-fp4 report study/``: the study's pages, from its own files.
 
-The libraries of the extra ``report`` are imported once the command runs, so that the rest of ``monai-fp4`` does
-without.
+The libraries of the extra ``report`` are imported once the command runs; the rest of ``monai-fp4`` does without.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from monai_fp4.errors import ConfigError, MonaiFP4Error
+from monai_fp4.errors import ConfigError
 
-__all__ = ["build_parser", "main"]
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+__all__ = ["add_parser"]
 
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="monai-fp4 report",
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``report`` to a parser; it sets ``func``, which returns the exit code."""
+    parser = subparsers.add_parser(
+        "report",
+        help="the figures and tables of a study, as a folder for the browser",
         description="Write the report of a study: pages that open offline, pictures, CSV and Parquet.",
     )
     parser.add_argument("study", help="folder of a 'monai-fp4 sweep', finished or not")
@@ -29,26 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--margin", type=float, default=0.01, help="loss of recall or AUPRC that does not matter (default: %(default)s)"
     )
-    return parser
+    parser.set_defaults(func=_report)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write a report and say where it is.
-
-    Args:
-        argv: the arguments after ``report``; None takes ``sys.argv``.
-
-    Returns:
-        0, or 1 after an error, which is one sentence on stderr.
-    """
-    args = build_parser().parse_args(argv)
-    try:
-        page, done, total = _write(args)
-    except MonaiFP4Error as error:
-        if os.environ.get("MONAI_FP4_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def _report(args: argparse.Namespace) -> int:
+    page, done, total = _write(args)
     if not done:
         print(f"No cell of {total} is finished: the report lists them and holds no results.")
     elif done < total:
@@ -70,7 +56,3 @@ def _write(args: argparse.Namespace) -> tuple[object, int, int]:
         ) from None
     page, tables = write_report(args.study, args.output_dir, args.margin)
     return page, int(tables.cells["status"].eq("done").sum()), len(tables.cells)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,8 +16,7 @@ import pytest
 from browser import CHROMIUM, chromium
 from synthetic_study import definition, write_study
 
-from monai_fp4.cli import main as monai_fp4
-from monai_fp4.report.cli import main
+from monai_fp4.cli import main
 from monai_fp4.report.tables import collect
 from monai_fp4.study.layout import Cell, CellStatus
 
@@ -79,7 +78,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
-    assert main([str(study), "--output_dir", str(out)]) == 0
+    assert main(["report", str(study), "--output_dir", str(out)]) == 0
     return out
 
 
@@ -195,7 +194,7 @@ def test_what_runs_do_not_record_is_said_to_be_so(documents: dict[str, Document]
 
 def test_a_second_report_replaces_the_first_and_only_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path / "study", definition(archs=("unet",), seeds=(0,)), health=False)
-    assert monai_fp4(["report", str(tmp_path / "study")]) == 0
+    assert main(["report", str(tmp_path / "study")]) == 0
     folder = tmp_path / "study" / "report"
     assert f"Open {folder / 'index.html'}" in capsys.readouterr().out
     written = json.loads((folder / "report.json").read_text())
@@ -204,7 +203,7 @@ def test_a_second_report_replaces_the_first_and_only_that(tmp_path: Path, capsys
     kept = tmp_path / "study" / "study.json"
     files = [*written["files"], "figures/stale.svg", "figures/../../study.json", "../study.json", str(kept), ""]
     (folder / "report.json").write_text(json.dumps(written | {"files": files}))
-    assert main([str(tmp_path / "study")]) == 0
+    assert main(["report", str(tmp_path / "study")]) == 0
     assert not (folder / "figures" / "stale.svg").exists() and (folder / "notes.txt").exists() and kept.exists()
     assert "All 4 cells are finished." in capsys.readouterr().out
 
@@ -224,7 +223,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.
         arguments += ["--margin", "0"]
     else:
         (tmp_path / "study" / "study.json").write_text("{")
-    assert main(arguments) == 1
+    assert main(["report", *arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     assert kind in ("file", "other") or not out.exists()
@@ -235,7 +234,7 @@ def test_a_study_without_a_finished_cell_is_listed(tmp_path: Path, capsys: pytes
         return CellStatus.FAILED if cell.seed == 0 else CellStatus.WAITING
 
     write_study(tmp_path, status=state)
-    assert main([str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     assert "No cell of 24 is finished" in capsys.readouterr().out
     pages = {name: Document(tmp_path / "report" / f"{name}.html") for name in PAGES}
     assert "No cell is finished yet" in pages["index"].text and pages["index"].text.count("loss is NaN") == 8
@@ -244,7 +243,7 @@ def test_a_study_without_a_finished_cell_is_listed(tmp_path: Path, capsys: pytes
 
 def test_a_study_that_has_not_begun_is_listed(tmp_path: Path) -> None:
     write_study(tmp_path, status=lambda cell: CellStatus.WAITING)
-    assert main([str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     pages = {name: Document(tmp_path / "report" / f"{name}.html") for name in PAGES}
     assert not any(page.all("img") for page in pages.values())
     assert pages["cells"].text.count("waiting") == 24
@@ -253,7 +252,7 @@ def test_a_study_that_has_not_begun_is_listed(tmp_path: Path) -> None:
 def test_texts_of_users_are_no_markup(tmp_path: Path) -> None:
     recipes = {"bf16": "bf16", "<b>x</b>": "sr"}
     write_study(tmp_path, definition(archs=("unet",), recipes=recipes, seeds=(0,)), health=False)
-    assert main([str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     page = Document(tmp_path / "report" / "index.html")
     assert not page.all("b") and "<b>x</b>" in page.text
 
