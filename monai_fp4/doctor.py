@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from monai_fp4 import compiler
 from monai_fp4.compiler import KernelStatus
-from monai_fp4.machine import GPU, Machine, describe_machine
+from monai_fp4.machine import GPU, NOT_INSTALLED, Machine, describe_machine
 from monai_fp4.quantization.backends import AUTO, BACKENDS, select_backend
 
 __all__ = ["GPU", "BackendStatus", "Diagnosis", "KernelStatus", "Machine", "diagnose", "render"]
@@ -101,46 +102,70 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
 
 
 def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print a diagnosis as tables.
+    """Print a diagnosis as tables; why something does not run stands once below them, however often it applies.
 
     Args:
         diagnosis: what to print.
         console: where to; by default standard output.
     """
     console = console or Console()
-    machine = diagnosis.machine
-    facts = Table(title="This machine", show_header=False, title_justify="left")
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("System", f"{machine.system}, Python {machine.python}")
-    facts.add_row("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads")
-    facts.add_row("Memory", f"{machine.memory_gib:.1f} GiB" if machine.memory_gib else "unknown")
-    facts.add_row("GPU", "\n".join(_describe(gpu) for gpu in machine.gpus) or "none that PyTorch sees")
-    facts.add_row("CUDA", machine.cuda or "none (PyTorch built for CPU)")
-    facts.add_row("C++ compiler", Text(machine.compiler))
-    facts.add_row("Cache of kernels", Text(machine.cache))
-    for package, version in machine.versions.items():
-        facts.add_row(package, version)
-    console.print(facts)
-    backends = Table(title=f"Backends, for a model on {diagnosis.device}", title_justify="left")
-    backends.add_column("backend", no_wrap=True)
-    backends.add_column("runs here", no_wrap=True)
-    backends.add_column("what, and why not", overflow="fold")
-    for status in diagnosis.backends:
-        verdict = 'yes: "auto"' if status.selected else "yes" if status.available else "no"
-        explanation = "\n".join([status.summary, *(f"- {reason}" for reason in status.reasons)])
-        backends.add_row(status.name, verdict, Text(explanation))  # as it stands: rich would read "[te]" as its markup
-    console.print(backends)
-    paths = Table(title="Fast paths (without one, plain torch computes the same numbers more slowly)")
-    paths.title_justify = "left"
-    paths.add_column("fast path", no_wrap=True)
-    paths.add_column("runs here", no_wrap=True)
-    paths.add_column("where, or why not", overflow="fold")
-    for path in diagnosis.fast_paths:
-        paths.add_row(_PURPOSES.get(path.name, path.name), "yes" if path.available else "no", Text(path.reason))
-    console.print(paths)
-    for sentence in diagnosis.runs:
-        console.print(Text(sentence))
+    reasons: dict[str, int] = {}
+
+    def why_not(*given: str) -> str:
+        return " ".join(["no", *(f"({reasons.setdefault(reason, len(reasons) + 1)})" for reason in given)])
+
+    backends = [
+        (status.name, _verdict(status) or why_not(*status.reasons), status.summary) for status in diagnosis.backends
+    ]
+    paths = [
+        (path.name, "yes" if path.available else why_not(path.reason), _summary(path)) for path in diagnosis.fast_paths
+    ]
+    _print(console, "This machine", _facts(diagnosis.machine, reasons))
+    _print(console, f"Backends, for a model on {diagnosis.device}", backends)
+    _print(console, "Fast paths; without one, plain torch computes the same numbers more slowly", paths)
+    if reasons:
+        _print(console, "Why not", [(f"({number})", reason) for reason, number in reasons.items()])
+    _print(console, "What runs here", [(sentence,) for sentence in diagnosis.runs])
+
+
+def _print(console: Console, title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
+    for row in rows:
+        table.add_row(*map(Text, row))  # as they stand: rich would read "[te]" as its markup
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    console.print(Text(title, style="bold"), table, "")
+
+
+def _facts(machine: Machine, reasons: Mapping[str, int]) -> list[tuple[str, str]]:
+    there = [f"{package} {version}" for package, version in machine.versions.items() if version != NOT_INSTALLED]
+    missing = [package for package, version in machine.versions.items() if version == NOT_INSTALLED]
+    compiler = machine.compiler
+    return [
+        ("System", f"{machine.system}, Python {machine.python}"),
+        ("CPU", f"{machine.cpu}, {_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')} in PyTorch"),
+        ("Memory", f"{machine.memory_gib:.1f} GiB" if machine.memory_gib else "unknown"),
+        ("GPU", "\n".join(_describe(gpu) for gpu in machine.gpus) or "none that PyTorch sees"),
+        ("CUDA", machine.cuda or "none (PyTorch built for CPU)"),
+        ("C++ compiler", f"none ({reasons[compiler]})" if compiler in reasons else compiler),
+        ("Built kernels", machine.cache),
+        ("Packages", ", ".join(there)),
+        *([("Not installed", ", ".join(missing))] if missing else []),
+    ]
+
+
+def _verdict(status: BackendStatus) -> str:
+    return 'yes: "auto"' if status.selected else "yes" if status.available else ""
+
+
+def _summary(path: KernelStatus) -> str:
+    """What a fast path does, and on which device where it says so; the folder of built kernels is known."""
+    purpose = _PURPOSES.get(path.name, path.name)
+    return f"{purpose} ({path.reason})" if path.available and path.name == "triton" else purpose
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _default_device() -> str:

@@ -1,4 +1,4 @@
-"""Describe this machine, for ``monai-fp4 doctor`` and its JSON."""
+"""Describe this machine, for ``monai-fp4 doctor``, for a run's ``environment.json`` and for benchmarks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from monai_fp4 import compiler
 
-__all__ = ["GPU", "Machine", "describe_machine"]
+__all__ = ["GPU", "Machine", "describe_environment", "describe_machine"]
 
 _PACKAGES = (
     "monai-fp4",
@@ -21,11 +22,16 @@ _PACKAGES = (
     "monai",
     "pytorch-ignite",
     "numpy",
+    "nibabel",
+    "SimpleITK",
     "transformer-engine",
     "transformer-engine-torch",
     "triton",
 )
 _GIB = 2**30
+
+NOT_INSTALLED = "not installed"
+"""The version of a package that is missing."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,28 @@ def describe_machine() -> Machine:
     )
 
 
+def describe_environment(device: torch.device, backend: str) -> dict[str, Any]:
+    """Say what a run ran on, as ``environment.json`` holds it: enough to know whether two runs may be compared.
+
+    Args:
+        device: where the run computes.
+        backend: name of the backend of its FP4 layers.
+    """
+    machine = describe_machine()
+    return {
+        "versions": machine.versions | {"python": machine.python},
+        "platform": platform.platform(),
+        "processor": machine.cpu,
+        "cores": machine.cores,
+        "threads": machine.threads,
+        "memory_gib": round(machine.memory_gib, 1),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": machine.cuda,
+        "backend": backend,
+    }
+
+
 def _answer_or_unknown(question: Callable[[], str]) -> str:
     """The answer, or why there is none."""
     try:
@@ -100,7 +128,8 @@ def _answer_or_unknown(question: Callable[[], str]) -> str:
 
 
 def _first_line(command: tuple[str, ...], version: str) -> str:
-    return f"{' '.join(command)}: {version.strip().partition(chr(10))[0]}"
+    line, called = version.strip().partition("\n")[0], " ".join(command)
+    return line if line.startswith(called) else f"{called}: {line}"
 
 
 def _gpus() -> tuple[GPU, ...]:
@@ -135,4 +164,4 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED

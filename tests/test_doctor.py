@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,7 @@ print(stream.getvalue())
     environment = os.environ | {"CXX": "no-such-compiler", "MONAI_FP4_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the compiler that CXX names, 'no-such-compiler', is not found") == 4
+    assert done.stdout.count("the compiler that CXX names, 'no-such-compiler', is not found") == 1
     assert "FP4 values are made by plain torch (slower)" in done.stdout
     assert str(tmp_path) in done.stdout
 
@@ -139,6 +140,23 @@ def test_the_fast_paths_of_this_machine_are_those_that_run() -> None:
     assert ("compiled kernel" in diagnosis.runs[0]) == (paths["quantize"].available or paths["gemm"].available)
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_each_reason_stands_once_and_is_pointed_at(width: int) -> None:
+    diagnosis = diagnose("cpu")
+    reasons = [reason for status in diagnosis.backends for reason in status.reasons]
+    reasons += [path.reason for path in diagnosis.fast_paths if not path.available]
+    assert len(set(reasons)) < len(reasons), "both backends of Transformer Engine lack the same"
+    stream = io.StringIO()
+    render(diagnosis, Console(file=stream, width=width))
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+    printed = " ".join(text(diagnosis).split())
+    for reason in reasons:
+        number = re.search(rf"\((\d+)\) {re.escape(' '.join(reason.split()))}", printed)
+        assert number is not None and printed.count(" ".join(reason.split())) == 1
+        assert printed.count(f"({number[1]})") == 1 + reasons.count(reason)
+    assert ".so" not in printed, "names of built files help nobody"
+
+
 def test_what_is_missing_is_printed_too() -> None:
     diagnosis = diagnose("cpu")
     machine = dataclasses.replace(
@@ -146,5 +164,5 @@ def test_what_is_missing_is_printed_too() -> None:
     )
     printed = text(dataclasses.replace(diagnosis, machine=machine))
     assert "none that PyTorch sees" in printed
-    assert "not installed" in printed
+    assert "Not installed  monai" in printed
     assert "unknown" in printed
