@@ -23,8 +23,8 @@ from monai.losses import TverskyLoss
 from monai.networks.nets import UNet
 from torch.utils.data import DataLoader
 
+from monai_fp4.bundle import augmentation
 from monai_fp4.data import PatientDataset, SliceDataset, load_datalist
-from monai_fp4.data.transforms import augmentation
 from monai_fp4.metrics import compute_auprc
 
 SIZE = (128, 128)

@@ -223,7 +223,8 @@ def _losses(arch: str, recipe: str, device: torch.device, size: tuple[int, int],
 
 def cache(device: torch.device, quick: bool, wrong: list[str]) -> dict[str, Any]:
     """Whether a training set lies on the GPU, and gives there what it gives on the host."""
-    from monai_fp4.data import SliceDataset, augmentation, load_datalist, prepare_data
+    from monai_fp4.bundle import augmentation
+    from monai_fp4.data import SliceDataset, load_datalist, prepare_data
 
     folder = ROOT / "data" / "phantom"
     prepare_data("phantom", folder)

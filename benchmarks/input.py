@@ -23,7 +23,8 @@ from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 
 from monai_fp4 import build_network
-from monai_fp4.data import BackgroundLoader, SliceDataset, augmentation, load_datalist, prepare_data
+from monai_fp4.bundle import augmentation
+from monai_fp4.data import BackgroundLoader, SliceDataset, load_datalist, prepare_data
 from monai_fp4.engines import TrainingStep
 from monai_fp4.handlers import InputWait
 from monai_fp4.losses import TverskyBCELoss

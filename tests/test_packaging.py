@@ -48,6 +48,15 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -> No
     assert all(name.startswith(("monai_fp4/", "monai_fp4-")) for name in names)
 
 
+def test_wheel_holds_the_templates_that_bundles_are_written_from(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "monai_fp4" / "bundle" / "templates"
+    templates = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {Path(name).name for name in templates} == {
+        "train.json", "evaluate.json", "lgg.json", "metadata.json", "logging.conf",
+    }  # fmt: skip
+    assert templates <= set(wheel.namelist())
+
+
 def test_no_image_is_shipped_or_tracked(wheel: zipfile.ZipFile) -> None:
     patients = re.compile(r"\.(tiff?|webp|dcm|nii|nii\.gz)$")
     assert [name for name in wheel.namelist() if patients.search(name)] == []

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from monai_fp4.bundle.running_config import differing_ids
+from monai_fp4.data.image_size import check_size
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.quantization.recipes import Recipe
 
@@ -117,7 +118,7 @@ class RunOptions:
             epochs=_whole("epochs", config["epochs"], 1),
             batch_size=_whole("batch_size", config["batch_size"], 1),
             learning_rate=_positive("learning_rate", config["learning_rate"]),
-            image_size=_size(config["image_size"]),
+            image_size=check_size(config["image_size"]),
             val_interval=_whole("val_interval", config["val_interval"], 1),
             num_workers=_whole("num_workers", config["num_workers"], 0),
             amp=flag("amp", config["amp"]),
@@ -198,10 +199,3 @@ def _fold(value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"fold must be a whole number from 0 on, or 'all', but {value!r} was given")
     return value
-
-
-def _size(value: Any) -> tuple[int, ...]:
-    sizes = tuple(value) if isinstance(value, (list, tuple)) else ()
-    if len(sizes) not in (2, 3) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
-        raise ConfigError(f"image_size must be two or three whole numbers such as [128, 128], but {value!r} was given")
-    return sizes

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_fp4.atomic import replacing, write_atomically
+from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import differences
 from monai_fp4.bundle.running_config import value_at
 from monai_fp4.errors import ConfigError
@@ -35,13 +34,12 @@ from monai_fp4.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunFolder", "describe_environment"]
+__all__ = ["RunFolder"]
 
 _WRITTEN = (
     "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
     "environment.json", "health.json",
 )  # fmt: skip
-_PACKAGES = ("monai-fp4", "monai", "torch", "pytorch-ignite", "transformer-engine", "numpy", "nibabel", "SimpleITK")
 
 
 class RunFolder:
@@ -71,7 +69,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"output_dir must be a folder, but {self.path} is a file; choose another output_dir")
         if self.config_path.exists():
-            found = self.read_json("config.json")
+            found = self.read_config()
             differing = differences(found, config)
             if differing:
                 said = "; ".join(
@@ -123,6 +121,15 @@ class RunFolder:
         if not isinstance(content, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(content).__name__}; restore it")
         return content
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the run's whole config, in today's names if an earlier version of the package wrote it.
+
+        Raises:
+            ConfigError: as `read_json`.
+        """
+        config: dict[str, Any] = brought_up_to_date(self.read_json("config.json"))
+        return config
 
     @property
     def finished(self) -> bool:
@@ -184,25 +191,3 @@ class RunFolder:
                 " image_size and image channels that it was trained with"
             )
         network.load_state_dict(dict(weights))
-
-
-def describe_environment(device: torch.device, backend: str) -> dict[str, Any]:
-    """Say what a run ran on: enough to know whether two runs may be compared."""
-    import torch
-
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "versions": versions | {"python": platform.python_version()},
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "backend": backend,
-    }

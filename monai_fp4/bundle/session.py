@@ -1,4 +1,4 @@
-"""The first thing that a bundle does: check every option, join the other processes, claim the run folder.
+"""The first thing that a bundle does: check every option; then join the other processes and claim the run folder.
 
 Everything a user can get wrong is found here, before a minute of training is spent, and said in one sentence.
 The bundle keeps the :class:`Session` and hands it to whatever needs the device, the options or the run folder.
@@ -6,6 +6,7 @@ The bundle keeps the :class:`Session` and hands it to whatever needs the device,
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -19,15 +20,16 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow, scripts
 from monai.utils import set_determinism
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.bundle.options import OPTIONS, RunOptions
-from monai_fp4.bundle.run_folder import RunFolder, describe_environment
+from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.running_config import running_config
 from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
+from monai_fp4.machine import describe_environment
 from monai_fp4.networks import check_image_size
 from monai_fp4.quantization.backends import select_backend
 
@@ -36,20 +38,12 @@ __all__ = ["Session", "check_command_line", "error_in_chain", "install_error_hoo
 logger = logging.getLogger("monai_fp4")
 T = TypeVar("T")
 
-_MONAI_ARGUMENTS = (
-    "run_id",
-    "init_id",
-    "final_id",
-    "meta_file",
-    "config_file",
-    "logging_file",
-    "tracking",
-    "args_file",
-)
-
 
 class Session:
     """One process of one run.
+
+    Made, a session has checked every option and written nothing, so MONAI's commands that take a bundle apart
+    (``ckpt_export``, ``verify_net_in_out``) leave no trace. A bundle's ``initialize`` begins it.
 
     Args:
         options: every option of the bundle by name, see :data:`monai_fp4.bundle.options.OPTIONS`.
@@ -57,16 +51,17 @@ class Session:
     Attributes:
         options: the validated options.
         device: where this process computes.
+        backend: what computes FP4 there.
         rank: number of this process; 0 writes the run folder.
         world_size: number of processes.
-        run_folder: the files of the run.
+        manifest: the patients; the data sets of a bundle take it from here.
         in_channels: image channels that the manifest declares.
+        begun: whether the run folder is this run's.
         generator: what the data loader seeds its workers from; seeded anew every epoch.
 
     Raises:
-        ConfigError: for a wrong option, or a run folder that belongs to another run.
-        DataError: for a manifest or a data folder that cannot be used.
-        SystemExit: with 0, when the run is already finished.
+        ConfigError: for a wrong option.
+        DataError: for a manifest that cannot be used, or without the fold.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -78,54 +73,78 @@ class Session:
         check_image_size(
             self.options.arch, self.options.scale, self.options.image_size, spatial_dims=len(self.options.image_size)
         )
-        self.backend = select_backend(
-            self.options.backend, self.device, torch.bfloat16 if self.options.amp else torch.float32
-        )
+        self.backend = select_backend(self.options.backend, self.device, self.options.compute_dtype)
         self.manifest = load_manifest(self.options.manifest)
         self.in_channels = len(self.manifest.channels)
         parts = ["train"] if self.options.fold == "all" else ["train", "val"]
-        patients = {part: [p.id for p in select_patients(self.manifest, self.options.fold, part)] for part in parts}
-        patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
-        self.run_folder = RunFolder(self.options.output_dir)
+        self._patients = {
+            part: [p.id for p in select_patients(self.manifest, self.options.fold, part)] for part in parts
+        }
+        self._patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
         if self.batch_size * self.world_size != self.options.batch_size:
             raise ConfigError(
                 f"batch_size counts the slices of all {self.world_size} processes, so it must be a multiple of "
                 f"{self.world_size}, but {self.options.batch_size} was given; choose a multiple"
             )
-        if self.options.fold != "all" and len(patients["val"]) < self.world_size:
+        if self.options.fold != "all" and len(self._patients["val"]) < self.world_size:
             raise ConfigError(
                 f"every process must have a patient to validate on, but fold {self.options.fold} holds"
-                f" {len(patients['val'])} for {self.world_size} processes; start fewer"
+                f" {len(self._patients['val'])} for {self.world_size} processes; start fewer"
             )
+        self._run_folder = RunFolder(self.options.output_dir)
+        self.begun = False
+        self.generator = torch.Generator()
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """The files of the run, once they are this run's.
+
+        Raises:
+            ConfigError: before `begin`, when the folder may be another run's.
+        """
+        if not self.begun:
+            raise ConfigError(
+                "a run must begin before its folder is written to, but the config's 'initialize' does not say so; put"
+                ' "$@session.begin()" there'
+            )
+        return self._run_folder
+
+    def begin(self) -> Session:
+        """Join the other processes, claim the run folder, seed everything.
+
+        Raises:
+            ConfigError: when the run folder belongs to another run.
+            DataError: for a data folder that cannot be used.
+            SystemExit: with 0, when the run is already finished.
+        """
         # Before the data is looked for or anything is written: a finished run needs neither.
-        config = running_config() | self.options.to_config()
-        self.run_folder.check(config, patients)
-        finished = self.run_folder.finished
+        config, folder = running_config() | self.options.to_config(), self._run_folder
+        folder.check(config, self._patients)
+        finished = folder.finished
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
         self.wait()
         if finished:
             if self.rank == 0:
-                print(
-                    f"The run in {self.run_folder.path} is finished; its results are in {self.run_folder.metrics_path}."
-                )
+                print(f"The run in {folder.path} is finished; its results are in {folder.metrics_path}.")
             self.close()
             raise SystemExit(0)
         if self.rank == 0:
             prepare_data(self.manifest, self.options.dataset_dir)
-            self.run_folder.claim(config, patients)
+            folder.claim(config, self._patients)
             environment = describe_environment(self.device, self.backend.name)
-            self.run_folder.write_json("environment.json", environment | {"processes": self.world_size})
-            print(self._opening(patients))
+            folder.write_json("environment.json", environment | {"processes": self.world_size})
+            print(self._opening(self._patients))
         self.wait()
         set_determinism(seed=self.options.seed)
-        self.generator = torch.Generator()
+        self.begun = True
+        return self
 
     def _opening(self, patients: dict[str, list[str]]) -> str:
         options = self.options
         validated = f"{len(patients['val'])} to validate on" if "val" in patients else "none held out"
         return (
-            f"Run {self.run_folder.path}: {options.arch} {options.scale} on manifest {self.manifest.name},"
+            f"Run {self._run_folder.path}: {options.arch} {options.scale} on manifest {self.manifest.name},"
             f" fold {options.fold}: {len(patients['train'])} patients to train on, {validated}; {self.device}"
         )
 
@@ -188,13 +207,16 @@ def check_command_line(argv: Sequence[str]) -> None:
     if not argv or not argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py"):
         return
     known = _top_level_ids(argv)
+    command = getattr(scripts, argv[1] if argv[1:] else "run", scripts.run)
+    parameters = [p for call in (command, ConfigWorkflow) for p in inspect.signature(call).parameters.values()]
+    arguments = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     for word in argv[1:]:
         name = word[2:].split("=", 1)[0]
         # An id within a section, such as --train#trainer#max_epochs, is MONAI's business.
-        if word.startswith("--") and name.isidentifier() and name not in {*known, *_MONAI_ARGUMENTS}:
+        if word.startswith("--") and name.isidentifier() and name not in {*known, *arguments}:
             # Nobody means a whole section, or an expression, by a misspelt option.
             plain = [n for n, value in known.items() if not isinstance(value, dict) and "$" not in str(value)]
-            raise unknown_name("option", f"--{name}", [f"--{n}" for n in plain])
+            raise unknown_name("option", f"--{name}", [f"--{n}" for n in dict.fromkeys([*plain, *arguments])])
 
 
 def _top_level_ids(argv: Sequence[str]) -> dict[str, Any]:

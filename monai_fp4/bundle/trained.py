@@ -17,7 +17,7 @@ from torch import nn
 
 from monai_fp4.bundle.options import RunOptions
 from monai_fp4.bundle.run_folder import RunFolder
-from monai_fp4.bundle.session import check_command_line, install_error_hook, pick_device
+from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
 from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.errors import ConfigError, DataError, unknown_name
@@ -77,7 +77,7 @@ class TrainedRun:
                 " another output_dir"
             )
         self.folder = RunFolder(run_dir)
-        config = self.folder.read_json("config.json")
+        config = self.folder.read_config()
         metrics = self.folder.read_json("metrics.json")
         self.options = RunOptions.of_run(config)
         self.image_size = self.options.image_size
@@ -143,6 +143,18 @@ def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
     Args:
         config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
         in_channels: image channels, which a run takes from its manifest.
+
+    Raises:
+        ConfigError: when it names what is not there, such as a module of the user's own that is not on the path.
     """
     session = {"_target_": "types.SimpleNamespace", "in_channels": in_channels}
-    return ConfigParser({**config, "session": session}).get_parsed_content("network_def")
+    try:
+        return ConfigParser({**config, "session": session}).get_parsed_content("network_def")
+    except Exception as error:
+        if own := error_in_chain(error):
+            raise own from error
+        reason = str(error.__cause__ or error).splitlines()[:1]
+        raise ConfigError(
+            f"a run's 'network_def' must be buildable, but it is not ({''.join(reason) or type(error).__name__});"
+            " put the modules that it names on the path, in the version that the run was trained with"
+        ) from error

@@ -14,6 +14,7 @@ import lazy_loader
 from monai_fp4.data.build import build_manifest, check_manifest
 from monai_fp4.data.datalist import load_datalist, prepare_data
 from monai_fp4.data.folds import assign_folds, select_patients
+from monai_fp4.data.image_size import check_size
 from monai_fp4.data.manifest import load_manifest, save_manifest, shipped_manifests
 from monai_fp4.data.phantoms.nodules import write_nodules
 from monai_fp4.data.phantoms.phantom import write_phantom
@@ -22,11 +23,12 @@ from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 if TYPE_CHECKING:
     from monai_fp4.data.datasets import PatientDataset, SliceDataset
     from monai_fp4.data.loader import BackgroundLoader
-    from monai_fp4.data.transforms import NormalizeForegroundd, augmentation
+    from monai_fp4.data.transforms import NormalizeForegroundd
 
 __all__ = [
     "build_manifest",
     "check_manifest",
+    "check_size",
     "load_manifest",
     "save_manifest",
     "shipped_manifests",
@@ -38,7 +40,6 @@ __all__ = [
     "BackgroundLoader",
     "PatientDataset",
     "NormalizeForegroundd",
-    "augmentation",
     "write_phantom",
     "write_nodules",
     "ImagePair",
@@ -53,6 +54,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "datasets": ["PatientDataset", "SliceDataset"],
         "loader": ["BackgroundLoader"],
-        "transforms": ["NormalizeForegroundd", "augmentation"],
+        "transforms": ["NormalizeForegroundd"],
     },
 )

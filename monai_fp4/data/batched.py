@@ -156,9 +156,9 @@ class BatchTransform:
 def batch_transform(transform: Any) -> BatchTransform | None:
     """The batch-wise form of a chain of MONAI's transforms, or ``None`` if one of them is not known here.
 
-    >>> from monai_fp4.data import augmentation
-    >>> len(batch_transform(augmentation()).steps), batch_transform(lambda item: item)
-    (5, None)
+    >>> from monai.transforms import RandFlipd
+    >>> len(batch_transform(RandFlipd("image")).steps), batch_transform(lambda item: item)
+    (1, None)
     """
     steps: list[Any] = []
     for each in _flat(transform):

@@ -20,8 +20,8 @@ from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
 from monai_fp4.data.batched import batch_transform
+from monai_fp4.data.image_size import check_size
 from monai_fp4.data.preprocessing import FULL, read_patients, without_metadata
-from monai_fp4.data.transforms import check_size
 
 __all__ = ["CACHE_SHARE", "PatientDataset", "SliceDataset"]
 

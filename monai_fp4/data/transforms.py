@@ -1,9 +1,9 @@
-"""Transform a scan before a network sees it: normalisation per volume, resizing, and random augmentation.
+"""Transform a scan before a network sees it: normalisation per volume, and resizing.
 
-All are MONAI dictionary transforms over the keys ``image`` and ``label``, so that they can stand in a bundle by
-``_target_`` and be exchanged there. The one transform of our own is the normalisation: scanners give arbitrary
-units, and MONAI's ``NormalizeIntensity`` takes either all voxels, so that the share of air decides the result, or
-all that are not exactly zero, which the noisy air of a magnitude image never is.
+The random augmentation is a list of MONAI's dictionary transforms in the bundle itself (``train#preprocessing``; in
+Python, :func:`monai_fp4.bundle.augmentation`). The one transform of our own is the normalisation: scanners give
+arbitrary units, and MONAI's ``NormalizeIntensity`` takes either all voxels, so that the share of air decides the
+result, or all that are not exactly zero, which the noisy air of a magnitude image never is.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import (
-    Compose,
-    MapTransform,
-    RandAffined,
-    RandFlipd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
+from monai.transforms import MapTransform
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["NormalizeForegroundd", "augmentation", "check_size", "resize"]
+__all__ = ["NormalizeForegroundd", "resize"]
 
 
 _SMALL_BLOCK = 4
@@ -130,20 +123,6 @@ def _percentiles(values: np.ndarray, percents: float | list[float]) -> Any:
     return np.quantile(*percentile(percents))
 
 
-def check_size(image_size: Sequence[int]) -> tuple[int, ...]:
-    """Check an image size: two numbers for networks that take slices, three for those that take volumes.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    size = tuple(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else ()
-    if len(size) not in (2, 3) or any(isinstance(edge, bool) or not isinstance(edge, int) or edge < 1 for edge in size):
-        raise ConfigError(
-            f"expected image_size to be 2 or 3 positive whole numbers, found {image_size!r}; write [128, 128]"
-        )
-    return size
-
-
 def resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Bring a slice ``[C, H, W]`` or a volume ``[C, H, W, D]`` of float32 to ``size``, two or three numbers.
 
@@ -175,29 +154,3 @@ def _block_means(image: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     for corner in corners[1:]:
         total += corner
     return total.div_(rows).div_(columns)
-
-
-def augmentation(spatial_dims: int = 2, keys: tuple[str, str] = ("image", "label")) -> Compose:
-    """The study's random changes: flips, rotation, scale and shift, brightness and contrast; all of them MONAI's.
-
-    Args:
-        spatial_dims: 2 for slices, 3 for volumes.
-        keys: image ``[C, ...]`` and label ``[1, ...]``.
-    """
-    image, _ = keys
-    return Compose(
-        [
-            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(2)),
-            RandAffined(
-                keys,
-                prob=0.5,
-                # Radians; in three dimensions only in the plane of the slices, which lie far apart.
-                rotate_range=[0.26] if spatial_dims == 2 else [0.0, 0.0, 0.26],
-                scale_range=[0.1] * spatial_dims,
-                mode="bilinear",
-                padding_mode=("border", "zeros"),
-            ),
-            RandScaleIntensityd(image, factors=0.15, prob=0.5),
-            RandShiftIntensityd(image, offsets=0.15, prob=0.5),
-        ]
-    )

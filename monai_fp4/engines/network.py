@@ -57,7 +57,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
 
     Args:
         network: any float network; a bundle passes its ``network_def``.
-        session: the run that it is for. The report of the conversion is written to its folder.
+        session: the run that it is for. The report of the conversion is written to its folder, once it has begun.
 
     Returns:
         The network to train.
@@ -66,7 +66,7 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     network = network.to(session.device)
     network, report = convert(network, options.recipe, backend=session.backend.name, dtype=options.compute_dtype)
     network = to_channels_last(guard_conv3d(network), options.image_size)
-    if session.rank == 0:
+    if session.begun and session.rank == 0:  # MONAI's verify_net_in_out builds networks of runs that never begin
         session.run_folder.write_json("conversion.json", report.to_dict())
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
     seed_everything(options.seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monai_fp4.data.image_size import check_size
 from monai_fp4.errors import ConfigError
 
 __all__ = ["SizeRule"]
@@ -53,12 +54,7 @@ class SizeRule:
             raise ConfigError(
                 f"spatial_dims must be 2 or 3, found {spatial_dims!r}; set it to the data's number of axes"
             )
-        size = _integers(image_size)
-        if size is None or len(size) != spatial_dims:
-            raise ConfigError(
-                f"image_size must be {spatial_dims} whole numbers of pixels for spatial_dims={spatial_dims}, found "
-                f"{image_size!r}; write for example {[256] * spatial_dims}"
-            )
+        size = check_size(image_size, spatial_dims)
         if not all(self.accepts(side) for side in size):
             nearest = [self.nearest(side) for side in size]
             raise ConfigError(
@@ -66,11 +62,3 @@ class SizeRule:
                 f"found image_size {list(size)}; the nearest size that it can take is {nearest}"
             )
         return size
-
-
-def _integers(image_size: object) -> tuple[int, ...] | None:
-    if isinstance(image_size, str) or not isinstance(image_size, Sequence):
-        return None
-    if not all(isinstance(side, int) and not isinstance(side, bool) for side in image_size):
-        return None
-    return tuple(image_size)

@@ -5,12 +5,14 @@ Paths in the command are relative to the study folder, so that a study can be mo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from monai_fp4.atomic import write_atomically
+from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.files import bundle_files
 from monai_fp4.bundle.template import training_config
 from monai_fp4.errors import ConfigError
@@ -91,7 +93,8 @@ def write_study(
 ) -> list[str]:
     """Write everything that the cells need: the definition, its manifest and the bundles.
 
-    A bundle that is there already is kept, as its cells began with it.
+    A bundle that is there already is kept, as its cells began with it; names that have moved since are brought up to
+    date.
 
     Args:
         folder: the study folder.
@@ -112,7 +115,12 @@ def write_study(
         path = folder.bundles_path / name
         if not path.exists():
             write_atomically(path, content)
-        elif path.read_text(encoding="utf-8") != content:
+            continue
+        kept = path.read_text(encoding="utf-8")
+        if path.suffix == ".json" and (present := brought_up_to_date(json.loads(kept))) != json.loads(kept):
+            kept = json.dumps(present, indent=4) + "\n"
+            write_atomically(path, kept)
+        if kept != content:
             differing.append(name)
     copy = folder.path / definition.manifest
     if copy.suffix == ".json" and not copy.exists():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from monai_fp4.bundle.options import OPTIONS, RunOptions, defaults, differences
+from monai_fp4.bundle import OPTIONS, RunOptions, defaults, differences
 from monai_fp4.errors import ConfigError
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny_runs import BUNDLES, TINY, Dataset, contents
 
-from monai_fp4.bundle.options import defaults
-from monai_fp4.bundle.session import Session, check_command_line, error_in_chain, install_error_hook, pick_device
+from monai_fp4.bundle import Session, check_command_line, defaults, error_in_chain, install_error_hook, pick_device
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 
 MONAI = "/site-packages/monai/bundle/__main__.py"
@@ -19,7 +18,7 @@ BUNDLE = str(BUNDLES / "unet_500k_bf16.json")
 
 
 def session(dataset: Dataset, output_dir: Path, **changes: Any) -> Session:
-    return Session(**(defaults() | TINY | dataset.options | {"output_dir": str(output_dir)} | changes))
+    return Session(**(defaults() | TINY | dataset.options | {"output_dir": str(output_dir)} | changes)).begin()
 
 
 def test_a_session_claims_its_folder(tiny: Dataset, tmp_path: Path) -> None:

@@ -18,13 +18,28 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
-from monai_fp4.data import augmentation
+from monai_fp4.bundle import augmentation
 from monai_fp4.data.batched import batch_transform
 
 BOTH = ["image", "label"]
 COUNT = 24
+AUGMENTATION_OF_VOLUMES = Compose(
+    [
+        *(RandFlipd(BOTH, prob=0.5, spatial_axis=axis) for axis in range(2)),
+        RandAffined(
+            BOTH,
+            prob=0.5,
+            rotate_range=[0.0, 0.0, 0.26],
+            scale_range=[0.1] * 3,
+            mode="bilinear",
+            padding_mode=("border", "zeros"),
+        ),
+        RandScaleIntensityd("image", factors=0.15, prob=0.5),
+        RandShiftIntensityd("image", offsets=0.15, prob=0.5),
+    ]
+)
 CHAINS: dict[str, Any] = {
-    "the study's": lambda dims: augmentation(dims),
+    "the study's": lambda dims: augmentation() if dims == 2 else AUGMENTATION_OF_VOLUMES,
     "all axes flipped": lambda dims: RandFlipd(BOTH, prob=0.5),
     "negative axis": lambda dims: RandFlipd("label", prob=0.5, spatial_axis=-1),
     "every kind of matrix": lambda dims: RandAffined(
@@ -94,7 +109,7 @@ def test_does_what_monai_does_to_each_item(chain: str, dims: int) -> None:
 
 
 def test_a_batch_does_not_change_what_becomes_of_an_item() -> None:
-    transform = augmentation(2)
+    transform = augmentation()
     batched = batch_transform(transform)
     assert batched is not None
 

@@ -11,11 +11,11 @@ from PIL import Image
 from small_data import lgg_ids, slice_path, write_lgg, write_nifti
 from torch.utils.data import DataLoader
 
+from monai_fp4.bundle import augmentation
 from monai_fp4.data import (
     NormalizeForegroundd,
     PatientDataset,
     SliceDataset,
-    augmentation,
     build_manifest,
     load_datalist,
 )

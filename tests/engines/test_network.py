@@ -40,6 +40,7 @@ def test_all_recipes_start_training_from_the_same_random_state(tmp_path: Path) -
             device=torch.device("cpu"),
             backend=SimpleNamespace(name="emulated"),
             rank=1,
+            begun=True,
             world_size=1,
         )
         network = prepare_network(network, session)  # type: ignore[arg-type]
@@ -79,6 +80,7 @@ def test_an_override_that_matches_nothing_is_said(tmp_path: Path, capsys: pytest
         device=torch.device("cpu"),
         backend=SimpleNamespace(name="emulated"),
         rank=0,
+        begun=True,
         world_size=1,
         run_folder=RunFolder(tmp_path),
     )
