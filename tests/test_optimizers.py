@@ -106,6 +106,8 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened() -> None:
     for seed in range(2):
         gradients(first, seed)
         optimizers[0].step()
+    for group in optimizers[0].param_groups:  # as a schedule does
+        group["lr"] = 0.003
     second.load_state_dict(first.state_dict())
     optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
     for model, optimizer in zip((first, second), optimizers, strict=True):

@@ -113,7 +113,7 @@ class EvaluationReport:
         write_atomically(self.folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def report(cohort: Cohort, threshold: float, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def report(cohort: Cohort, threshold: float, *, resamples: int, seed: int) -> dict[str, Any]:
     """Compute the numbers of an evaluation.
 
     Args:

@@ -25,6 +25,7 @@ from monai_fp4.errors import NumericsError
         ("weight", "loss", "layer '2'"),
         ("label", "loss", "the loss function"),
         ("gradient", "gradient", "the gradient of 0.weight"),
+        ("late gradient", "gradient", "the gradient of 2.weight"),
     ],
 )
 def test_nan_stops_the_step_and_leaves_the_weights(poison: str, what: str, where: str) -> None:
@@ -35,6 +36,10 @@ def test_nan_stops_the_step_and_leaves_the_weights(poison: str, what: str, where
     def spoil(engine: Engine) -> None:
         if poison == "weight":
             network[2].weight.data[0, 1] = float("nan")
+        elif poison == "late gradient":
+            network[0].bias.requires_grad_(False)  # so that one before it has no gradient
+            network[0].bias.grad = None
+            network[2].weight.register_hook(lambda gradient: gradient * float("inf"))
         elif poison == "gradient":
             network[0].weight.register_hook(lambda gradient: gradient * float("inf"))
         else:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from one_step import batch, convolutions, moody, trainer
+from tiny_runs import BUNDLES
 from torch import nn
 
 from monai_fp4 import convert
 from monai_fp4.engines import (
+    TrainingStep,
     fuse_adam,
 )
 from monai_fp4.networks import match_layouts
@@ -152,3 +156,27 @@ def test_a_gradient_in_another_layout_updates_the_right_weights() -> None:
     torch.optim.AdamW(networks[0].parameters(), fused=True).step()
     torch.optim.AdamW(networks[1].parameters(), foreach=False).step()
     torch.testing.assert_close(networks[0].weight, networks[1].weight)
+
+
+def test_a_gradient_that_a_handler_laid_out_otherwise_updates_the_right_weights() -> None:
+    usual, changed = (convolutions().to(memory_format=torch.channels_last) for _ in range(2))
+    for network in (usual, changed):
+        engine = trainer(network, [batch()], amp=False)
+        engine.optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+        if network is changed:
+            engine.register_events(IterationEvents.BACKWARD_COMPLETED)
+
+            def relay(engine: Engine) -> None:
+                for parameter in engine.network.parameters():
+                    parameter.grad = parameter.grad.contiguous()
+
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, relay)
+        engine.run()
+    for one, other in zip(usual.parameters(), changed.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_default_step_is_that_of_the_bundles() -> None:
+    options = json.loads((BUNDLES / "unet_500k_sr.json").read_text())["train"]["step"]
+    assert options == {"_target_": "monai_fp4.engines.TrainingStep", "amp": "@amp", "max_grad_norm": 12.0}
+    assert (TrainingStep().amp, TrainingStep().max_grad_norm) == (True, 12.0)

@@ -181,12 +181,31 @@ def test_figures_show_the_numbers_that_are_written(tmp_path, monkeypatch):
         monkeypatch.setattr(
             evaluation_report, name, lambda *a, name=name, drawn=drawn, **k: shown.update({name: k}) or drawn(*a, **k)
         )
+    titles, draw = [], evaluation_report.overlay_figure
+    monkeypatch.setattr(
+        evaluation_report,
+        "overlay_figure",
+        lambda *a, **k: titles.append((k["threshold"], k["title"])) or draw(*a, **k),
+    )
     handlers = [EvaluationReport(tmp_path, resamples=20, title="a run", source={"run_dir": "r"})]
     evaluator_of(synthetic_cohort(), key_val_metric={"auprc": AUPRC(threshold=0.4)}, val_handlers=handlers).run()
     result = numbers(tmp_path)
     assert result["source"] == {"run_dir": "r"}
     assert vars(shown["pr_curve_figure"].pop("interval")) == result["intervals"]["auprc"]
     assert shown["pr_curve_figure"] == shown["probabilities_figure"] == {"threshold": 0.4, "title": "a run"}
+    assert [threshold for threshold, _ in titles] == [0.4] * 3
+    assert {title.replace(" ", "_") for _, title in titles} == {path.stem for path in (tmp_path / "overlays").iterdir()}
+
+
+def test_a_threshold_of_0_calls_every_voxel(tmp_path):
+    evaluate(tmp_path, synthetic_cohort()[:1], threshold=0.0)
+    (row,) = numbers(tmp_path)["per_patient"]
+    assert row["recall"] == 1 and row["false_alarm_voxels"] == row["voxels"] - row["tumour_voxels"]
+
+
+def test_defaults_are_a_thousand_resamples_of_seed_0_and_four_slices_of_a_kind(tmp_path):
+    found = EvaluationReport(tmp_path)
+    assert (found.resamples, found.seed, found.overlays) == (1000, 0, 4)
 
 
 def test_several_processes_are_refused_before_anybody_is_evaluated(tmp_path, monkeypatch):
