@@ -26,14 +26,16 @@ def gradients(model: nn.Module, seed: int) -> None:
         parameter.grad = torch.empty_like(parameter).copy_(drawn)
 
 
-def test_a_matrix_moves_as_muon_says_and_the_rest_as_adamw_says() -> None:
+@pytest.mark.parametrize(("momentum", "betas"), [(0.95, (0.9, 0.999)), (0.8, (0.7, 0.9))])
+def test_a_matrix_moves_as_muon_says_and_the_rest_as_adamw_says(momentum: float, betas: tuple[float, float]) -> None:
     model, reference = network(), network()
-    optimizer = MuonAdamW(model.named_parameters(), lr=0.01, weight_decay=0.1)
+    options = {} if momentum == 0.95 else {"momentum": momentum, "betas": betas}
+    optimizer = MuonAdamW(model.named_parameters(), lr=0.01, weight_decay=0.1, **options)
     weights = [reference[0].weight, reference[3].weight]
     flat = [nn.Parameter(weight.detach().clone().flatten(1)) for weight in weights]
-    muon = torch.optim.Muon(flat, lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(flat, lr=0.01, weight_decay=0.1, momentum=momentum, adjust_lr_fn="match_rms_adamw")
     others = [parameter for parameter in reference.parameters() if not any(parameter is w for w in weights)]
-    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.1)
+    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.1, betas=betas)
     for seed in range(4):
         gradients(model, seed)
         gradients(reference, seed)
@@ -114,6 +116,12 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened() -> None:
         gradients(model, 9)
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_matrix_has_two_sides() -> None:
+    model = nn.ModuleDict({f"{i}x{o}": nn.Linear(i, o) for i, o in ((2, 2), (3, 2), (2, 1), (1, 2), (1, 1))})
+    chosen = {id(parameter) for parameter in MuonAdamW(model.named_parameters()).param_groups[0]["params"]}
+    assert {name for name, layer in model.items() if id(layer.weight) in chosen} == {"2x2", "3x2"}
 
 
 def test_a_schedule_reaches_both() -> None:

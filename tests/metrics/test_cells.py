@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from monai_fp4.metrics.cells import Cells, average_precision, average_precision_bounds, combine
 from monai_fp4.metrics.keys import SortedScores, score_keys
@@ -90,6 +92,52 @@ def test_bounds_hold_what_the_scores_say_and_close_when_exact():
         assert abs(estimate - exact) < 0.05 * (high - low) + 1e-7
     cells = combine([], ordered.negatives, ordered.positives, None)
     assert average_precision_bounds(cells) == pytest.approx((exact, exact), abs=1e-12)
+
+
+def cells(levels, positives, negatives) -> Cells:
+    low = np.arange(len(levels), dtype=np.uint32) * 16
+    return Cells(low, np.array(levels, np.uint8), np.array(positives), np.array(negatives))
+
+
+def in_every_order(made: Cells) -> list[float]:
+    """The average precision of every order of the voxels within merged cells; in other cells they are all tied."""
+    found = []
+    inside = [
+        sorted(set(permutations([1] * p + [0] * n))) if level else [None]
+        for level, p, n in zip(made.level, made.positives, made.negatives, strict=True)
+    ]
+    for orders in product(*inside):
+        labels, scores = [], []
+        for number, (order, p, n) in enumerate(zip(orders, made.positives, made.negatives, strict=True)):
+            own = [1] * p + [0] * n if order is None else list(order)
+            labels += own
+            scores += [number + (0 if order is None else at / 100) for at in range(len(own))]
+        found.append(average_precision_score(labels, scores))
+    return found
+
+
+def test_only_cells_of_one_key_are_one_score():
+    assert cells([0, 1, 2], [1, 1, 1], [1, 1, 1]).merged.tolist() == [False, True, True]
+
+
+def test_bounds_are_the_least_and_the_most_of_every_order():
+    for positives, negatives in (
+        ([1, 1, 0, 2], [3, 2, 1, 1]),
+        ([0, 1, 1, 1], [2, 1, 3, 0]),
+        ([1, 1, 1, 1], [0, 3, 2, 2]),
+    ):
+        made = cells([0, 2, 3, 0], positives, negatives)
+        every = in_every_order(made)
+        assert average_precision_bounds(made) == pytest.approx((min(every), max(every)), abs=1e-12)
+        estimate = average_precision(made.positives[None], made.negatives[None], made.merged)[0]
+        assert min(every) <= estimate <= max(every)
+
+
+def test_bounds_hold_every_order_of_several_positives():
+    made = cells([2, 0, 3, 2], [2, 1, 3, 1], [2, 2, 1, 3])
+    every = in_every_order(made)
+    low, high = average_precision_bounds(made)
+    assert low <= min(every) < max(every) <= high
 
 
 def test_rows_are_independent():

@@ -143,6 +143,11 @@ def test_bootstrap_repeats_itself_and_follows_the_seed():
     assert made.bootstrap(resamples=50, seed=1) != made.bootstrap(resamples=50, seed=2)
 
 
+def test_bootstrap_by_default_is_a_thousand_resamples_of_seed_0():
+    made = cohort(patient_capacity=256)
+    assert made.bootstrap(0.5) == made.bootstrap(0.5, resamples=1000, seed=0, level=0.95)
+
+
 def test_bootstrap_of_one_patient_without_tumour_is_undefined():
     made = Cohort()
     made.add("healthy", [0.1, 0.2], [0, 0])

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, fbeta_score, precision_reca
 
 from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.metrics import Confusion, NoPositivesWarning, ScoreHistogram
+from monai_fp4.metrics import histogram as histograms
 from monai_fp4.metrics.keys import SortedScores
 
 SHAPES = {
@@ -146,10 +147,19 @@ def test_distinct_counts_values_and_admits_when_it_cannot():
 
 def test_binned_counts_every_voxel_once():
     scores, labels = scored("probabilities", 20_000)
-    edges = np.linspace(0, 1, 11)
+    scores[:4] = [0, 0.1, 0.5, 1]  # on the edges
+    edges = np.linspace(0, 1, 11).astype(np.float32).astype(np.float64)
     positives, negatives = ScoreHistogram(None).add(scores, labels).binned(edges)
     np.testing.assert_array_equal(positives, np.histogram(scores[labels], edges)[0])
     np.testing.assert_array_equal(negatives, np.histogram(scores[~labels], edges)[0])
+
+
+def test_scores_wait_until_they_are_many(monkeypatch):
+    monkeypatch.setattr(histograms, "_WAITING", 5)
+    made = ScoreHistogram().add([0.1, 0.2], [0, 1]).add([0.3, 0.3], [0, 1])
+    assert len(made._pending) == 2
+    made.add([0.4], [1])
+    assert not made._pending and made.total == 5 and made.distinct == 4
 
 
 @pytest.mark.parametrize("wrong", [lambda: ScoreHistogram(10), lambda: ScoreHistogram().choose_threshold(0)])

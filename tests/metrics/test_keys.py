@@ -68,9 +68,9 @@ def test_nan_is_refused_and_counted():
         split_keys([0.5, float("nan"), float("nan")], [0, 1, 1])
 
 
-@pytest.mark.parametrize("labels", [[0, 2, 1], [0.5, 0, 1], [0, -1, 1]])
-def test_labels_other_than_0_and_1_are_refused(labels):
-    with pytest.raises(DataError, match="0 or 1"):
+@pytest.mark.parametrize(("labels", "odd"), [([0, 2, 1], "2"), ([0.5, 0, 1], "0.5"), ([0, -1, 1], "-1")])
+def test_labels_other_than_0_and_1_are_refused(labels, odd):
+    with pytest.raises(DataError, match=f"0 or 1, found {odd};"):
         split_keys([0.1, 0.2, 0.3], labels)
 
 
