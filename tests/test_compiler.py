@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import needs_compiler
 
 from monai_fp4 import compiler
 from monai_fp4.metrics import native
@@ -40,13 +41,6 @@ def libraries(folder: Path) -> list[Path]:
     return sorted((folder / "cache" / "kernels").glob("*"))
 
 
-def needs_a_compiler() -> None:
-    try:
-        compiler._compiler()
-    except compiler._UnavailableError:
-        pytest.skip("needs a C++ compiler")
-
-
 def assert_plain_numbers(reason: str) -> None:
     """One warning with the reason, the same numbers, and a status that says it."""
     x = torch.randn(8, 32)
@@ -63,8 +57,8 @@ def assert_plain_numbers(reason: str) -> None:
     assert reason in status.reason
 
 
+@needs_compiler
 def test_a_library_is_built_once(fresh: Path) -> None:
-    needs_a_compiler()
     assert cpu_quantize.available()
     (built,) = libraries(fresh)
     before = built.stat()
@@ -74,8 +68,8 @@ def test_a_library_is_built_once(fresh: Path) -> None:
     assert [(status.name, status.available) for status in compiler.status()] == [("quantize", True)]
 
 
+@needs_compiler
 def test_a_changed_header_is_compiled_again(tmp_path: Path) -> None:
-    needs_a_compiler()
     (tmp_path / "small.cpp").write_text('#include "outer.h"\nextern "C" int number() { return NUMBER; }\n')
     (tmp_path / "outer.h").write_text('#pragma once\n#include "inner.h"\n#include "outer.h"\n')
     for number in (1, 2):
@@ -90,8 +84,8 @@ def test_a_changed_header_is_compiled_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"no library", None])
+@needs_compiler
 def test_a_damaged_library_is_built_again(fresh: Path, damage: bytes | None) -> None:
-    needs_a_compiler()
     assert cpu_quantize.available()
     (built,) = libraries(fresh)
     content = built.read_bytes()[:-1000] if damage is None else damage
@@ -102,8 +96,8 @@ def test_a_damaged_library_is_built_again(fresh: Path, damage: bytes | None) -> 
     assert libraries(fresh) == [built]
 
 
+@needs_compiler
 def test_processes_build_at_the_same_time(fresh: Path) -> None:
-    needs_a_compiler()
     code = "from monai_fp4.quantization.kernels import cpu_quantize; raise SystemExit(not cpu_quantize.available())"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
@@ -132,8 +126,8 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> 
     assert libraries(fresh) == []
 
 
+@needs_compiler
 def test_a_library_that_miscalculates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_a_compiler()
     monkeypatch.setattr(cpu_quantize, "_same", lambda a, b: False)
     assert_plain_numbers("differs from plain torch")
 
@@ -146,8 +140,8 @@ def test_turned_off_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MONAI_FP4_NATIVE=0" in compiler.status()[0].reason
 
 
+@needs_compiler
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
-    needs_a_compiler()
     (fresh / "file").write_text("")
     monkeypatch.setenv("MONAI_FP4_CACHE", str(fresh / "file" / "cache"))
     (fresh / "temporary").mkdir()
@@ -156,8 +150,8 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, fresh: 
     assert str(fresh / "temporary") in compiler.status()[0].reason
 
 
+@needs_compiler
 def test_another_processor_has_another_library(monkeypatch: pytest.MonkeyPatch, fresh: Path) -> None:
-    needs_a_compiler()
     assert cpu_quantize.available()
     compiler._libraries.clear()
     monkeypatch.setattr(compiler, "_processor", lambda: "another")
@@ -182,8 +176,8 @@ def test_a_bad_compiler_is_one_warning(monkeypatch: pytest.MonkeyPatch, fresh: P
     assert len(caught) == 1
 
 
+@needs_compiler
 def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_a_compiler()
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

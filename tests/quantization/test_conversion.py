@@ -14,10 +14,12 @@ from monai.networks.nets import SwinUNETR, UNet, ViT
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.conversion import Action, convert, quantized_layers, set_active, unconvert
+from monai_fp4.quantization import backends, convert, set_active, unconvert
+from monai_fp4.quantization.backends import Availability, EmulatedBackend
+from monai_fp4.quantization.conversion import Action, quantized_layers
 from monai_fp4.quantization.layers import LAYER_TYPES, NVFP4Conv2d, NVFP4Linear
 from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention
-from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.quantization.recipes import RECIPES, Recipe
 
 FP4_TYPES = tuple(LAYER_TYPES.values())
 
@@ -321,3 +323,49 @@ def test_the_report_reads_well_and_is_json() -> None:
         assert layer.name in text
         assert layer.reason in text
     assert f"{report.parameters:,} parameters" in report.summary()
+
+
+def test_the_backend_that_is_asked_for_builds_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes the first that works; a name takes that one, though another would work too."""
+
+    class First(EmulatedBackend):
+        name = "first"
+
+    class Marked(NVFP4Linear):
+        pass
+
+    class Second(EmulatedBackend):
+        name = "second"
+
+        def build(self, layer: nn.Module, recipe: Recipe) -> nn.Module:
+            return Marked.from_float(layer, recipe)
+
+    table = {backend.name: backend for backend in (First(), Second(), EmulatedBackend())}
+    monkeypatch.setattr(backends, "BACKENDS", table)
+    built = {}
+    for name in ("auto", "first", "second", "emulated"):
+        model, report = convert(nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1)), "full", backend=name)
+        built[name] = (report.backend, report.layers[0].backend, type(model[0]))
+    assert built == {
+        "auto": ("first", "first", NVFP4Linear),
+        "first": ("first", "first", NVFP4Linear),
+        "second": ("second", "second", Marked),
+        "emulated": ("emulated", "emulated", NVFP4Linear),
+    }
+
+
+def test_the_dtype_that_layers_will_compute_in_reaches_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Asking(EmulatedBackend):
+        def check(self, device: torch.device, dtype: torch.dtype = torch.float16) -> Availability:
+            asked.append((device.type, dtype))
+            return Availability.of([])
+
+    monkeypatch.setattr(backends, "BACKENDS", {"emulated": Asking()})
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
+    convert(model, "full")
+    convert(model, "full", dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        convert(model, "full")
+    assert asked == [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cpu", torch.bfloat16)]

@@ -1,4 +1,4 @@
-"""Who computes the FP4 products: one interface, one table, one function that chooses.
+"""Backends, the implementations of FP4 layers: one interface, one table, one function that chooses.
 
 * ``emulated`` computes them with ordinary PyTorch, on any device, with Transformer Engine's numbers;
 * ``transformer_engine`` hands linear layers, and convolutions that are matrix products, to ``te.Linear`` on a GPU with
@@ -25,7 +25,7 @@ from monai_fp4.quantization.backends.base import Availability, Backend
 from monai_fp4.quantization.backends.emulated import EmulatedBackend
 from monai_fp4.quantization.backends.transformer_engine import TransformerEngineBackend, TransformerEngineIm2colBackend
 
-__all__ = ["AUTO", "BACKENDS", "Availability", "Backend", "select_backend"]
+__all__ = ["AUTO", "BACKENDS", "Availability", "Backend", "EmulatedBackend", "select_backend"]
 
 AUTO = "auto"
 

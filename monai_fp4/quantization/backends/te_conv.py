@@ -2,8 +2,9 @@
 
 No library has an NVFP4 convolution for training, but a convolution is a matrix product, and of three kinds:
 
-* **A plain product** (`is_plain`), where no pixel is in more than one patch: 1x1 convolutions, patch embeddings
-  (kernel = stride, no padding), and transposed convolutions with kernel = stride. All three GEMMs are te.Linear's.
+* **A plain product** (`is_matrix_product`), where no pixel is in more than one patch: 1x1 convolutions, patch
+  embeddings (kernel = stride, no padding), and transposed convolutions with kernel = stride. All three GEMMs are
+  te.Linear's.
 * **im2col**: any other convolution. Its patches overlap, so the input is copied once for each tap of the kernel (9
   times for 3x3) into the matrix that te.Linear multiplies. fprop and wgrad are te.Linear's. dgrad is not: te.Linear
   would round the gradient of the matrix to BF16 before the taps of a pixel are added up, and the FP4 product that
@@ -54,11 +55,11 @@ __all__ = [
     "TEConvTranspose1d",
     "TEConvTranspose2d",
     "TEConvTranspose3d",
-    "is_plain",
+    "is_matrix_product",
 ]
 
 
-def is_plain(layer: nn.modules.conv._ConvNd) -> bool:
+def is_matrix_product(layer: nn.modules.conv._ConvNd) -> bool:
     """Whether a convolution or transposed convolution (a float layer or ours) is a plain matrix product.
 
     Padding in another mode than zeros is done before the product and does not count.
@@ -79,15 +80,15 @@ class _TEConvNd(TEProduct, _ConvNd):
         """Convolve; called by the ``forward`` of the float class."""
         if not self.on_te(input):
             return super()._conv_forward(input, weight, bias)
-        dims, plain = len(self.kernel_size), is_plain(self)
+        dims, direct = len(self.kernel_size), is_matrix_product(self)
         batched = input.dim() == 2 + dims
         x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(torch.bfloat16))
         out = geometry.out_shape(tuple(x.shape[2:]))
         matrix = pad_axis(weight.movedim(1, -1), -1, BLOCK_SIZE).flatten(1)  # [A, (tap, B padded to 16)]
-        rows = _patches(x, geometry, out) if plain else _im2col(x.detach(), geometry, out)
+        rows = _patches(x, geometry, out) if direct else _im2col(x.detach(), geometry, out)
         y = self.product(rows, matrix)[: x.shape[0] * math.prod(out)]
         y = y.unflatten(0, (x.shape[0], *out)).movedim(-1, 1)
-        if not plain:
+        if not direct:
             recipe, shape = self.recipe, tuple(x.shape)
             y = WithInputGradient.apply(y, x, weight, lambda dy, w: _input_gradient(dy, w, geometry, recipe, shape))
         if bias is not None:
@@ -112,7 +113,7 @@ class _TEConvTransposeNd(TEProduct, _ConvTransposeNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Apply the layer to ``[N, in_channels, *spatial]``."""
-        if not is_plain(self) or not self.on_te(input):
+        if not is_matrix_product(self) or not self.on_te(input):
             return super().forward(input, output_size)
         kernel, dims = self.kernel_size, len(self.kernel_size)
         sides = (self.stride, self.padding, kernel)

@@ -77,14 +77,14 @@ class TransformerEngineBackend(Backend):
 
     def refuses(self, layer: nn.Module, recipe: Recipe) -> str | None:
         """Take linear layers and convolutions that are matrix products, in NVFP4."""
-        from monai_fp4.quantization.backends.te_conv import is_plain
+        from monai_fp4.quantization.backends.te_conv import is_matrix_product
 
         if recipe.format is not Format.NVFP4:
             return f"emulated: Transformer Engine has no training in {recipe.format.upper()}"
         if type(layer) is nn.Linear:
             return None
         assert isinstance(layer, nn.modules.conv._ConvNd), "the emulation takes linear layers and convolutions"
-        if is_plain(layer):
+        if is_matrix_product(layer):
             return None
         if layer.groups > 1:
             return "emulated: te.Linear has no groups"

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from te_run import needs_oracle, run_oracle
 from torch import Tensor, nn
 
-from monai_fp4.quantization.backends.te_conv import TE_CONV_TYPES, _im2col, _input_gradient, _patches, is_plain
+from monai_fp4.quantization.backends.te_conv import TE_CONV_TYPES, _im2col, _input_gradient, _patches, is_matrix_product
 from monai_fp4.quantization.layers import LAYER_TYPES
 from monai_fp4.quantization.layers.geometry import ConvGeometry
 from monai_fp4.quantization.recipes import RECIPES, Backward
@@ -165,11 +165,11 @@ def test_the_oracle_sees_the_techniques(oracle: dict[str, dict[str, Tensor]]) ->
 
 def test_what_is_plain_is_what_the_cases_say() -> None:
     for case in CASES.values():
-        assert is_plain(case.layer()) is case.plain  # type: ignore[arg-type]
-    assert not is_plain(nn.Conv2d(32, 32, 1, groups=2))
-    assert not is_plain(nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1))
-    assert not is_plain(nn.ConvTranspose2d(16, 16, 2, stride=2, padding=1))
-    assert not is_plain(nn.ConvTranspose2d(16, 16, 2, stride=2, dilation=2))
+        assert is_matrix_product(case.layer()) is case.plain  # type: ignore[arg-type]
+    assert not is_matrix_product(nn.Conv2d(32, 32, 1, groups=2))
+    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1))
+    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 2, stride=2, padding=1))
+    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 2, stride=2, dilation=2))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.kind.startswith("ConvTranspose")])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compiled_kernels import needs_bf16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from monai_fp4.quantization.kernels import cpu_gemm
 
-pytestmark = pytest.mark.skipif(not cpu_gemm.available(), reason="this processor has no AVX512_BF16 instructions")
+pytestmark = needs_bf16
 
 sizes = st.integers(1, 150)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from subnormal_scales import subnormal_scales
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,10 +37,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _kernel() -> None:
-    if not cpu_quantize.available():
-        pytest.skip("needs a C++ compiler")
+pytestmark = needs_compiler
 
 
 @pytest.fixture(params=[1, 2])
@@ -292,3 +291,16 @@ def test_memory_that_holds_other_numbers() -> None:
 def test_what_cannot_be_read_is_refused(x: Tensor) -> None:
     with pytest.raises(ConfigError, match=r"expected a (dense )?tensor"):
         cpu_quantize.quantize(x)
+
+
+@pytest.mark.parametrize(("two_d", "rht", "stochastic"), OPTIONS)
+def test_scales_that_are_subnormal_in_e4m3(two_d: bool, rht: bool, stochastic: bool) -> None:
+    for view in VIEWS.values():
+        assert_equal(view(subnormal_scales()), two_d=two_d, rht=rht, stochastic=stochastic)
+
+
+def test_every_subnormal_scale_is_the_nearest() -> None:
+    """Torch's own cast to E4M3 is the oracle; ties go to the even one."""
+    x = subnormal_scales()
+    wanted = (x.abs().amax(-1) / 6).to(torch.float8_e4m3fn).float()
+    assert torch.equal(scaled_values(x).scales.squeeze(-1), wanted)

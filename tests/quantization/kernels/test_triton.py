@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from subnormal_scales import subnormal_scales
 from torch import Tensor
 from triton_setup import DEVICE, needs_compiler, needs_kernels, quiet
 
@@ -259,6 +260,18 @@ def test_layouts_are_read_in_place(make, shape, along_rows, copied):
     assert (data.data_ptr() != x.data_ptr()) == copied
     flat = data if rows else data.mT
     assert torch.equal(flat.reshape(-1, x.shape[-1]), x.reshape(-1, x.shape[-1]))
+
+
+@needs_kernels
+@quiet
+@pytest.mark.parametrize("options", [{}, {"key": 3}, {"decoded": True}, {"two_d": True}], ids=str)
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.mT.contiguous().mT], ids=["rows", "columns"])
+def test_scales_that_are_subnormal_in_e4m3(options, view):
+    x = view(subnormal_scales().to(DEVICE))
+    expected = torch_quantize.quantize(x, **options)
+    if not options.get("two_d"):
+        assert len(expected.scales[expected.scales < 2**-6].unique()) == 8  # zero and all seven
+    assert_same(quantize(x, **options), expected)
 
 
 def test_a_cpu_tensor_is_left_to_others():

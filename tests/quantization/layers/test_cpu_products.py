@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_kernels import needs_bf16
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.kernels import cpu_gemm
 from monai_fp4.quantization.kernels.dispatch import plain_torch
 from monai_fp4.quantization.layers import LAYER_TYPES
 from monai_fp4.quantization.layers.cpu_operands import quantized, swap_pairs
 
-pytestmark = pytest.mark.skipif(not cpu_gemm.available(), reason="this processor has no AVX512_BF16 instructions")
+pytestmark = needs_bf16
 
 RECIPES = ["full", "sr_rht_2d", "sr", "rht", "2d", "chain_rule", "forward_only"]
 
