@@ -42,9 +42,11 @@ __all__ = ["HealthRecorder"]
 
 _MEASURES = {"snr_db": min, "underflow": max, "clipped": max}
 """Measure -> which of the layers' values is the worst."""
+_SNR_LIMITS = (10.0, 22.0)
+"""Of the colours, in dB: Gaussian values have about 20, and ten times the noise 10."""
 _OPERANDS = ("input", "weight", "gradient")
 _BINS = 126
-_PICTURES = 5  # a run: drawing one of sixty layers takes a second
+_PICTURES = 5  # a run at most: drawing one of sixty layers takes a second
 
 
 class HealthRecorder:
@@ -100,7 +102,7 @@ class HealthRecorder:
             self._epochs = {entry["epoch"]: entry for entry in _read(folder) if entry["epoch"] < epoch}
         self._epochs[epoch] = {"epoch": epoch, "layers": {}}
         last = engine.state.max_epochs or epoch
-        self._picture_is_due = epoch == last or epoch % max(1, last // _PICTURES) == 0
+        self._picture_is_due = epoch == last or epoch % math.ceil(last / _PICTURES) == 0
         if self.every and (epoch - 1) % self.every == 0:
             self._watching.close()
             self._layers = self._watching.enter_context(quantization_health(self.network))
@@ -168,7 +170,9 @@ class HealthRecorder:
             drawn = {operand: values for operand, values in panels.items() if not np.isnan(values).all()}
             numbers = [epoch["epoch"] for epoch in epochs]
             if drawn:
-                figure = heat_map_figure(drawn, rows=names, epochs=numbers, label="signal-to-noise ratio, dB")
+                figure = heat_map_figure(
+                    drawn, rows=names, epochs=numbers, label="signal-to-noise ratio, dB", limits=_SNR_LIMITS
+                )
                 writer.add_image(f"quantization/health_{group}", to_array(figure), step, dataformats="HWC")
 
     def _draw_attention(self, writer: SummaryWriter, entry: dict[str, Any]) -> None:
@@ -180,8 +184,8 @@ class HealthRecorder:
         if blocks and self._picture_is_due:
             epochs = [epoch for epoch in self._epochs.values() if epoch.get("attention")]
             table = _table([e["attention"].get(block, {}).get("entropy_share") for e in epochs] for block in blocks)
-            numbers, label = [epoch["epoch"] for epoch in epochs], "0: one token, 1: all tokens alike"
-            panels = {"attention entropy / log(tokens)": table}
+            numbers, label = [epoch["epoch"] for epoch in epochs], "0: one token, 1: all alike"
+            panels = {"attention: entropy / log(tokens)": table}
             figure = heat_map_figure(panels, rows=list(blocks), epochs=numbers, label=label, limits=(0.0, 1.0))
             writer.add_image("quantization/attention", to_array(figure), step, dataformats="HWC")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,29 @@ def test_architecture_over_recipe(effect: Callable[[Cell], float], noise: float,
     assert verdict("architecture over recipe", tables_of(study(), effect, noise=noise)) is expected
 
 
-@pytest.mark.parametrize("changes", [{"archs": ("unet",)}, {"seeds": (0, 1)}, {"recipes": {"sr": "sr"}}])
+def test_each_metric_is_judged_by_its_own_numbers() -> None:
+    """The architecture decides AUPRC here, and the recipe recall."""
+    tables, other = (tables_of(study(), effect, noise=QUIET) for effect in (of_arch, of_recipe))
+    tables = replace(tables, cells=tables.cells.assign(recall=other.cells["recall"]))
+    pairs = paired(tables, ("recall", "auprc"))
+    rows = judge_claims(tables, pairs, against_baseline(tables, pairs), 0.01, CLAIMS[:1]).set_index("metric")
+    assert (rows.loc["recall", "verdict"], rows.loc["auprc", "verdict"]) == (NOT_HELD, HELD)
+    part = balanced_part(pairs[pairs["metric"] == "auprc"].query("recipe != 'bf16'"), ["arch", "recipe"], "difference")
+    assert part is not None
+    shares = beyond_chance(part)
+    percent = {name: f"{100 * share:.0f} %" for name, share in shares.items()}
+    said = f"architecture {percent['arch']} of the variance (p < 0.001), recipe {percent['recipe']}"
+    assert rows.loc["auprc", "numbers"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"archs": ("unet",)}, {"seeds": (0, 1)}, {"recipes": {"sr": "sr"}},
+        {"archs": ("unet",), "scales": ("500k", "4m")},
+        {"recipes": {"bf16": "bf16", "sr": "sr"}, "scales": ("500k", "4m")},
+    ],
+)  # fmt: skip
 def test_architecture_over_recipe_needs_both_and_three_seeds(changes: dict[str, Any]) -> None:
     found = judged(tables_of(study(**changes), of_arch, noise=QUIET), "architecture over recipe")[
         "architecture over recipe"
@@ -118,6 +141,17 @@ def test_attention_is_resilient(effect: Callable[[Cell], float], noise: float, e
     assert verdict("attention is resilient", tables_of(study(), effect, noise=noise)) is expected
 
 
+def test_the_numbers_count_and_name_the_lowest() -> None:
+    row = judged(tables_of(study(), loss_of("vit", "sr", 0.05), noise=QUIET))["attention is resilient"]
+    assert row["numbers"].startswith(
+        "9 of 10 exclude a loss of 0.01, 1 lose; lowest vit 500k sr -0.0498 (95 % from -0.0510 "
+    )
+    few = judged(tables_of(study(), nothing, done=lambda c: c.arch == "swin" or c.seed < 2))["attention is resilient"]
+    assert few["missing"] == "fewer than 3 pairs of " + ", ".join(f"vit 500k {name}" for name in SMALL[1:])
+    both = judged(tables_of(study(), nothing, done=lambda c: c.arch == "unet" or c.seed < 2))["attention is resilient"]
+    assert both["missing"].endswith("vit 500k full and 4 more")
+
+
 def test_resilience_needs_both_networks_but_one_loss_refutes_it() -> None:
     name, only_swin = "attention is resilient", study(archs=("swin", "unet"))
     found = judged(tables_of(only_swin, nothing, noise=QUIET))[name]
@@ -150,6 +184,7 @@ def test_two_seeds_test_nothing() -> None:
         (loss_of("unet", "full", 0.05, "500k"), QUIET, NOT_HELD),  # only where the claim does not look
         (nothing, QUIET, NOT_HELD),
         (loss_of("unet", "sr", 0.05), QUIET, OPEN),  # the plain recipe holds, another one loses
+        (loss_of("unet", "forward_only", 0.05), QUIET, NOT_HELD),  # whose gradients are not quantized
         (nothing, NOISY, OPEN),
     ],
 )
@@ -164,6 +199,13 @@ def test_claims_about_larger_scales_are_not_tested_at_one() -> None:
         assert rows[name]["verdict"] == NOT_TESTED, name
     assert rows["CNN loses at scale"]["missing"] == "unet at 4m; unet at 15m"
     assert rows["CNN loses at scale"]["numbers"].startswith("not about it: unet 500k full -0.05")
+
+
+def test_pairs_that_are_too_few_are_not_mistaken_for_the_small_network() -> None:
+    grid = study(archs=("unet",), scales=("500k", "4m"))
+    tables = tables_of(grid, nothing, done=lambda cell: cell.scale == "500k" or cell.seed < 2)
+    row = judged(tables, "CNN loses at scale")["CNN loses at scale"]
+    assert row["verdict"] == NOT_TESTED and "unet 500k full" in row["numbers"] and "4m" not in row["numbers"]
 
 
 def test_one_larger_scale_can_show_the_loss_but_not_refute_it() -> None:

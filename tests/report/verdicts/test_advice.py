@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic_study import definition, write_study
 
@@ -110,6 +111,84 @@ def test_what_is_not_finished_is_not_judged(tmp_path: Path) -> None:
     assert set(entries["swin 500k"].recipes.values()) == {Advice.NO_DATA}
     assert "No BF16 cell is finished" in entries["swin 500k"].summary
     assert any("the grid is partial" in words for words in limits_of(tables))
+
+
+def test_a_reason_begins_with_a_capital_and_names_both_metrics(
+    eight: tuple[StudyTables, dict[str, ModelAdvice]],
+) -> None:
+    reasons = eight[1]["unet 500k"].reasons
+    assert reasons["full"].startswith("Recall and AUPRC: lower than with BF16 (recall -0.0")
+    assert "n = 8 seeds, corrected p < 0.001" in reasons["full"]
+    assert reasons["chain_rule"].startswith("Recall and AUPRC: shown to lose less than 0.01 (recall ")
+
+
+@pytest.mark.parametrize(
+    ("mean", "p_holm", "p_margin", "said"),
+    [
+        (
+            0.02,
+            0.02,
+            1e-9,
+            "higher than with BF16 (recall +0.0200, 95 % interval +0.0100 to +0.0300, n = 3 seeds, p 0.020",
+        ),
+        (
+            -0.02,
+            0.02,
+            1.0,
+            "lower than with BF16 (recall -0.0200, 95 % interval -0.0300 to -0.0100, n = 3 seeds, p 0.020",
+        ),
+        (
+            -0.002,
+            0.02,
+            0.03,
+            "lower than with BF16, by less than 0.1 (recall -0.0020, 95 % interval -0.0120 to +0.0080, n",
+        ),
+        (
+            0.0,
+            1.0,
+            0.0002,
+            "shown to lose less than 0.1 (recall +0.0000, 95 % interval -0.0100 to +0.0100, n = 3 seeds, p <",
+        ),
+        (
+            0.0,
+            1.0,
+            0.3,
+            "neither a difference nor its absence within 0.1 is shown (recall +0.0000, 95 % interval -0.0100",
+        ),
+    ],
+)
+def test_a_reason_gives_the_p_that_it_rests_on(
+    eight: tuple[StudyTables, dict[str, ModelAdvice]], mean: float, p_holm: float, p_margin: float, said: str
+) -> None:
+    tables = eight[0]
+    row = {"model": "unet 500k", "recipe": "full", "unit": "seeds of fold 0", "n": 3, "mean": mean}
+    row |= {"low": mean - 0.01, "high": mean + 0.01, "p_holm": p_holm, "p_margin_holm": p_margin}
+    comparisons = pd.DataFrame([row | {"metric": metric} for metric in ("recall", "auprc")])
+    pairs = pd.DataFrame(columns=["model", "recipe", "other", "n", "mean", "p_holm"])
+    reason = advise(tables, comparisons, pairs, 0.1)[0].reasons["full"]
+    assert reason.replace("corrected p", "p").startswith(f"Recall and AUPRC: {said}")
+
+
+@pytest.mark.parametrize(
+    ("n", "mean", "p", "said"),
+    [
+        (3, 0.02, 0.049, "sr over chain_rule (0.0200, corrected p 0.049)"),
+        (3, -0.02, 0.049, "chain_rule over sr (0.0200, corrected p 0.049)"),
+        (3, 0.02, 0.05, "no difference in AUPRC is shown"),
+        (2, 0.02, 0.001, "no difference in AUPRC is shown"),
+    ],
+)
+def test_supported_recipes_are_ordered_where_a_test_shows_it(
+    eight: tuple[StudyTables, dict[str, ModelAdvice]], n: int, mean: float, p: float, said: str
+) -> None:
+    held = {"model": "unet 500k", "unit": "seeds of fold 0", "n": 8, "mean": 0.0, "low": -0.01, "high": 0.01}
+    held |= {"p_holm": 1.0, "p_margin_holm": 0.01}
+    both = [held | {"recipe": r, "metric": m} for r in ("chain_rule", "sr") for m in ("recall", "auprc")]
+    pair = {"model": "unet 500k", "recipe": "chain_rule", "other": "sr", "n": n, "mean": mean, "p_holm": p}
+    entry = advise(eight[0], pd.DataFrame(both), pd.DataFrame([pair]), 0.1)[0]
+    assert said in entry.ranking
+    one = advise(eight[0], pd.DataFrame(both[:2]), pd.DataFrame([pair]), 0.1)[0]
+    assert one.ranking == "", "one supported recipe has no order"
 
 
 def test_limits_name_what_was_not_tried(tmp_path: Path) -> None:
