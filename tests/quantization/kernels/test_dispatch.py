@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from monai_fp4.quantization.layers.conv_products import ConvSpec
 from monai_fp4.quantization.layers.gemm import MULTIPLIERS
 from monai_fp4.quantization.layers.geometry import ConvGeometry
 from monai_fp4.quantization.layers.linear_products import LinearSpec
-from monai_fp4.quantization.numerics import scaled_values
+from monai_fp4.quantization.numerics import decode, scaled_values
 
 
 @dataclass
@@ -138,13 +140,41 @@ def test_kernels_leave_other_devices_alone() -> None:
     assert not any(row.takes(x, Scheme.NVFP4) for row in QUANTIZERS[:-1])
 
 
-def test_the_compiled_products_need_the_compiled_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", [cpu_quantize, cpu_gemm])
+def test_the_compiled_products_need_both_kernels(missing: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = NVFP4Linear(16, 16, recipe="full"), torch.randn(2, 16)
     with plain_torch():
         expected = layer(x)
-    monkeypatch.setattr(cpu_quantize, "available", lambda: False)
-    monkeypatch.setattr(cpu_gemm, "product_of_rows", lambda *_: pytest.fail("nobody made its pairs"))
+    monkeypatch.setattr(missing, "available", lambda: False)
+    monkeypatch.setattr(cpu_gemm, "product_of_rows", lambda *_: pytest.fail("a kernel is missing"))
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "count", "available", "taken"),
+    [
+        (Scheme.NVFP4, 16, True, True),
+        (Scheme.NVFP4, 0, True, False),
+        (Scheme.NVFP4, 16, False, False),
+        (Scheme.MXFP4, 16, True, False),
+        (Scheme.FOUR_OVER_SIX, 16, True, False),
+    ],
+)
+def test_triton_takes_numbers_in_the_standard_format_on_a_gpu(
+    scheme: Scheme, count: int, available: bool, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_quantize, "available", lambda device: (available, "a GPU"))
+    x: Any = SimpleNamespace(is_cuda=True, device="cuda", numel=lambda: count)
+    assert triton_quantize.takes(x, scheme) is taken
+    assert not cpu_quantize.takes(SimpleNamespace(is_cpu=False), scheme)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_the_definition_decodes_every_format(scheme: Scheme) -> None:
+    x = torch.randn(4, 64)
+    found = torch_quantize.quantize(x, decoded=True, with_scales=False, scheme=scheme)
+    assert torch.equal(found.values, decode(torch_quantize.quantize(x, scheme=scheme)))
+    assert found.scheme is scheme and found.scales.numel() == 0
 
 
 @pytest.mark.parametrize("fields", [{"format": "mxfp4"}, {"four_over_six": "weights"}])
