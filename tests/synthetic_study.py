@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_fp4.bundle.run_folder import RunFolder
+from monai_fp4.bundle import RunFolder
 from monai_fp4.handlers.health import score_bins
 from monai_fp4.metrics.histogram import ScoreHistogram
 from monai_fp4.quantization.recipes import RECIPES, Recipe

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_runs import Dataset, contents, item, lgg_dataset, metrics, refusal, train, workflow
 
-from monai_fp4.bundle.trained import network_of_run
+from monai_fp4.bundle import network_of_run
 from monai_fp4.data import load_manifest, select_patients
 from monai_fp4.engines import unwrap_ddp
 from monai_fp4.errors import ConfigError

@@ -17,7 +17,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from monai_fp4.bundle.session import error_in_chain
+from monai_fp4.bundle import error_in_chain
 from monai_fp4.data import build_manifest, save_manifest
 from monai_fp4.errors import MonaiFP4Error
 

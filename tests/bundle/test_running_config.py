@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_fp4.bundle.options import differences
+from monai_fp4.bundle import differences
 from monai_fp4.bundle.running_config import differing_ids, running_config, value_at
 
 

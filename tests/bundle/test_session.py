@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import BUNDLES, TINY, Dataset, contents
+from tiny_runs import BUNDLES, TINY, Dataset, contents, refusal, train, workflow
 
 from monai_fp4.bundle import Session, check_command_line, defaults, error_in_chain, install_error_hook, pick_device
+from monai_fp4.data import load_datalist, manifest
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 
 MONAI = "/site-packages/monai/bundle/__main__.py"
@@ -151,3 +152,34 @@ def test_the_hook_says_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setenv("MONAI_FP4_DEBUG", "1")
     _uncaught(wrapped)
     assert "RuntimeError: MONAI's" in capsys.readouterr().err
+
+
+def test_one_training_reads_its_manifest_once(tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both data sets take it from the session, which has checked it; used on their own they read it themselves."""
+    read: list[str] = []
+    from_json = manifest.from_json
+
+    def counted(document: Any, source: str) -> Any:
+        read.append(source)
+        return from_json(document, source)
+
+    monkeypatch.setattr(manifest, "from_json", counted)
+    train(tiny, tmp_path / "run", epochs=1)
+    assert read == [str(tiny.manifest)]
+    assert len(load_datalist(tiny.manifest, tiny.dataset_dir, 0, "val")) == 2 and len(read) == 2
+
+
+def test_a_session_that_is_only_made_leaves_no_trace(tiny: Dataset, tmp_path: Path) -> None:
+    options = defaults() | TINY | tiny.options | {"dataset_dir": "/nowhere", "output_dir": str(tmp_path / "run")}
+    made = Session(**options)
+    assert made.in_channels == 3 and not made.begun
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"\$@session\.begin\(\)"):
+        _ = made.run_folder
+
+
+def test_a_bundle_that_does_not_begin_its_session_is_told_to(tiny: Dataset, tmp_path: Path) -> None:
+    flow = workflow(tiny, tmp_path / "run", initialize=["$@session"])
+    flow.initialize()
+    assert "'initialize'" in str(refusal(flow.run))
+    assert not (tmp_path / "run").exists()
