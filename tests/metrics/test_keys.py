@@ -86,3 +86,14 @@ def test_scores_that_are_no_real_numbers_are_refused(scores, found):
 def test_sizes_that_differ_are_refused():
     with pytest.raises(DataError, match="found 2 for 3"):
         split_keys([0.1, 0.2, 0.3], [0, 1])
+
+
+@pytest.mark.parametrize("size", [3, 20_000])  # few, and as many as compiled code is worth
+def test_bytes_as_labels_are_checked_too(size):
+    scores, labels = np.linspace(0, 1, size, dtype=np.float32), np.zeros(size, np.uint8)
+    labels[size // 2] = 2
+    with pytest.raises(DataError, match="0 or 1, found 2;"):
+        split_keys(scores, labels)
+    labels[size // 2], scores[-1] = 1, np.nan
+    with pytest.raises(NumericsError, match=f"NaN in 1 of {size}"):
+        split_keys(scores, labels)
