@@ -98,6 +98,14 @@ def test_bundles_that_a_page_names_exist(page: Path) -> None:
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:monai_fp4|tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|cpp|json)\b", text))
+    new = set(re.findall(r'^```python title="([^"]+)"$', text, re.MULTILINE))  # files that a reader is to write
+    assert sorted(name for name in named - new if not (ROOT / name).exists()) == []
+
+
 def test_the_tags_that_the_tensorboard_page_names_are_in_a_run(finished_run: Path) -> None:
     named = set(
         re.findall(

@@ -15,7 +15,7 @@ unconverted network and back.
 >>> set_active(model, False)  # the precision schedule: the last steps in high precision
 2
 
-What stays in high precision is decided by `monai_fp4.quantization.layer_rules`; who computes the rest by
+What stays in high precision is decided by `monai_fp4.quantization.layer_rules`; what computes the rest by
 `monai_fp4.quantization.backends`.
 """
 

@@ -1,4 +1,4 @@
-"""How data folders are laid out, and who is in them.
+"""Layouts of data folders, and the patients in them.
 
 A layout is a module that finds the patients of a folder, and one line in :data:`LAYOUTS`: what ``--format`` offers,
 what a manifest's field ``format`` may say and what the documentation lists all come from it.

@@ -1,4 +1,4 @@
-"""What a layout is, and what it finds."""
+"""Interface of a layout, and what it finds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FoundPatient:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a data folder is laid out.
+    """Layout of a data folder.
 
     Attributes:
         summary: one line for the help and the documentation.

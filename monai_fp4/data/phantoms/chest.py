@@ -1,4 +1,4 @@
-"""What a synthetic chest is like, and what its scanner does to it: the model that `nodules` draws by lot.
+"""Model of a synthetic chest and of its scanner, from which `nodules` draws at random.
 
 Lengths are in units of half the picture, ``u`` to the right (the patient's left), ``v`` down (towards the back), ``w``
 up through the slices. Values are Hounsfield units: air -1000, lung about -850, fat -100, water 0, muscle 50, bone from

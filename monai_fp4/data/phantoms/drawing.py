@@ -1,4 +1,4 @@
-"""What the synthetic data sets are drawn with: soft shapes, smooth noise, tubes.
+"""Drawing tools of the synthetic data sets: soft shapes, smooth noise, tubes.
 
 Every operation is one that IEEE 754 rounds in one way only (sums, products, quotients, square roots, comparisons, each
 element by itself), and every random number comes from NumPy's legacy ``RandomState``, whose stream is frozen. So a

@@ -1,4 +1,4 @@
-"""What readers hand out: one file decoded, and one patient put together."""
+"""Results of readers: one file decoded, and one patient put together."""
 
 from __future__ import annotations
 

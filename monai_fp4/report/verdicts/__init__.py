@@ -1,4 +1,4 @@
-"""What the evidence supports for each model (`advice`), and what it does not cover (`limits`)."""
+"""Conclusions that the evidence supports for each model (`advice`), and what it does not cover (`limits`)."""
 
 from monai_fp4.report.verdicts.advice import Advice, Judgement, ModelAdvice, advise, judge, seeds_needed
 from monai_fp4.report.verdicts.limits import limits_of

@@ -1,4 +1,4 @@
-"""Which recipe for which model, as far as the evidence goes: rules, not opinions.
+"""Advise a recipe for each model, as far as the evidence goes: by rules, not opinions.
 
 Recall comes first, since a missed tumour costs more than a false alarm, and AUPRC second; each is judged by its paired
 test against BF16, corrected for the number of comparisons:
@@ -39,7 +39,7 @@ _DECISIVE = ("recall", "auprc")
 
 
 class Judgement(StrEnum):
-    """What is known of one metric of one recipe."""
+    """State of knowledge on one metric of one recipe."""
 
     HOLDS = "holds"
     GAINS = "gains"
@@ -51,7 +51,7 @@ class Judgement(StrEnum):
 
 
 class Advice(StrEnum):
-    """What is said of one recipe for one model."""
+    """Advice on one recipe for one model."""
 
     SUPPORTED = "supported"
     AGAINST = "advised against"
