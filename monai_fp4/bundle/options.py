@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from monai_fp4.bundle.running_config import differing_ids
 from monai_fp4.data.image_size import check_size
 from monai_fp4.errors import ConfigError, unknown_name
+from monai_fp4.networks import ARCHITECTURES
 from monai_fp4.quantization.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Option:
 
 OPTIONS: tuple[Option, ...] = (
     Option("recipe", "bf16", "precision recipe: a name of the table, or its fields written out"),
-    Option("arch", "unet", "architecture: swin, unet, vit or swinunetr"),
+    Option("arch", "unet", f"architecture: {', '.join(ARCHITECTURES)}"),
     Option("scale", "500k", "size of the network: 500k, 4m or 15m parameters"),
     Option(
         "manifest", "phantom", "who is in which fold: a path, or the name of a shipped manifest (phantom, nodules, lgg)"

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from monai_fp4.bundle.options import defaults
+from monai_fp4.networks import find_cell
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -30,9 +31,6 @@ __all__ = ["TEMPLATES", "augmentation", "bundle_name", "training_config"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 """The folder of the template and of the files that are copied as they are."""
-
-LEARNING_RATES: Mapping[str, float] = MappingProxyType({"unet": 0.003, "swin": 0.001, "vit": 0.001, "swinunetr": 0.001})
-"""Peak learning rate of each architecture at 500k; larger networks take half of it."""
 
 _EPOCHS: Mapping[str, int] = MappingProxyType({"500k": 12, "4m": 6, "15m": 3})
 
@@ -54,7 +52,7 @@ def training_config(arch: str, scale: str, recipe: str) -> dict[str, Any]:
         "scale": scale,
         "output_dir": f"runs/{bundle_name(arch, scale, recipe)}",
         "epochs": _EPOCHS[scale],
-        "learning_rate": LEARNING_RATES[arch] * (1.0 if scale == "500k" else 0.5),
+        "learning_rate": find_cell(arch, scale).config.learning_rate * (1.0 if scale == "500k" else 0.5),
     }
     return options | json.loads((TEMPLATES / "train.json").read_text(encoding="utf-8"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from monai_fp4.networks.sizes import SizeRule
 
@@ -22,6 +22,9 @@ __all__ = ["NetworkConfig", "SwinConfig", "SwinUNETRConfig", "UNetConfig", "ViTC
 
 class NetworkConfig(ABC):
     """Base class of an architecture's sizes; subclasses are frozen dataclasses of plain numbers."""
+
+    learning_rate: ClassVar[float] = 0.001
+    """Peak of the one-cycle schedule in the bundles at 500k; larger networks take half of it."""
 
     @abstractmethod
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, ...]) -> nn.Module:
@@ -50,6 +53,8 @@ class NetworkConfig(ABC):
 @dataclass(frozen=True)
 class UNetConfig(NetworkConfig):
     """MONAI UNet: ``channels`` a level (each level halves the resolution) and residual units a level."""
+
+    learning_rate = 0.003
 
     channels: tuple[int, ...]
     num_res_units: int

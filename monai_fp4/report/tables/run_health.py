@@ -1,4 +1,4 @@
-"""Read what a run says of its layers, its attention and its predictions: ``health.json``, as rows of the report's tables.
+"""Read what a run says of its layers, attention and predictions: ``health.json``, as rows of the report's tables.
 
 `monai_fp4.handlers.health` writes it. Runs of earlier versions have none.
 """
