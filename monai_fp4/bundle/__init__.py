@@ -12,68 +12,8 @@
 ================  ================================================================================
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import lazy_loader
 
-if TYPE_CHECKING:
-    from monai_fp4.bundle.earlier import brought_up_to_date
-    from monai_fp4.bundle.files import bundle_files, check_bundles, write_bundles
-    from monai_fp4.bundle.options import OPTIONS, RunOptions, defaults, differences
-    from monai_fp4.bundle.run_folder import RunFolder
-    from monai_fp4.bundle.session import (
-        Session,
-        check_command_line,
-        error_in_chain,
-        install_error_hook,
-        pick_device,
-        summary_writer,
-    )
-    from monai_fp4.bundle.template import augmentation, bundle_name, training_config
-    from monai_fp4.bundle.trained import TrainedRun, network_of_run
-
-__all__ = [
-    "OPTIONS",
-    "RunFolder",
-    "RunOptions",
-    "Session",
-    "TrainedRun",
-    "augmentation",
-    "bundle_files",
-    "bundle_name",
-    "brought_up_to_date",
-    "check_bundles",
-    "check_command_line",
-    "defaults",
-    "differences",
-    "error_in_chain",
-    "install_error_hook",
-    "network_of_run",
-    "pick_device",
-    "summary_writer",
-    "training_config",
-    "write_bundles",
-]
-
-# Loaded when first asked for: a session needs torch and MONAI, which writing bundles or planning a sweep do not.
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "earlier": ["brought_up_to_date"],
-        "files": ["bundle_files", "check_bundles", "write_bundles"],
-        "options": ["OPTIONS", "RunOptions", "defaults", "differences"],
-        "run_folder": ["RunFolder"],
-        "session": [
-            "Session",
-            "check_command_line",
-            "error_in_chain",
-            "install_error_hook",
-            "pick_device",
-            "summary_writer",
-        ],
-        "template": ["augmentation", "bundle_name", "training_config"],
-        "trained": ["TrainedRun", "network_of_run"],
-    },
-)
+# Names are listed once, in the stub beside this file, and loaded when first asked for (PEP 562): torch and MONAI take
+# seconds, which commands that compute nothing do not need.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,36 +17,8 @@ A quantization researcher opens this wing and no other. In the order in which on
 ===================  =============================================================================
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import lazy_loader
 
-if TYPE_CHECKING:
-    from monai_fp4.quantization.conversion import convert, set_active, unconvert
-    from monai_fp4.quantization.conversion_report import ConversionReport
-    from monai_fp4.quantization.recipes import RECIPES, Recipe
-    from monai_fp4.quantization.tensor import NVFP4Tensor, fake_quantize, quantize
-
-__all__ = [
-    "RECIPES",
-    "ConversionReport",
-    "NVFP4Tensor",
-    "Recipe",
-    "convert",
-    "fake_quantize",
-    "quantize",
-    "set_active",
-    "unconvert",
-]
-
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "conversion": ["convert", "set_active", "unconvert"],
-        "conversion_report": ["ConversionReport"],
-        "recipes": ["RECIPES", "Recipe"],
-        "tensor": ["NVFP4Tensor", "fake_quantize", "quantize"],
-    },
-)
+# Names are listed once, in the stub beside this file, and loaded when first asked for (PEP 562): torch and MONAI take
+# seconds, which commands that compute nothing do not need.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .conversion import convert as convert
+from .conversion import set_active as set_active
+from .conversion import unconvert as unconvert
+from .conversion_report import ConversionReport as ConversionReport
+from .recipes import RECIPES as RECIPES
+from .recipes import Recipe as Recipe
+from .tensor import NVFP4Tensor as NVFP4Tensor
+from .tensor import fake_quantize as fake_quantize
+from .tensor import quantize as quantize
