@@ -15,8 +15,8 @@ import pandas as pd
 
 from monai_fp4.bundle import RunFolder
 from monai_fp4.handlers.health import score_bins
-from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.quantization.recipes import RECIPES, Recipe
+from monai_fp4.metrics import ScoreHistogram
+from monai_fp4.quantization import RECIPES, Recipe
 from monai_fp4.report.tables import StudyTables
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyDefinition, StudyFolder
 

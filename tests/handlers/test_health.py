@@ -24,7 +24,7 @@ from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.errors import ConfigError
 from monai_fp4.handlers import AUPRC, HealthRecorder
 from monai_fp4.handlers.health import score_bins
-from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.metrics import ScoreHistogram
 from monai_fp4.quantization.monitor import attention_entropy, quantization_health
 
 BATCH = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(1))

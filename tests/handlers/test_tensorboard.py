@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.handlers import AUPRC, TensorBoard, TensorBoardValidation
 from monai_fp4.handlers.tensorboard import histogram_fields, pr_curve_rows
-from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.metrics import ScoreHistogram
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,16 @@ import pytest
 from PIL import Image
 from synthetic_patients import synthetic_cohort
 
+from monai_fp4.metrics import ScoreHistogram
 from monai_fp4.metrics.bootstrap import Interval
-from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.visualize.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure, to_array
-from monai_fp4.visualize.overlays import SliceGallery
+from monai_fp4.visualize import (
+    SliceGallery,
+    overlay_figure,
+    pr_curve_figure,
+    probabilities_figure,
+    save_figure,
+    to_array,
+)
 
 
 @pytest.fixture(scope="module")

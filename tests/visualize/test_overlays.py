@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from synthetic_patients import synthetic_cohort, synthetic_patient
 
-from monai_fp4.visualize.overlays import Reason, SliceGallery
+from monai_fp4.visualize import Reason, SliceGallery
 
 
 def chosen(patients, each=2):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_study import definition, tables_of
 
-from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.quantization import RECIPES
 from monai_fp4.report.claims import CLAIMS, State, Study, Verdict, judge_claims
 from monai_fp4.report.statistics import against_baseline, analyse_variance, balanced_part, beyond_chance, paired
 from monai_fp4.report.tables import StudyTables

@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 from synthetic_study import EPOCHS, definition, tables_of, write_study
 
-from monai_fp4.quantization.recipes import RECIPES
-from monai_fp4.report.figures import describe_cells, effects, health, outputs, quality
+from monai_fp4.quantization import RECIPES
+from monai_fp4.report.figures import (
+    GROUP,
+    describe_cells,
+    effects,
+    health,
+    look,
+    not_drawn,
+    outputs,
+    quality,
+    save_picture,
+)
 from monai_fp4.report.figures.cost import memory, time
-from monai_fp4.report.figures.style import GROUP, look, not_drawn, save_picture
 from monai_fp4.report.statistics import against_baseline, cost, paired
 from monai_fp4.report.tables import StudyTables, collect
 from monai_fp4.study.layout import Cell, CellStatus

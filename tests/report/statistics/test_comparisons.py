@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_study import NOISE, cell_auprc, definition, true_effect, write_study
+from synthetic_study import NOISE, cell_auprc, definition, tables_of, true_effect, write_study
 
 from monai_fp4.report.statistics import (
     against_baseline,
@@ -17,6 +18,7 @@ from monai_fp4.report.statistics import (
     calibration,
     cost,
     paired,
+    paired_test,
 )
 from monai_fp4.report.tables import StudyTables, collect
 from monai_fp4.study.layout import Cell, CellStatus
@@ -92,6 +94,27 @@ def test_further_axes_are_compared_with_their_first_value(tmp_path: Path) -> Non
     assert rows.loc[("sr", "optimizer=muon"), "mean"] == pytest.approx(
         np.mean(values("muon")) - np.mean(values("adamw"))
     )
+    ratio = np.mean(np.array(values("muon")) / np.array(values("adamw")))
+    assert rows.loc[("sr", "optimizer=muon"), "percent"] == pytest.approx(100 * ratio)
+
+
+def test_a_recipe_without_one_of_the_values_is_left_out() -> None:
+    study = definition(archs=("unet",), further={"optimizer": ("adamw", "muon")})
+    first, second = ("sr", "muon"), ("full", "adamw")  # which these recipes do not have
+    tables = tables_of(
+        study, lambda cell: 0.0, done=lambda c: (c.recipe, dict(c.further)["optimizer"]) not in (first, second)
+    )
+    assert set(between_variants(tables)["recipe"]) == {"bf16", "chain_rule"}
+
+
+def test_folds_share_as_many_patients_as_the_runs_say_or_as_equal_folds_would() -> None:
+    tables = tables_of(definition(archs=("unet",), folds=(0, 1, 2, 3, 4), seeds=(0,)), lambda cell: 0.0)
+    pairs = paired(tables)
+    differences = pairs.query("metric == 'auprc' and recipe == 'sr'")["difference"]
+    unknown = replace(tables, cells=tables.cells.assign(train_patients=math.nan))
+    for study, overlap in ((tables, 18 / 70), (unknown, 1 / 4)):
+        row = against_baseline(study, pairs).set_index(["metric", "recipe"]).loc[("auprc", "sr")]
+        assert row["unit"] == "folds" and row["p"] == pytest.approx(paired_test(differences, 0.01, overlap=overlap).p)
 
 
 def test_without_further_axes_there_is_nothing_to_compare(tables: StudyTables) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monai_fp4.handlers.health import score_bins
-from monai_fp4.metrics.histogram import ScoreHistogram
+from monai_fp4.metrics import ScoreHistogram
 from monai_fp4.report.tables import COARSE, reliability
 
 

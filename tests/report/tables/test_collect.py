@@ -13,7 +13,7 @@ from synthetic_study import EPOCHS, LAYERS, cell_auprc, definition, write_study
 from tiny_runs import BUNDLES, Dataset
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.quantization import RECIPES
 from monai_fp4.report.tables import KEYS, METRICS, collect
 from monai_fp4.study.layout import Cell, CellRecord, CellStatus, StudyFolder
 
