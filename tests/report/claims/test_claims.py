@@ -364,6 +364,17 @@ def test_vit_trails(catches_up: float, expected: Verdict) -> None:
     assert verdict("ViT trails", tables) is expected
 
 
+def test_three_seeds_show_that_vit_trails_and_cells_that_are_missing_leave_it_open() -> None:
+    def done(cell: Cell) -> bool:
+        return cell.arch != "vit" or dict(cell.further)["optimizer"] == "adamw" or cell.seed < 2
+
+    three, behind = two_optimizers(seeds=(0, 1, 2)), lambda cell: -0.3 * (cell.arch == "vit")
+    whole = judged(tables_of(three, behind, noise=QUIET), "ViT trails")["ViT trails"]
+    assert (whole["verdict"], whole["n"], whole["missing"]) == (HELD, 3, "")
+    partial = judged(tables_of(three, behind, noise=QUIET, done=done), "ViT trails")["ViT trails"]
+    assert (partial["verdict"], partial["n"]) == (OPEN, 3) and "two optimizers or more" in partial["missing"]
+
+
 def test_one_optimizer_does_not_test_whether_vit_trails_under_each() -> None:
     found = judged(tables_of(study(), nothing, noise=QUIET), "ViT trails")["ViT trails"]
     assert found["verdict"] == NOT_TESTED and found["n"] == 5
