@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +20,8 @@ from monai_fp4.atomic import write_atomically
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.analyse import analyse
 from monai_fp4.report.figures.style import save_picture
-from monai_fp4.report.pages.blocks import Page
-from monai_fp4.report.pages.content import build_pages
+from monai_fp4.report.pages.cells import format_cell
+from monai_fp4.report.pages.contexts import build_pages
 from monai_fp4.report.statistics import MARGIN
 from monai_fp4.report.tables import StudyTables, collect
 
@@ -55,7 +56,7 @@ def write_report(
     pages = build_pages(found)
     written = [_MARK]
     for page in pages:
-        for picture in page.pictures:
+        for picture in chain.from_iterable(page.pictures.values()):
             names = [f"figures/{picture.name}.{kind}" for kind in ("png", "svg")]
             if names[0] not in written:
                 save_picture(picture, folder / "figures")
@@ -64,8 +65,27 @@ def write_report(
         _write_table(folder / "data" / name, frame)
         written += [f"data/{name}.csv", f"data/{name}.parquet"]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    environment = Environment(
+        loader=PackageLoader("monai_fp4.report.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = format_cell
+    shared = {
+        "pages": pages,
+        "title": f"{tables.data_set}: FP4 study",
+        "made": made,
+        "tables": tables,
+        "definition": tables.definition,
+        "frames": found.frames,
+        "margin": margin,
+    }
     for page in pages:
-        write_atomically(folder / f"{page.name}.html", _render(page, pages, tables, made))
+        template = environment.get_template(f"{page.name}.html.j2")
+        html = template.render(shared, page=page, pictures=page.pictures, **page.values)
+        write_atomically(folder / f"{page.name}.html", html)
         written.append(f"{page.name}.html")
     for name in previous:
         if name not in written:
@@ -103,21 +123,3 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
     mixed = {name: frame[name].map(str, na_action="ignore") for name in frame if frame[name].dtype == object}
     frame.assign(**mixed).to_parquet(buffer, index=False)
     write_atomically(path.with_suffix(".parquet"), buffer.getvalue())
-
-
-def _render(page: Page, pages: list[Page], tables: StudyTables, made: str) -> str:
-    environment = Environment(
-        loader=PackageLoader("monai_fp4.report.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    done, planned = len(tables.done), len(tables.cells)
-    # The overview says more; every other page may be the first that somebody opens.
-    partial = (
-        f"Partial report: {done} of {planned} cells are finished." if page.name != "index" and done < planned else ""
-    )
-    title = f"{tables.data_set}: FP4 study"
-    template = environment.get_template("page.html.j2")
-    return template.render(page=page, pages=pages, title=title, made=made, partial=partial)
