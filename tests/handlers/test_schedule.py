@@ -14,7 +14,8 @@ from tiny_runs import Dataset, item, workflow
 from torch import nn
 
 from monai_fp4 import Recipe, convert
-from monai_fp4.data import SliceDataset, augmentation, build_manifest, load_datalist
+from monai_fp4.bundle import augmentation
+from monai_fp4.data import SliceDataset, build_manifest, load_datalist
 from monai_fp4.handlers import EpochSeeder, PrecisionSchedule, Validation
 from monai_fp4.quantization.layers import NVFP4Layer
 
