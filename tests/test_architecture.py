@@ -27,6 +27,7 @@ FLOORS = (
     {"doctor"},
     {"quantization", "metrics"},
     {"losses", "optimizers", "machine", "durations"},
+    {"lock"},
     {"compiler", "atomic"},
     {"errors"},
 )

@@ -93,9 +93,9 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         executor_type: makes the executor, once everything else is known to be right.
     """
     from monai_fp4.data import prepare_data
+    from monai_fp4.lock import FolderLock
     from monai_fp4.study.commands import write_study
     from monai_fp4.study.grid import check, code_version, extend_study
-    from monai_fp4.study.lock import StudyLock
     from monai_fp4.study.progress import SweepProgress
     from monai_fp4.study.sweep import Sweep
 
@@ -110,7 +110,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
     if args.dry_run:
         _print_plan(folder, definition, cells, args, executor_type)
         return 0
-    with StudyLock(folder.lock_path):
+    with FolderLock(folder.lock_path, "sweep"):
         definition, _ = extend_study(folder, wanted, manifest)  # another sweep may have begun it meanwhile
         if all(folder.finished(cell) for cell in cells):
             folder.write_definition(definition)

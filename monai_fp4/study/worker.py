@@ -104,7 +104,7 @@ def run_task(task: Task) -> Outcome:
     folder = study / "cells" / task["cell"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder / ".lock").open("a+") as lock:
             if not _lock_cell(lock.fileno()):
                 return _failed(
                     f"{folder} must be free, but another process still trains in it ({_owner(folder)}); end that one"
@@ -142,7 +142,7 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
         process = subprocess.Popen(
             command,
             cwd=task["study"],
-            env=_environment(task["threads"]),
+            env=_environment(task["threads"]) | {"MONAI_FP4_LOCK": str(lock)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -17,12 +17,12 @@ from tiny_runs import Dataset, contents
 
 from monai_fp4.cli import build_parser, main
 from monai_fp4.errors import ConfigError, MonaiFP4Error
+from monai_fp4.lock import FolderLock
 from monai_fp4.quantization.recipes import RECIPES, Format, FourOverSix, Recipe
 from monai_fp4.study.cli import definition_of, run_sweep
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.grid import check, numbers, seeds_of
 from monai_fp4.study.layout import StudyFolder
-from monai_fp4.study.lock import StudyLock
 from monai_fp4.study.variants import ADDITIONS, grid_recipes, recipe_of
 
 SMALL = ["--archs", "unet", "--scales", "500k", "--recipes", "bf16,sr", "--epochs", "2", "--image_size", "32,32"]
@@ -303,9 +303,9 @@ def test_a_lock_that_a_refused_sweep_removes_is_taken_anew(tmp_path: Path, monke
         take(file, operation)
 
     monkeypatch.setattr("fcntl.flock", after_the_other_one)
-    with StudyLock(path):
+    with FolderLock(path, "sweep"):
         assert "process" in path.read_text()
-        with pytest.raises(ConfigError, match="one sweep at a time"), StudyLock(path):
+        with pytest.raises(ConfigError, match="one sweep at a time"), FolderLock(path, "sweep"):
             pass
 
 

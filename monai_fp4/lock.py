@@ -1,0 +1,142 @@
+"""Lock a folder for the one process that writes it: a run for its training, a study for its sweep.
+
+The lock is the operating system's (``flock`` on a file named ``.lock``) and goes with the process that holds it,
+whatever ends that one; no stale lock is left to be removed by hand. On Linux it reaches over NFS from version 4 on. A
+file system that knows no locks is said on standard error, and the work goes on without one.
+
+A process may be handed a lock by the one that started it, as a cell of a sweep is by its worker: the number of the open
+file stands in the environment variable ``MONAI_FP4_LOCK``. Processes that are forked later, such as those that load
+data, let go of their copy at once, so that none of them outlives the training with the folder still locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from monai_fp4.atomic import make_folder
+from monai_fp4.errors import ConfigError
+
+__all__ = ["FolderLock"]
+
+INHERITED = "MONAI_FP4_LOCK"
+_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for file in _held:
+        with contextlib.suppress(OSError):
+            os.close(file.fileno())  # of this copy; the parent's goes on, and closing is no unlocking
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class FolderLock:
+    """Held while somebody works in a folder; a context manager.
+
+    A process that is refused, or that fails before it has written anything, leaves nothing behind: neither the lock
+    file nor the folder that it made.
+
+    Args:
+        path: the lock file. Who holds it stands in it.
+        worker: what works there, for the message: ``"sweep"`` or ``"run"``.
+
+    Raises:
+        ConfigError: on entering, when another process holds it, or the folder cannot be written to.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / ".lock"
+    >>> with FolderLock(path, "run"), FolderLock(path, "run"):  # doctest: +ELLIPSIS
+    ...     pass
+    Traceback (most recent call last):
+    monai_fp4.errors.ConfigError: one run at a time may work in /..., but process ... does; let it end, or end it
+    """
+
+    def __init__(self, path: Path, worker: str) -> None:
+        self.path = path
+        self.worker = worker
+        self._file: IO[str] | None = None
+        self._made_folder = False
+        self._inherited = False
+
+    def __enter__(self) -> FolderLock:
+        """Take the lock."""
+        while self._file is None:
+            self._file = self._take()
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on host {socket.gethostname()}")
+        self._file.flush()
+        _held.add(self._file)
+        return self
+
+    def _take(self) -> IO[str] | None:
+        """The locked file, or None when it was removed between its opening and its locking."""
+        self._made_folder = not self.path.parent.exists()
+        make_folder(self.path.parent)
+        try:
+            file = self._open()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path.parent} must be writable, but the system says '{error.strerror or error}'; choose another"
+                " output_dir"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "an unknown process"
+            file.close()
+            raise ConfigError(
+                f"one {self.worker} at a time may work in {self.path.parent}, but {owner} does; let it end, or end it"
+            ) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            print(
+                f"warning: the file system of {self.path.parent} keeps no locks ({error.strerror}), so nothing stops a"
+                f" second {self.worker} from writing there; start one at a time",
+                file=sys.stderr,
+            )
+            return file
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+        return None
+
+    def _open(self) -> IO[str]:
+        """The lock file; that of the process which started this one, if it is the same."""
+        number = os.environ.get(INHERITED, "")
+        with contextlib.suppress(OSError, ValueError):
+            if number and os.path.samestat(os.fstat(int(number)), self.path.stat()):
+                self._inherited = True
+                os.set_inheritable(int(number), False)
+                return os.fdopen(int(number), "r+")
+        return self.path.open("a+")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of it."""
+        self.release()
+        if error is not None and self._made_folder:
+            with contextlib.suppress(OSError):  # such as that something was written there
+                self.path.parent.rmdir()
+
+    def release(self) -> None:
+        """Let go of the lock, if this process still holds it."""
+        if self._file is not None:
+            if not self._inherited:
+                self.path.unlink(missing_ok=True)  # whoever has just opened it finds it gone, and begins anew
+            _held.discard(self._file)
+            self._file.close()
+            self._file = None
