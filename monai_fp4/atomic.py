@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["make_folder", "replacing", "write_atomically"]
+__all__ = ["make_folder", "not_writable", "remove_leftovers", "replacing", "write_atomically"]
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):  # such as that it was not even begun
             beside.unlink()
         if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
-            raise _not_writable(path, reason) from error
+            raise not_writable(path, reason) from error
         raise
 
 
@@ -68,6 +68,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left beside the files of ``folder``.
+
+    Only for whoever holds the folder's lock, since a file that is being written looks alike.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / ".checkpoint.pt.123.tmp").touch(), (folder / ".mine.tmp").touch()
+    (None, None)
+    >>> remove_leftovers(folder)
+    >>> [path.name for path in folder.iterdir()]
+    ['.mine.tmp']
+    """
+    for path in folder.glob(".*.tmp"):
+        if path.name.split(".")[-2].isdecimal():
+            with suppress(OSError):
+                path.unlink()
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, with those above it, unless it is there.
 
@@ -77,7 +96,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(path, error) from error
+        raise not_writable(path, error) from error
 
 
 def _flush_folder(folder: Path) -> None:
@@ -89,7 +108,8 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _not_writable(path: Path, error: OSError) -> ConfigError:
+def not_writable(path: Path, error: OSError) -> ConfigError:
+    """Word the error of a place that the system does not let be written, and what to do."""
     reason = error.strerror or str(error)
     remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "make it writable"
     return ConfigError(

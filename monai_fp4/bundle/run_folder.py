@@ -1,18 +1,19 @@
 """A run writes one folder, and this module is the only one that knows its files.
 
-========================  ==========================================================================
-``config.json``           the run's whole config; an overlay that runs it again
-``environment.json``      versions, machine and backend that it ran on
-``conversion.json``       what became of every layer: swapped, padded or left, and why
-``patients.json``         which patients trained, validated and were held out
-``checkpoint.pt``         everything that resuming needs, replaced after every epoch
-``model.pt``              the weights of the best validation AUPRC (the last ones under ``fold: all``)
-``metrics.json``          what the validation said; written as it goes, ``"finished": true`` at the end
-``pr_curve.json``         precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
-                          positives at or above each
-``health.json``           by epoch: health of the quantized layers, entropy of attention, histogram of probabilities
-``events.out.tfevents.*`` one TensorBoard file
-========================  ==========================================================================
+==========================  ==========================================================================
+``config.json``             the run's whole config; an overlay that runs it again
+``environment.json``        versions, machine and backend that it ran on
+``conversion.json``         what became of every layer: swapped, padded or left, and why
+``patients.json``           which patients trained, validated and were held out
+``checkpoint.pt``           everything that resuming needs, replaced after every epoch
+``checkpoint.previous.pt``  the one before, kept until an epoch was trained from the newer; gone at the end
+``model.pt``                the weights of the best validation AUPRC (the last ones under ``fold: all``)
+``metrics.json``            what the validation said; written as it goes, ``"finished": true`` at the end
+``pr_curve.json``           precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
+                            positives at or above each
+``health.json``             by epoch: health of the quantized layers, entropy of attention, histogram of probabilities
+``events.out.tfevents.*``    one TensorBoard file
+==========================  ==========================================================================
 
 Every file is written beside its place and then moved into it, so that a run that is killed leaves whole files.
 """
@@ -25,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_fp4.atomic import replacing, write_atomically
+from monai_fp4.atomic import remove_leftovers, replacing, write_atomically
+from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import differences
 from monai_fp4.bundle.running_config import value_at
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder"]
 
 _WRITTEN = (
-    "checkpoint.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json", "conversion.json",
-    "environment.json", "health.json",
+    "checkpoint.pt", "checkpoint.previous.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json",
+    "conversion.json", "environment.json", "health.json",
 )  # fmt: skip
 
 
@@ -54,7 +56,9 @@ class RunFolder:
         self.config_path = self.path / "config.json"
         self.model_path = self.path / "model.pt"
         self.checkpoint_path = self.path / "checkpoint.pt"
+        self.previous_path = self.path / "checkpoint.previous.pt"
         self.metrics_path = self.path / "metrics.json"
+        self._earlier_events: list[Path] = []
 
     def check(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
         """See that the folder is free, or holds this very run; nothing is written.
@@ -95,6 +99,8 @@ class RunFolder:
             ConfigError: as `check`, or when the folder cannot be written to.
         """
         self.check(config, patients)
+        remove_leftovers(self.path)
+        self._earlier_events = self._events()
         if not self.config_path.exists():
             self.write_json("config.json", config)
         self.write_json("patients.json", patients)
@@ -153,6 +159,36 @@ class RunFolder:
                 f"{path} must be writable, but torch says '{reason}'; make room and start again"
             ) from error
 
+    def keep_checkpoint(self) -> None:
+        """Keep the checkpoint, from which an epoch has been trained by now, beside the one that is to be written."""
+        if self.checkpoint_path.exists():
+            beside = self.previous_path.with_name(f".{self.previous_path.name}.{os.getpid()}.tmp")
+            try:
+                beside.hardlink_to(self.checkpoint_path)
+                beside.replace(self.previous_path)
+            except OSError:  # a file system without links; until the new one is written, this one is resumed from
+                self.checkpoint_path.replace(self.previous_path)
+
+    def _events(self) -> list[Path]:
+        return sorted(self.path.glob("events.out.tfevents.*"))
+
+    def event_sizes(self) -> dict[str, int]:
+        """Sizes of TensorBoard's files, in bytes."""
+        return {path.name: path.stat().st_size for path in self._events()}
+
+    def cut_events(self, sizes: Mapping[str, int]) -> None:
+        """Cut TensorBoard's files of earlier starts to what they held at a checkpoint: the rest is written again.
+
+        Args:
+            sizes: what `event_sizes` gave then.
+        """
+        for path in self._earlier_events:
+            size = sizes.get(path.name, 0)
+            if not size:
+                path.unlink(missing_ok=True)
+            elif path.stat().st_size > size:
+                os.truncate(path, size)
+
     def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         """Load what :meth:`save` wrote.
 
@@ -162,6 +198,7 @@ class RunFolder:
         import torch
 
         try:
+            check_archive(path)
             content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
             raise ConfigError(f"{path} must exist, but it does not; let the run finish an epoch first") from None

@@ -10,9 +10,11 @@ import inspect
 import logging
 import os
 import sys
+import threading
 import traceback
 from ast import literal_eval
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +26,13 @@ from monai.bundle import ConfigParser, ConfigWorkflow, scripts
 from monai.utils import set_determinism
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_fp4.atomic import not_writable
 from monai_fp4.bundle.options import OPTIONS, RunOptions
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.running_config import running_config
 from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
+from monai_fp4.lock import FolderLock
 from monai_fp4.machine import describe_environment
 from monai_fp4.networks import check_image_size
 from monai_fp4.quantization.backends import select_backend
@@ -92,6 +96,7 @@ class Session:
                 f" {len(self._patients['val'])} for {self.world_size} processes; start fewer"
             )
         self._run_folder = RunFolder(self.options.output_dir)
+        self._held = ExitStack()
         self.begun = False
         self.generator = torch.Generator()
 
@@ -113,7 +118,7 @@ class Session:
         """Join the other processes, claim the run folder, seed everything.
 
         Raises:
-            ConfigError: when the run folder belongs to another run.
+            ConfigError: when the run folder belongs to another run, or another process trains in it.
             DataError: for a data folder that cannot be used.
             SystemExit: with 0, when the run is already finished.
         """
@@ -130,11 +135,14 @@ class Session:
             self.close()
             raise SystemExit(0)
         if self.rank == 0:
-            prepare_data(self.manifest, self.options.dataset_dir)
-            folder.claim(config, self._patients)
-            environment = describe_environment(self.device, self.backend.name)
-            folder.write_json("environment.json", environment | {"processes": self.world_size})
-            print(self._opening(self._patients))
+            with ExitStack() as held:
+                held.enter_context(FolderLock(folder.path / ".lock", "run"))
+                prepare_data(self.manifest, self.options.dataset_dir)
+                folder.claim(config, self._patients)
+                environment = describe_environment(self.device, self.backend.name)
+                folder.write_json("environment.json", environment | {"processes": self.world_size})
+                print(self._opening(self._patients))
+                self._held = held.pop_all()
         self.wait()
         set_determinism(seed=self.options.seed)
         self.begun = True
@@ -167,15 +175,29 @@ class Session:
         if self.world_size > 1:
             dist.barrier()
 
+    def release(self) -> None:
+        """Give up the run folder, so that another process may train in it."""
+        self._held.close()
+
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, and give up the run folder."""
+        self.release()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def summary_writer(session: Session) -> SummaryWriter | None:
-    """The one TensorBoard file of a run: rank 0 writes it into the run folder, the other processes write none."""
-    return SummaryWriter(log_dir=str(session.run_folder.path)) if session.rank == 0 else None
+    """The one TensorBoard file of a run: rank 0 writes it into the run folder, the other processes write none.
+
+    Raises:
+        ConfigError: when the folder cannot be written to.
+    """
+    if session.rank:
+        return None
+    try:
+        return SummaryWriter(log_dir=str(session.run_folder.path))
+    except OSError as error:
+        raise not_writable(session.run_folder.path, error) from error
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -263,3 +285,11 @@ def install_error_hook() -> None:
 
     hook.is_monai_fp4 = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+    of_threads = threading.excepthook
+
+    def thread_hook(args: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread, on a full disk: whoever next hands it something is told, and says it to the user.
+        if not isinstance(args.exc_value, OSError) or os.environ.get("MONAI_FP4_DEBUG"):
+            of_threads(args)
+
+    threading.excepthook = thread_hook

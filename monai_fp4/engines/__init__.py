@@ -8,12 +8,14 @@ Where to read on:
 
 * `network`: build, seed and convert, in the order that lets recipes be compared;
 * `training` and `evaluation`: the steps;
-* `nonfinite`: which layer a NaN came from.
+* `nonfinite`: which layer a NaN came from;
+* `failure`: what is called when an engine fails.
 """
 
 from monai_fp4.engines.evaluation import EvaluationStep
+from monai_fp4.engines.failure import on_failure
 from monai_fp4.engines.network import autocast, build_and_seed, prepare_network, seed_everything, unwrap_ddp
-from monai_fp4.engines.nonfinite import first_nonfinite_layer
+from monai_fp4.engines.nonfinite import first_nonfinite_layer, nonfinite_tensors, what_is_kept
 from monai_fp4.engines.training import TrainingStep, fuse_adam
 
 __all__ = [
@@ -23,7 +25,10 @@ __all__ = [
     "build_and_seed",
     "first_nonfinite_layer",
     "fuse_adam",
+    "nonfinite_tensors",
+    "on_failure",
     "prepare_network",
     "seed_everything",
     "unwrap_ddp",
+    "what_is_kept",
 ]

@@ -10,16 +10,18 @@ them is not finite is the network run once more, layer by layer, to say where th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from monai_fp4.engines.network import autocast, unwrap_ddp
 from monai_fp4.errors import NumericsError
 
-__all__ = ["first_nonfinite_layer", "not_finite"]
+__all__ = ["first_nonfinite_layer", "nonfinite_tensors", "not_finite", "what_is_kept"]
 
 
 def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str | None:
@@ -44,6 +46,36 @@ def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str 
     return found[0] if found else None
 
 
+def nonfinite_tensors(state: Mapping[str, Any]) -> list[str]:
+    """Name the tensors in a tree of them in which NaN or infinity stands.
+
+    Args:
+        state: such as a network's or an optimizer's ``state_dict``, or a whole checkpoint.
+
+    >>> nonfinite_tensors({"step": 3, "moments": {0: torch.ones(2), 1: torch.tensor([1, torch.nan])}})
+    ['moments.1']
+    """
+    tensors = dict(_tensors(state, ""))
+    # One pass at the speed of memory. A norm may also overflow, so it only says that there is something to look for.
+    if not tensors or torch.isfinite(get_total_norm(list(tensors.values()))):
+        return []
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.numel():
+            yield name, value.detach()
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+
+
+def what_is_kept(epoch: int) -> str:
+    """Say which epoch ``checkpoint.pt`` holds while ``epoch`` is being trained."""
+    return f"checkpoint.pt keeps epoch {epoch - 1}" if epoch > 1 else "no epoch was finished before"
+
+
 def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) -> NumericsError:
     """The error of a training step: what is not finite (``"loss"`` or ``"gradient"``), where it began, what is kept."""
     state = engine.state
@@ -52,13 +84,15 @@ def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) 
     elif what == "gradient":
         named = unwrap_ddp(engine.network).named_parameters()
         where = next(
-            (f"the gradient of {n}" for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "?"
+            (f"the gradient of {n}" for n, p in named if p.grad is not None and not p.grad.isfinite().all()),
+            "the norm of all gradients together, which is beyond FP32",
         )
     else:
         layer = first_nonfinite_layer(unwrap_ddp(engine.network), images, amp)
         where = f"the output of layer '{layer}'" if layer else "the loss function"
-    kept = f"checkpoint.pt keeps epoch {state.epoch - 1}" if state.epoch > 1 else "no epoch was finished before"
+    if tensors := nonfinite_tensors(unwrap_ddp(engine.network).state_dict()):
+        where += f" and in the network's '{tensors[0]}'"
     return NumericsError(
         f"the {what} must be finite, but at step {state.iteration} (epoch {state.epoch}) NaN or infinity first"
-        f" stands in {where}; {kept}; lower learning_rate or check the scans"
+        f" stands in {where}; {what_is_kept(state.epoch)}; lower learning_rate or check the scans"
     )

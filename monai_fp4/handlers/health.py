@@ -141,6 +141,8 @@ class HealthRecorder:
 
     def _end_epoch(self, _engine: Engine) -> None:
         self._save()
+        if self.writer is not None:
+            self.writer.flush()  # the recorder notes how long the file is
 
     def _save(self) -> None:
         self.session.run_folder.write_json("health.json", {"epochs": list(self._epochs.values())})

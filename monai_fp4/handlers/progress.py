@@ -17,6 +17,7 @@ from monai.engines import Evaluator
 from tqdm import tqdm
 
 from monai_fp4.durations import format_seconds
+from monai_fp4.engines import on_failure
 
 __all__ = ["Progress"]
 
@@ -70,7 +71,7 @@ class Progress:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iterate)
         engine.add_event_handler(Events.COMPLETED, self._end)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        on_failure(engine, self._fail)
 
     def _start(self, _engine: Engine) -> None:
         self._first_iteration, self._epoch_iterations = None, 0
@@ -141,9 +142,8 @@ class Progress:
         self._epoch_line(engine, engine.state.epoch)
         self._close()
 
-    def _fail(self, _engine: Engine, error: Exception) -> None:
+    def _fail(self, _error: BaseException) -> None:
         self._close()
-        raise error
 
     def _close(self) -> None:
         if self._bar is not None:

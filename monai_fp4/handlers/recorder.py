@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +15,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from monai_fp4.bundle.archive import check_archive, checksum
 from monai_fp4.bundle.session import Session
-from monai_fp4.engines import unwrap_ddp
-from monai_fp4.errors import ConfigError
+from monai_fp4.engines import nonfinite_tensors, unwrap_ddp, what_is_kept
+from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.handlers.auprc import cohort_of
+from monai_fp4.handlers.early_end import EarlyEnd
 from monai_fp4.handlers.peak_memory import peak_memory
 from monai_fp4.metrics.cohort import Cohort
 from monai_fp4.quantization.conversion import quantized_layers
@@ -45,6 +49,10 @@ class Recorder:
     Of the best epoch alone it keeps ``per_patient`` (``patient``, ``auprc``, ``recall`` and ``dice``, the latter two at
     the run's threshold, null where undefined) in ``metrics.json``, and ``pr_curve.json``; of the whole run, over all
     its attempts, ``peak_memory_bytes`` (see `peak_memory`).
+
+    Nothing that is not finite is written over what is. ``checkpoint.pt`` goes to the disk first, then ``model.pt``,
+    which it can replace if it is of the same epoch, then ``metrics.json`` with the checksum of ``model.pt``: a run
+    that is cut off between any two of them goes on as if it had not been.
     """
 
     def __init__(
@@ -66,6 +74,9 @@ class Recorder:
         self.history: list[dict[str, Any]] = []
         self.per_patient: list[dict[str, Any]] = []
         self.peak_memory_bytes = 0
+        self._infinite_by_design = nonfinite_tensors({"network": unwrap_ddp(network).state_dict()})  # such as a mask
+        self._model_checksum: str | None = None
+        self._checkpoint_is_good = True
         self._losses: list[float] = []
         self._learning_rate = math.nan
         self._started = 0.0
@@ -78,6 +89,7 @@ class Recorder:
         engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
         engine.add_event_handler(Events.COMPLETED, self.finish)
+        EarlyEnd(self.session).attach(engine, self.evaluator)
 
     def _record_last(self, engine: Engine) -> None:
         # When the run begins and not when this is attached: behind the validation wherever that stands in the list.
@@ -88,17 +100,21 @@ class Recorder:
         """Take up a run where its checkpoint left it.
 
         Raises:
-            ConfigError: when the checkpoint is damaged or of another network.
+            ConfigError: when the checkpoint, and the one before it, are damaged or of another network, or ``model.pt``
+                is not what they tell of.
         """
-        path = self.folder.checkpoint_path
-        if not path.exists():
+        paths = [path for path in (self.folder.checkpoint_path, self.folder.previous_path) if path.exists()]
+        if not paths:
+            self._say_what_is_lost()
             return
-        checkpoint = self.folder.load(path, self.session.device)
-        missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
-        if missing:
-            raise ConfigError(
-                f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
-            )
+        try:
+            path, checkpoint = paths[0], self._load(paths[0])
+        except ConfigError as error:
+            if len(paths) == 1:
+                raise
+            path, checkpoint = paths[1], self._load(paths[1])
+            self._say(f"note: {error}; this run takes the one before it")
+        self._checkpoint_is_good = path == self.folder.checkpoint_path
         self.folder.load_weights(unwrap_ddp(self.network), checkpoint["network"], path)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
@@ -107,8 +123,59 @@ class Recorder:
         self.peak_memory_bytes = checkpoint.get("peak_memory_bytes", 0)
         engine.state.epoch = checkpoint["epoch"]
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
+        self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
         if self.session.rank == 0:
-            print(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
+            self.folder.cut_events(checkpoint.get("events", self.folder.event_sizes()))
+            self._check_model()
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        checkpoint = self.folder.load(path, self.session.device)
+        missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
+        if missing:
+            raise ConfigError(
+                f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
+            )
+        if (name := self._spoilt(checkpoint)) is not None:
+            raise ConfigError(
+                f"{path} must hold finite numbers, but NaN or infinity stands in '{name}'; remove it to start again"
+            )
+        return checkpoint
+
+    def _spoilt(self, state: Mapping[str, Any]) -> str | None:
+        return next((name for name in nonfinite_tensors(state) if name not in self._infinite_by_design), None)
+
+    def _say_what_is_lost(self) -> None:
+        if self.session.rank == 0:
+            self.folder.cut_events({})
+            if self.folder.metrics_path.exists():
+                self._say(f"note: {self.folder.checkpoint_path} is missing, so this run starts again with epoch 1")
+
+    def _say(self, sentence: str) -> None:
+        if self.session.rank == 0:
+            print(sentence)
+
+    def _check_model(self) -> None:
+        """See that model.pt is whole and the best epoch's; the latest epoch's weights are at hand to write it anew."""
+        path, best = self.folder.model_path, self.best["epoch"]
+        said = self.folder.read_json("metrics.json") if self.folder.metrics_path.exists() else {}
+        described = said.get("best_epoch") == best
+        wrong = ""
+        try:
+            found = check_archive(path)
+            if described and said.get("model_checksum", found) != found:  # earlier versions wrote none
+                wrong = f"it is another file than {self.folder.metrics_path} describes"
+            # Where an older checkpoint had to serve, model.pt may be of an epoch that is still to be trained again.
+            self._model_checksum = found if described or "best_epoch" not in said else None
+        except (OSError, ValueError) as error:
+            wrong = getattr(error, "strerror", None) or str(error)
+        if best == self.history[-1]["epoch"]:
+            if wrong or not described:
+                self._save_model()
+        elif wrong:
+            raise ConfigError(
+                f"{path} must hold the weights of epoch {best}, but {wrong}; restore it, or remove"
+                f" {self.folder.checkpoint_path} to train again"
+            )
 
     def _start_epoch(self, _engine: Engine) -> None:
         self._losses = []
@@ -119,7 +186,11 @@ class Recorder:
         self._learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def record(self, engine: Engine) -> None:
-        """Append the epoch to the history, then write model.pt if it is the best, checkpoint.pt and metrics.json."""
+        """Append the epoch to the history, then write checkpoint.pt, model.pt if it is the best, and metrics.json.
+
+        Raises:
+            NumericsError: when a weight, a statistic or the optimizer's state is not finite; nothing is written then.
+        """
         epoch = engine.state.epoch
         entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
         entry["learning_rate"] = self._learning_rate
@@ -134,23 +205,39 @@ class Recorder:
         self.history.append(entry)
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
         if self.session.rank == 0:
-            if self.best is entry:
-                self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
-            checkpoint = {
+            state = {
                 "network": unwrap_ddp(self.network).state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "lr_scheduler": self.lr_scheduler.state_dict(),
+            }
+            if (name := self._spoilt(state)) is not None:
+                raise NumericsError(
+                    f"a checkpoint must be finite, but after step {engine.state.iteration} (epoch {epoch}) NaN or"
+                    f" infinity stands in '{name}'; {what_is_kept(epoch)}; lower learning_rate or check the scans"
+                )
+            if self.best is entry:
+                self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
+            checkpoint = state | {
                 "epoch": epoch,
                 "history": self.history,
                 "per_patient": self.per_patient,
                 "peak_memory_bytes": self.peak_memory_bytes,
+                "events": self.folder.event_sizes(),
             }
+            if self._checkpoint_is_good:
+                self.folder.keep_checkpoint()
             self.folder.save(self.folder.checkpoint_path, checkpoint)
+            self._checkpoint_is_good = True
+            if self.best is entry:
+                self._save_model()
             self._write_metrics(finished=False)
 
-    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
-        """Write model.pt, with the curve beside it, and remember the patients."""
+    def _save_model(self) -> None:
         self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())
+        self._model_checksum = checksum(self.folder.model_path)
+
+    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
+        """Write the curve of the best epoch, and remember its patients."""
         threshold = entry.get("threshold")
         rows = cohort.per_patient(threshold) if cohort is not None and threshold is not None else []
         self.per_patient = [{name: row[name] for name in _OF_A_PATIENT} for row in rows]
@@ -174,9 +261,15 @@ class Recorder:
         return max(known, key=lambda pair: pair[0])[1]
 
     def finish(self, _engine: Engine) -> None:
-        """Write the final metrics.json."""
+        """See that model.pt is there and whole, and write the final metrics.json.
+
+        Raises:
+            ConfigError: when it is not, and the latest epoch is not the best, so that it cannot be written anew.
+        """
         if self.session.rank == 0:
+            self._check_model()
             self._write_metrics(finished=True)
+            self.folder.previous_path.unlink(missing_ok=True)
             best = self.best
             score = best.get(self.key_metric)
             said = f"{self.key_metric} {score:.4f} at epoch {best['epoch']}" if score is not None else "not validated"
@@ -193,7 +286,12 @@ class Recorder:
         }
         self.folder.write_json(
             "metrics.json",
-            {"finished": finished, "measured_on": measured_on, "best_epoch": best["epoch"]}
+            {
+                "finished": finished,
+                "measured_on": measured_on,
+                "best_epoch": best["epoch"],
+                "model_checksum": self._model_checksum,
+            }
             | summary
             | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
         )

@@ -182,6 +182,8 @@ def _outcome_of(code: int, folder: Path, begin: int) -> Outcome:
             if json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("finished") is True:
                 return {"status": "done", "error": ""}
         return _failed("the run must write a finished metrics.json, but ended without one; see run.log")
+    if code - 128 in (signal.SIGINT, signal.SIGTERM):  # a training ends by them after its step, and says so
+        code = 128 - code
     if code < 0:
         known = {each.value: each.name for each in signal.Signals}
         name = known.get(-code, f"signal {-code}")  # real-time signals have no names

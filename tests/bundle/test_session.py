@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,12 @@ def test_a_session_claims_its_folder(tiny: Dataset, tmp_path: Path) -> None:
     started = session(tiny, tmp_path / "run")
     assert (started.rank, started.world_size, started.batch_size) == (0, 1, 6)
     assert (started.in_channels, started.device, started.validation_part) == (3, torch.device("cpu"), "val")
+    assert set(contents(tmp_path / "run")) == {".lock", "config.json", "environment.json", "patients.json"}
+    with pytest.raises(ConfigError, match=f"one run at a time may work in .*process {os.getpid()} on host"):
+        session(tiny, tmp_path / "run")
+    (tmp_path / "run" / ".checkpoint.pt.123.tmp").touch()
+    started.close()
+    session(tiny, tmp_path / "run").close()
     assert set(contents(tmp_path / "run")) == {"config.json", "environment.json", "patients.json"}
     assert session(tiny, tmp_path / "other", fold="all").validation_part == "train"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from monai_fp4.bundle import RunFolder
-from monai_fp4.errors import ConfigError
+from monai_fp4.bundle.archive import check_archive
+from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.handlers import Recorder, Validation, peak_memory
 
 
@@ -27,7 +29,7 @@ class Scores:
     def __init__(self, network: nn.Module, scores: Sequence[float | None]) -> None:
         self.engine = Engine(lambda _engine, _batch: None)
         self.network, self.scores = network, scores
-        self.state = self.engine.state
+        self.state, self.add_event_handler = self.engine.state, self.engine.add_event_handler
 
     def run(self, epoch: int) -> None:
         score = self.scores[epoch - 1]
@@ -41,11 +43,14 @@ def small_run(
     epochs: int = 3,
     validate_first: bool = True,
     rank: int = 0,
+    spoil: Callable[[nn.Module, Optimizer, int], None] = lambda network, optimizer, step: None,
+    fold: int | str = 0,
 ) -> tuple[nn.Module, Optimizer, list[list[float]]]:
     """Train a linear layer for epochs of three steps; its network, its optimizer, and the losses of each epoch."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    network = nn.Linear(2, 1)
+    network = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1, affine=False))
+    network[1].eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
     losses: list[list[float]] = []
@@ -58,16 +63,17 @@ def small_run(
         loss.backward()
         optimizer.step()
         losses[-1].append(loss.item())
+        spoil(network, optimizer, engine.state.iteration)
         return {"loss": loss.item()}
 
     session: Any = SimpleNamespace(
         run_folder=RunFolder(folder),
-        options=SimpleNamespace(fold=0),
+        options=SimpleNamespace(fold=fold),
         device=torch.device("cpu"),
         rank=rank,
         world_size=1,
     )
-    session.wait = lambda: None
+    session.wait = session.release = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
     recorder = Recorder(session, network, optimizer, schedule, evaluator)  # type: ignore[arg-type]
     handlers = [Validation(session, evaluator), recorder]  # type: ignore[arg-type]
@@ -223,3 +229,183 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     error = refusal(lambda: train(tiny, folder, epochs=1))
     assert isinstance(error, ConfigError) and named in str(error)
     assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def _weight(network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+    if step == 6:
+        network[0].weight.data[0, 1] = math.nan  # type: ignore[index,union-attr]
+
+
+def _statistic(network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+    if step == 6:
+        network[1].running_var[0] = math.inf  # type: ignore[index,union-attr]
+
+
+def _moment(network: nn.Module, optimizer: Optimizer, step: int) -> None:
+    if step == 6:
+        optimizer.state[network[0].weight]["exp_avg_sq"][0, 0] = math.inf  # type: ignore[index,union-attr]
+
+
+@pytest.mark.parametrize("fold", [0, "all"])
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [(_weight, "network.0.weight"), (_statistic, "network.1.running_var"), (_moment, "optimizer.state.0.exp_avg_sq")],
+)
+def test_what_is_not_finite_is_never_written_over_what_is(
+    tmp_path: Path, fold: int | str, spoil: Any, named: str
+) -> None:
+    with pytest.raises(NumericsError) as error:
+        small_run(tmp_path / "run", (0.1, None, 0.5), spoil=spoil, fold=fold)  # it comes after the last validation
+    said = str(error.value)
+    assert f"after step 6 (epoch 2) NaN or infinity stands in '{named}'; checkpoint.pt keeps epoch 1" in said
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    assert written(tmp_path / "run")["best_epoch"] == 1 and not written(tmp_path / "run")["finished"]
+    small_run(tmp_path / "run", (0.1, None, 0.5), fold=fold)
+    small_run(tmp_path / "whole", (0.1, None, 0.5), fold=fold)
+    assert written(tmp_path / "run") == written(tmp_path / "whole")
+
+
+def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.BatchNorm1d, "reset_running_stats", lambda self: self.running_var.fill_(math.inf))
+    small_run(tmp_path)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["1.running_var"].item() == math.inf
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _flip(path: Path) -> None:
+    """Change one bit of the first tensor, which torch would load without a word."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        at = next(part for part in archive.infolist() if "/data/" in part.filename).header_offset
+    name, extra = (int.from_bytes(content[at + n : at + n + 2], "little") for n in (26, 28))
+    content[at + 30 + name + extra] ^= 4
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)
+
+
+def _spoil(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    content.get("network", content)["0.weight"][0, 0] = math.nan
+    torch.save(content, path)
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "cut": _cut,
+    "flipped": _flip,
+    "not finite": _spoil,
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+}
+
+
+def _pull_the_plug(step: int) -> Callable[[nn.Module, Optimizer, int], None]:
+    def pull(_network: nn.Module, _optimizer: Optimizer, now: int) -> None:
+        if now == step:
+            raise KeyboardInterrupt
+
+    return pull
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Path:
+    """A run that ended in its third epoch; the best one was the second."""
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", spoil=_pull_the_plug(8))
+    return tmp_path / "run"
+
+
+def _epoch(path: Path) -> int:
+    return torch.load(path, weights_only=True)["epoch"]
+
+
+def test_the_checkpoint_before_is_kept_until_the_end(cut_off: Path) -> None:
+    assert (_epoch(cut_off / "checkpoint.pt"), _epoch(cut_off / "checkpoint.previous.pt")) == (2, 1)
+    small_run(cut_off)
+    assert _epoch(cut_off / "checkpoint.pt") == 3 and not (cut_off / "checkpoint.previous.pt").exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_an_older_checkpoint_serves_where_the_newest_is_lost(
+    cut_off: Path, tmp_path: Path, damage: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(cut_off / "checkpoint.pt")
+    with pytest.raises(KeyboardInterrupt):
+        small_run(cut_off, spoil=_pull_the_plug(8))
+    assert "after epoch 1 of 3" in capsys.readouterr().out
+    assert _epoch(cut_off / "checkpoint.previous.pt") == 1, "what is damaged does not take the place of what is whole"
+    small_run(cut_off)
+    small_run(tmp_path / "whole")
+    assert written(cut_off) == written(tmp_path / "whole")
+    for name in ("checkpoint.pt", "model.pt"):
+        one, other = (torch.load(run / name, weights_only=True) for run in (cut_off, tmp_path / "whole"))
+        one, other = one.get("network", one), other.get("network", other)
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_where_no_checkpoint_is_whole_the_error_names_it(cut_off: Path) -> None:
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        _flip(cut_off / name)
+    with pytest.raises(ConfigError, match=r"checkpoint\.previous\.pt must be a checkpoint.*is damaged.*remove it"):
+        small_run(cut_off)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_weights_of_an_earlier_epoch_that_are_lost_are_named(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", (0.9, 0.1, 0.5), spoil=_pull_the_plug(8))
+    damage(tmp_path / "run" / "model.pt")
+    with pytest.raises(ConfigError, match=r"model\.pt must hold the weights of epoch 1, but .*restore it, or remove"):
+        small_run(tmp_path / "run", (0.9, 0.1, 0.5))
+    assert written(tmp_path / "run")["finished"] is False
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_weights_of_the_latest_epoch_are_written_anew(cut_off: Path, damage: Callable[[Path], Any]) -> None:
+    right = torch.load(cut_off / "model.pt", weights_only=True)
+    damage(cut_off / "model.pt")
+    small_run(cut_off)
+    now = torch.load(cut_off / "model.pt", weights_only=True)
+    assert all(torch.equal(now[name], value) for name, value in right.items())
+    assert written(cut_off)["finished"] is True
+
+
+def test_a_run_does_not_finish_without_its_weights(tmp_path: Path) -> None:
+    def lose(_network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+        if step == 8:
+            (tmp_path / "model.pt").unlink()
+
+    with pytest.raises(ConfigError, match=r"model\.pt must hold the weights of epoch 2, but No such file"):
+        small_run(tmp_path, spoil=lose)
+    assert written(tmp_path)["finished"] is False
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "metrics.json"])
+def test_a_run_that_is_cut_off_between_two_files_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    small_run(tmp_path / "whole")
+    replace, count = Path.replace, iter(range(100))
+
+    def cut(self: Path, target: Path) -> Path:
+        if target.name == name and next(count) == 1:  # of the second epoch, the best one
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run")
+    small_run(tmp_path / "run")
+    assert written(tmp_path / "run") == written(tmp_path / "whole")
+    assert check_archive(tmp_path / "run" / "model.pt") == check_archive(tmp_path / "whole" / "model.pt")
+
+
+def test_a_run_without_its_checkpoints_says_that_it_begins_anew(
+    cut_off: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (cut_off / name).unlink()
+    _, _, losses = small_run(cut_off)
+    assert len(losses) == 3 and "checkpoint.pt is missing, so this run starts again" in capsys.readouterr().out
