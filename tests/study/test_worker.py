@@ -101,6 +101,14 @@ def test_a_signal_without_a_name_is_told_by_its_number(folder: StudyFolder) -> N
     assert outcome["status"] == "lost" and f"signal {signal.SIGRTMIN + 1}" in outcome["error"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_a_signal_ended_after_its_step_is_lost_not_failed(
+    folder: StudyFolder, number: signal.Signals
+) -> None:
+    outcome = run_task(task(folder, f"raise SystemExit({128 + number})"))
+    assert outcome["status"] == "lost" and f"ended by {number.name}" in outcome["error"]
+
+
 def test_a_process_that_is_killed_is_lost_not_failed(folder: StudyFolder) -> None:
     outcome = run_task(task(folder, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     assert outcome["status"] == "lost" and "SIGKILL" in outcome["error"] and "memory" in outcome["error"]

@@ -1,0 +1,146 @@
+"""How a training ends before its time, with real processes and real signals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from study_cells import eventually
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, item, metrics, refusal, train, workflow
+
+from monai_fp4.errors import ConfigError
+
+
+def start(dataset: Dataset, folder: Path, **changes: Any) -> subprocess.Popen[str]:
+    """The command line of a run that would take long, as the leader of a group of processes."""
+    options = TINY | dataset.options | {"epochs": 500, "val_interval": 500, "output_dir": str(folder)} | changes
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLES / "unet_500k_bf16.json"), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "whole_group"),
+    [(signal.SIGINT, 2, True), (signal.SIGTERM, 2, True), (signal.SIGTERM, 0, False)],
+)
+def test_a_signal_ends_a_run_after_its_step(
+    tiny: Dataset, tmp_path: Path, number: signal.Signals, workers: int, whole_group: bool
+) -> None:
+    process = start(tiny, tmp_path / "run", num_workers=workers)
+    try:
+        assert eventually((tmp_path / "run" / "checkpoint.previous.pt").exists, 120)  # it has trained two epochs
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, said
+    assert f"ended by {number.name} after step " in said and "the same command goes on" in said
+    assert "Traceback" not in said and "Finished" not in out
+    epoch = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"]
+    assert f"checkpoint.pt keeps epoch {epoch};" in said
+    assert not metrics(tmp_path / "run")["finished"] and not (tmp_path / "run" / ".lock").exists()
+    assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_second_signal_ends_it_at_once(tiny: Dataset, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import time\n"
+        "from ignite.engine import Events; from tiny_runs import Dataset, item, workflow\n"
+        "flow = workflow(Dataset(Path(sys.argv[2]), Path(sys.argv[3])), Path(sys.argv[4]))\n"
+        "flow.initialize()\n"
+        "def stay(_):\n    print('staying', flush=True)\n    time.sleep(300)\n"
+        "item(flow, 'train#trainer').add_event_handler(Events.ITERATION_STARTED(once=2), stay)\n"
+        "flow.run()\n"
+    )
+    words = [str(REPOSITORY / "tests"), str(tiny.dataset_dir), str(tiny.manifest), str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        assert any("staying" in line for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        assert any("SIGTERM: ending after this step; a second one ends at once" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
+    train(tiny, tmp_path / "run")  # nobody holds the folder
+
+
+def _raise(error: Callable[[], Exception]) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error()
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_tensorboard_finds_full_is_one_sentence(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    flow = workflow(tiny, tmp_path / "run", epochs=3)
+    flow.initialize()
+    writer, trainer = item(flow, "summary_writer"), item(flow, "train#trainer")
+    file = writer._get_file_writer().event_writer._general_file_writer
+    fail = _raise(lambda: OSError(code, os.strerror(code)))
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=4), lambda _: monkeypatch.setattr(file, "write", fail))
+    error = refusal(flow.run)
+    assert isinstance(error, ConfigError)
+    assert f"{tmp_path / 'run'} must be writable, but the system says '{os.strerror(code)}'" in str(error)
+    assert "Traceback" not in capfd.readouterr().err, "its thread does not print another one"
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    monkeypatch.undo()
+    assert metrics(train(tiny, tmp_path / "run", epochs=3))["finished"] is True
+
+
+def test_a_folder_that_tensorboard_cannot_write_is_one_sentence(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_fp4.bundle.session.SummaryWriter", _raise(lambda: OSError(errno.EROFS, "Read-only")))
+    flow = workflow(tiny, tmp_path / "run")
+    flow.initialize()
+    assert "must be writable, but the system says 'Read-only'" in str(refusal(flow.run))
+
+
+def test_steps_are_not_doubled_in_tensorboard_by_a_resume(tiny: Dataset, tmp_path: Path) -> None:
+    def pull_the_plug(_engine: Any) -> None:
+        raise KeyboardInterrupt
+
+    # Of two steps an epoch: before the first checkpoint, after it, and after the second validation.
+    ends = [
+        ("train#trainer", Events.ITERATION_COMPLETED(once=1)),
+        ("train#trainer", Events.ITERATION_COMPLETED(once=3)),
+        ("validate#evaluator", Events.COMPLETED),
+    ]
+    for engine, event in ends:
+        flow = workflow(tiny, tmp_path / "run")
+        flow.initialize()
+        item(flow, engine).add_event_handler(event, pull_the_plug)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            flow.run()
+        item(flow, "summary_writer").close()  # which writes all that it was given
+    train(tiny, tmp_path / "run")
+    seen = EventAccumulator(str(tmp_path / "run"), purge_orphaned_data=False)
+    seen.Reload()
+    assert {"loss/train", "loss/train_step", "metrics/auprc", "training/learning_rate"} <= set(seen.Tags()["scalars"])
+    for tag in seen.Tags()["scalars"]:
+        steps = [event.step for event in seen.Scalars(tag)]
+        assert steps == ([1, 2, 3, 4] if tag in ("loss/train_step", "training/learning_rate") else [1, 2]), tag
