@@ -134,6 +134,7 @@ def test_every_cell_of_the_definition_is_listed_with_its_state(study: Path, docu
         assert cell["id"] in overview and cell["status"] in overview
     assert "This is a partial report" in overview and "loss is NaN" in overview and "1 damaged" in overview
     assert "run by 2 versions of the code: 0.0, 0.1" in overview
+    assert "Fold in which seeds are compared 0 Begun with version" in overview, "0 is known"
 
 
 def test_every_page_says_that_the_report_is_partial(study: Path, documents: dict[str, Document]) -> None:
