@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -97,15 +97,9 @@ def between_recipes(tables: StudyTables, metric: str = "auprc", margin: float = 
         wide = own.pivot(index=["fold", "seed"], columns="recipe", values=metric)
         names = [name for name in tables.recipes if name in wide and name != tables.baseline]
         for first, second in itertools.combinations(names, 2):
-            both = wide[[first, second]].dropna().reset_index()
-            if both.empty:
-                continue
-            both["difference"] = both[second] - both[first]
-            both["percent"] = 100 * both[second] / both[first]
             named = {"metric": metric} | _named(own) | {"recipe": first, "other": second}
-            rows.append(named | _compare(tables, both, margin))
-    rows = _corrected(rows)
-    return pd.DataFrame(rows, columns=["metric", *_MODEL, "recipe", "other", *_TEST])
+            rows += _compare_columns(tables, wide, first, second, named, margin)
+    return pd.DataFrame(_corrected(rows), columns=["metric", *_MODEL, "recipe", "other", *_TEST])
 
 
 def between_variants(tables: StudyTables, metric: str = "auprc", margin: float = MARGIN) -> pd.DataFrame:
@@ -116,15 +110,8 @@ def between_variants(tables: StudyTables, metric: str = "auprc", margin: float =
     for (arch, scale, recipe), own in done.groupby(["arch", "scale", "recipe"], sort=False):
         wide = own.pivot(index=["fold", "seed"], columns="variant", values=metric)
         for other in others:
-            if first not in wide or other not in wide:
-                continue
-            both = wide[[first, other]].dropna().reset_index()
-            if both.empty:
-                continue
-            both["difference"] = both[other] - both[first]
-            both["percent"] = 100 * both[other] / both[first]
             named = {"metric": metric, "arch": arch, "scale": scale, "recipe": recipe, "variant": first, "other": other}
-            rows.append(named | _compare(tables, both, margin))
+            rows += _compare_columns(tables, wide, first, other, named, margin)
     columns = ["metric", "arch", "scale", "recipe", "variant", "other", *_TEST]
     return pd.DataFrame(_corrected(rows), columns=columns)
 
@@ -180,6 +167,18 @@ def _named(rows: pd.DataFrame) -> dict[str, Any]:
     return {name: rows[name].iloc[0] for name in _MODEL}
 
 
+def _compare_columns(
+    tables: StudyTables, wide: pd.DataFrame, first: str, second: str, named: dict[str, Any], margin: float
+) -> list[dict[str, Any]]:
+    """The second column less the first, where both have a value; no row where nowhere."""
+    both = wide.reindex(columns=[first, second]).dropna().reset_index()
+    if both.empty:
+        return []
+    both["difference"] = both[second] - both[first]
+    both["percent"] = 100 * both[second] / both[first]
+    return [named | _compare(tables, both, margin)]
+
+
 def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: bool = False) -> dict[str, Any]:
     seeds = tables.in_main_fold(pairs)
     folds = pairs.groupby("fold", sort=False)["difference"].mean()
@@ -190,12 +189,10 @@ def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: 
         overlap = float((done["val_patients"] / done["train_patients"]).mean())
         known = overlap if math.isfinite(overlap) else 1 / max(len(folds) - 1, 1)
         unit, test, percent = "folds", paired_test(folds, margin, overlap=known), pairs
-    numbers = {name: getattr(test, name) for name in ("n", "mean", "low", "high", "p", "p_sign_flip", "p_margin")}
-    return {"unit": unit, "percent": float(percent["percent"].mean()), **numbers}
+    return {"unit": unit, "percent": float(percent["percent"].mean()), **vars(test)}
 
 
-def _corrected(family: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = list(family)
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in ("p", "p_margin"):
         for row, adjusted in zip(rows, holm([row[name] for row in rows]), strict=True):
             row[f"{name}_holm"] = adjusted

@@ -49,23 +49,15 @@ class MeanInterval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairedTest:
-    """Result of a paired test.
+class PairedTest(MeanInterval):
+    """Result of a paired test: the mean of the differences with its interval, and the tests.
 
     Attributes:
-        n: differences.
-        mean: their mean.
-        low: lower end of its 95 % interval.
-        high: upper end.
         p: of the two-sided t-test against 0.
         p_sign_flip: of the sign-flip test.
         p_margin: of the one-sided t-test against -margin: small where the loss is shown to be below the margin.
     """
 
-    n: int
-    mean: float
-    low: float
-    high: float
     p: float
     p_sign_flip: float
     p_margin: float
@@ -145,13 +137,11 @@ def holm(p: Sequence[float]) -> list[float]:
     Returns:
         Adjusted values, in the same order: below 0.05 means shown, whatever the number of comparisons.
     """
-    adjusted = [math.nan] * len(p)
-    order = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p[index]))
-        adjusted[index] = highest
-    return adjusted
+    values = np.array(p, np.float64)
+    order = np.argsort(values, kind="stable")[: np.count_nonzero(~np.isnan(values))]  # NaN sorts last
+    steps = np.arange(order.size, 0, -1) * values[order]
+    values[order] = np.maximum.accumulate(np.minimum(steps, 1.0))
+    return [float(value) for value in values]
 
 
 def patient_bootstrap(

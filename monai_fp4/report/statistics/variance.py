@@ -129,16 +129,12 @@ def analyse_variance(part: BalancedPart) -> pd.DataFrame:
     table["eta_squared"] = table["sum_of_squares"] / total if total else math.nan
     table["f"], table["p"] = math.nan, math.nan
     if seeds > 1:
-        for index, row in table.iterrows():
-            source = str(row["source"])
-            if source in (PLOT_ERROR, RESIDUAL):
-                continue
-            against = RESIDUAL if "recipe" in source.split(" x ") else PLOT_ERROR
-            error = table[table["source"] == against].iloc[0]
-            mean_square = error["sum_of_squares"] / error["df"]
-            if mean_square > 0:
-                f = row["sum_of_squares"] / row["df"] / mean_square
-                table.loc[index, ["f", "p"]] = f, float(stats.f.sf(f, row["df"], error["df"]))
+        known, error = table.set_index("source"), table["source"].map(_error_of)
+        mean_squares = known["sum_of_squares"] / known["df"]
+        against = error.map(mean_squares)
+        tested = ~table["source"].isin([PLOT_ERROR, RESIDUAL]) & (against > 0)
+        table["f"] = (mean_squares.to_numpy() / against).where(tested)
+        table["p"] = stats.f.sf(table["f"], table["df"], error.map(known["df"]))
     return table
 
 
@@ -156,13 +152,16 @@ def beyond_chance(part: BalancedPart) -> dict[str, float]:
         Source -> share, without the two sources of error.
     """
     table = analyse_variance(part).set_index("source")
-    total = table["sum_of_squares"].sum()
-    shares: dict[str, float] = {}
-    for source, row in table.drop(index=[PLOT_ERROR, RESIDUAL], errors="ignore").iterrows():
-        error = table.loc[RESIDUAL if "recipe" in str(source).split(" x ") else PLOT_ERROR]
-        chance = row["df"] * error["sum_of_squares"] / error["df"]
-        shares[str(source)] = float((row["sum_of_squares"] - chance) / total) if total else math.nan
-    return shares
+    effects = table.drop(index=[PLOT_ERROR, RESIDUAL], errors="ignore")
+    error = table.loc[effects.index.map(_error_of)].set_axis(effects.index)
+    chance = effects["df"] * error["sum_of_squares"] / error["df"]
+    shares = (effects["sum_of_squares"] - chance) / table["sum_of_squares"].sum()  # NaN where nothing varies
+    return {str(source): float(share) for source, share in shares.items()}
+
+
+def _error_of(source: str) -> str:
+    """The source of error that an effect is tested against."""
+    return RESIDUAL if "recipe" in source.split(" x ") else PLOT_ERROR
 
 
 def _square(values: NDArray[np.float64], subset: tuple[int, ...]) -> float:
