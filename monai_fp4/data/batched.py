@@ -90,40 +90,27 @@ class _Affine:
             batch[key].index_copy_(0, rows, sampled)
 
 
-class _Scale:
-    """``RandScaleIntensityd``: draws the factor."""
+class _Intensity:
+    """``RandScaleIntensityd`` and ``RandShiftIntensityd``: draw the factor, or the offset."""
 
-    def __init__(self, transform: RandScaleIntensityd) -> None:
+    def __init__(self, transform: RandScaleIntensityd | RandShiftIntensityd) -> None:
         self.transform = transform
+        self.scales = isinstance(transform, RandScaleIntensityd)
+        self.neutral = float(self.scales)
 
     def draw(self, _dims: int) -> float:
         self.transform.randomize(None)
         if not self.transform._do_transform:
-            return 1.0
-        self.transform.scaler.randomize(None)
-        return 1 + float(self.transform.scaler.factor)
+            return self.neutral
+        inner = self.transform.scaler if self.scales else self.transform.shifter
+        inner.randomize(None)
+        return self.neutral + float(inner.factor if self.scales else inner._offset)
 
     def apply(self, batch: Batch, drawn: list[float]) -> None:
         for key in self.transform.keys:
-            batch[key].mul_(_column(drawn, batch[key]))
-
-
-class _Shift:
-    """``RandShiftIntensityd``: draws the offset."""
-
-    def __init__(self, transform: RandShiftIntensityd) -> None:
-        self.transform = transform
-
-    def draw(self, _dims: int) -> float:
-        self.transform.randomize(None)
-        if not self.transform._do_transform:
-            return 0.0
-        self.transform.shifter.randomize(None)
-        return float(self.transform.shifter._offset)
-
-    def apply(self, batch: Batch, drawn: list[float]) -> None:
-        for key in self.transform.keys:
-            batch[key].add_(_column(drawn, batch[key]))
+            values = batch[key]
+            column = torch.tensor(drawn, dtype=values.dtype, device=values.device)
+            (values.mul_ if self.scales else values.add_)(column.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 class BatchTransform:
@@ -190,20 +177,16 @@ def _step(transform: Any) -> Any:
         return _Affine(transform) if plain and not inner.lazy else None
     if type(transform) is RandScaleIntensityd:
         plain = not transform.scaler.channel_wise and transform.scaler.dtype in (None, np.float32)
-        return _Scale(transform) if plain else None
+        return _Intensity(transform) if plain else None
     if type(transform) is RandShiftIntensityd:
         plain = not transform.shifter.channel_wise and not any(transform.factor_key)
-        return _Shift(transform) if plain else None
+        return _Intensity(transform) if plain else None
     return None
 
 
 def _rows(chosen: Sequence[bool], device: torch.device) -> Tensor:
     """Numbers of the chosen items, on the device; a mask there would have to be waited for."""
     return torch.tensor([row for row, yes in enumerate(chosen) if yes], dtype=torch.int64, device=device)
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _grid(matrices: Tensor, size: Sequence[int]) -> Tensor:

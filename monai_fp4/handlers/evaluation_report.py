@@ -20,7 +20,7 @@ from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.metrics.bootstrap import Interval
 from monai_fp4.metrics.cohort import Cohort
-from monai_fp4.visualize import Reason, SliceGallery, overlay_figure, pr_curve_figure, probabilities_figure, save_figure
+from monai_fp4.visualize import SliceGallery, overlay_figure, pr_curve_figure, probabilities_figure, save_figure
 
 __all__ = ["EvaluationReport", "report"]
 
@@ -102,12 +102,9 @@ class EvaluationReport:
             save_figure(figure, self.folder / "pr_curve.png")
         figure = probabilities_figure(cohort.pooled, threshold=threshold, title=self.title)
         save_figure(figure, self.folder / "probabilities.png")
-        chosen = self._gallery.chosen()
-        for reason in Reason:
-            slices = [overlay for overlay in chosen if overlay.reason is reason]
-            if slices:
-                figure = overlay_figure(slices, threshold=threshold, title=reason.value)
-                save_figure(figure, self.folder / "overlays" / f"{reason.value.replace(' ', '_')}.png")
+        for reason, slices in self._gallery.chosen().items():
+            figure = overlay_figure(slices, threshold=threshold, title=reason.value)
+            save_figure(figure, self.folder / "overlays" / f"{reason.value.replace(' ', '_')}.png")
         # Last: a folder that holds metrics.json is complete.
         content = {"source": self.source, **numbers} if self.source else numbers
         write_atomically(self.folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")

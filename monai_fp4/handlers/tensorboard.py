@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.metrics.histogram import ScoreHistogram
-from monai_fp4.visualize import Reason, SliceGallery, overlay_figure, to_array
+from monai_fp4.visualize import SliceGallery, overlay_figure, to_array
 
 __all__ = ["TensorBoard", "TensorBoardValidation"]
 
@@ -127,13 +127,9 @@ class TensorBoardValidation:
                 "predictions/probabilities", **histogram_fields(cohort.pooled), global_step=step
             )
         threshold = float(metrics.get("threshold", 0.5))
-        chosen = self._gallery.chosen()
-        for reason in Reason:
-            slices = [overlay for overlay in chosen if overlay.reason is reason]
-            if slices:
-                picture = to_array(overlay_figure(slices, threshold=threshold, title=reason.value))
-                tag = f"overlays/{reason.value.replace(' ', '_')}"
-                self.writer.add_image(tag, picture, step, dataformats="HWC")
+        for reason, slices in self._gallery.chosen().items():
+            picture = to_array(overlay_figure(slices, threshold=threshold, title=reason.value))
+            self.writer.add_image(f"overlays/{reason.value.replace(' ', '_')}", picture, step, dataformats="HWC")
         self.writer.flush()
 
 

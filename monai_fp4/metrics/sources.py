@@ -6,7 +6,8 @@ neither be copied nor come to the host.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from monai_fp4.metrics.keys import Keys, runs
 __all__ = ["Source", "cell_source", "score_source"]
 
 Index = NDArray[np.int64]
+_Keys = TypeVar("_Keys", Keys, Tensor)
 _PIECE = 2**20
 
 
@@ -72,26 +74,32 @@ class _CellSource:
         return self._low if self.size <= limit else None
 
 
-class _HostScores:
-    """Sorted keys of scores with one label."""
+class _Scores(ABC, Generic[_Keys]):
+    """Sorted keys of scores with one label: each is a place of its own."""
 
     level: NDArray[np.uint8] | None = None
 
-    def __init__(self, keys: Keys, positive: bool) -> None:
-        self.size, self.positive = keys.size, positive
-        self._keys = keys
+    def __init__(self, keys: _Keys, positive: bool) -> None:
+        self.size, self.positive = len(keys), positive
+        self._keys: _Keys = keys
 
-    def search(self, keys: Keys, side: Any = "left") -> Index:
-        return np.searchsorted(self._keys, keys, side)
-
+    @abstractmethod
     def low(self, at: Index) -> Keys:
-        return self._keys[at]
+        """The key at each position."""
 
     def high(self, at: Index) -> Keys:
         return self.low(at)
 
     def below(self, at: Index) -> tuple[Index | None, Index | None]:
         return (at, None) if self.positive else (None, at)
+
+
+class _HostScores(_Scores[Keys]):
+    def search(self, keys: Keys, side: Any = "left") -> Index:
+        return np.searchsorted(self._keys, keys, side)
+
+    def low(self, at: Index) -> Keys:
+        return self._keys[at]
 
     def distinct(self, limit: int) -> Keys | None:
         count = min(self.size, 1)
@@ -103,14 +111,8 @@ class _HostScores:
         return self._keys[runs(self._keys)]
 
 
-class _DeviceScores:
-    """Sorted signed keys of scores with one label, on a device (`monai_fp4.metrics.device`)."""
-
-    level: NDArray[np.uint8] | None = None
-
-    def __init__(self, keys: Tensor, positive: bool) -> None:
-        self.size, self.positive = len(keys), positive
-        self._keys = keys
+class _DeviceScores(_Scores[Tensor]):
+    """Signed keys, on a device (`monai_fp4.metrics.device`)."""
 
     def search(self, keys: Keys, side: Any = "left") -> Index:
         wanted = from_host(np.ascontiguousarray(keys), self._keys.device)
@@ -118,12 +120,6 @@ class _DeviceScores:
 
     def low(self, at: Index) -> Keys:
         return to_host(self._keys[torch.from_numpy(at).to(self._keys.device)])
-
-    def high(self, at: Index) -> Keys:
-        return self.low(at)
-
-    def below(self, at: Index) -> tuple[Index | None, Index | None]:
-        return (at, None) if self.positive else (None, at)
 
     def distinct(self, limit: int) -> Keys | None:
         own = torch.unique_consecutive(self._keys)

@@ -148,6 +148,7 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
     Raises:
         ConfigError: for a name that is not known, or a number that is none.
     """
+    from monai_fp4.networks import ARCHITECTURES, SCALES
     from monai_fp4.quantization.recipes import RECIPES
     from monai_fp4.study import grid
     from monai_fp4.study.commands import OPTIMIZERS
@@ -179,8 +180,8 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
     # A manifest of the user's is copied, so that the study says by itself who was in which fold.
     named = "manifest.json" if path.is_file() else args.manifest
     definition = StudyDefinition(
-        archs=grid.names("archs", args.archs, grid.known_archs()),
-        scales=grid.names("scales", args.scales, grid.known_scales()),
+        archs=grid.names("archs", args.archs, ARCHITECTURES),
+        scales=grid.names("scales", args.scales, SCALES),
         recipes=grid_recipes(_with_attention(args.recipes, args.attention), own),
         folds=grid.folds_of(args.folds),
         seeds=grid.seeds_of(args.seeds),

@@ -18,6 +18,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import monai_fp4
 from monai_fp4.bundle.options import OPTIONS, RunOptions, defaults
 from monai_fp4.data import load_manifest, select_patients
 from monai_fp4.errors import ConfigError, unknown_name
-from monai_fp4.networks import ARCHITECTURES, SCALES, check_image_size, find_cell
+from monai_fp4.networks import check_image_size, find_cell
 from monai_fp4.study.layout import StudyDefinition, StudyFolder
 from monai_fp4.study.variants import recipe_of
 
@@ -35,8 +36,6 @@ __all__ = [
     "check",
     "code_version",
     "folds_of",
-    "known_archs",
-    "known_scales",
     "names",
     "now",
     "numbers",
@@ -151,12 +150,7 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
     both = [name for name in definition.further if name in definition.options]
     if both:
         raise ConfigError(f"{both[0]} must be an axis or the same for all cells, but both were given; leave one out")
-    seen: set[Any] = set()
-    for cell in definition.cells():
-        key = (cell.arch, cell.scale, cell.recipe, cell.further, cell.seed)
-        if key in seen:  # the folds were checked above
-            continue
-        seen.add(key)
+    for cell in replace(definition, folds=definition.folds[:1]).cells():  # the folds were checked above
         own = {"arch": cell.arch, "scale": cell.scale, "fold": cell.fold, "seed": cell.seed}
         own["recipe"] = recipe_of(definition.recipes[cell.recipe], cell.arch, cell.scale)
         further = {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
@@ -259,13 +253,3 @@ def code_version() -> str:
 def now() -> str:
     """The time as the study's files write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def known_archs() -> tuple[str, ...]:
-    """Names for ``--archs``."""
-    return tuple(ARCHITECTURES)
-
-
-def known_scales() -> tuple[str, ...]:
-    """Names for ``--scales``."""
-    return tuple(SCALES)

@@ -70,8 +70,8 @@ class SliceGallery:
         >>> label = torch.zeros(1, 4, 4, 3)
         >>> label[:, :2, :2, 1] = 1
         >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.5 * label, "patient": "anna"})
-        >>> [(o.patient, o.index, str(o.reason), o.amount) for o in gallery.chosen()]
-        [('anna', 1, 'largest lesions', 4.0), ('anna', 1, 'worst misses', 1.0)]
+        >>> [(str(reason), o.patient, o.index, o.amount) for reason, (o,) in gallery.chosen().items()]
+        [('largest lesions', 'anna', 1, 4.0), ('worst misses', 'anna', 1, 1.0)]
     """
 
     def __init__(self, each: int = 3) -> None:
@@ -103,9 +103,9 @@ class SliceGallery:
             kept.sort(key=lambda overlay: (-overlay.amount, overlay.patient))
             del kept[self.each :]
 
-    def chosen(self) -> tuple[Overlay, ...]:
-        """The slices, by reason and then from the largest amount down."""
-        return tuple(overlay for reason in Reason for overlay in self._kept[reason])
+    def chosen(self) -> dict[Reason, list[Overlay]]:
+        """The slices for each reason that there are any for, from the largest amount down."""
+        return {reason: list(kept) for reason, kept in self._kept.items() if kept}
 
 
 def _overlay(item: Mapping[str, Any], index: int, reason: Reason, amount: float) -> Overlay:

@@ -61,7 +61,7 @@ def test_overlays_name_patient_slice_and_misses():
     gallery = SliceGallery(1)
     for patient in synthetic_cohort():
         gallery.add(patient)
-    overlays = gallery.chosen()
+    overlays = [overlay for slices in gallery.chosen().values() for overlay in slices]
     figure = overlay_figure(overlays, threshold=0.4, title="x")
     text = texts(figure)
     missed = overlays[1]

@@ -11,7 +11,7 @@ def chosen(patients, each=2):
     gallery = SliceGallery(each)
     for patient in patients:
         gallery.add(patient)
-    return gallery.chosen()
+    return [overlay for slices in gallery.chosen().values() for overlay in slices]
 
 
 def test_largest_lesions_worst_misses_and_false_alarms_are_chosen():

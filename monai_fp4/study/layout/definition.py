@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -66,16 +67,14 @@ class StudyDefinition:
         A study that is cut off has whole grids of the first seeds and, within one, whole recipes of all networks; and
         the time left is known as soon as one cell of each network is done.
         """
-        combinations: list[tuple[tuple[str, Any], ...]] = [()]
-        for name, values in self.further.items():
-            combinations = [(*chosen, (name, _frozen(value))) for chosen in combinations for value in values]
+        axes = [[(name, _frozen(value)) for value in values] for name, values in self.further.items()]
         return tuple(
             Cell(arch, scale, recipe, fold, seed, further)
             for seed in self.seeds
             for fold in self.folds
             for recipe in self.recipes
             for arch, scale in self.networks()
-            for further in combinations
+            for further in itertools.product(*axes)
         )
 
     def bundle(self, cell: Cell) -> str:
