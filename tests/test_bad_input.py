@@ -18,7 +18,7 @@ from PIL import Image
 from tiny_runs import Dataset, command, contents, nifti_dataset, refusal, train
 
 from monai_fp4.data import build_manifest, load_manifest, save_manifest
-from monai_fp4.data.readers import sha256_of
+from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.errors import ConfigError, DataError
 
 

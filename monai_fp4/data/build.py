@@ -1,51 +1,53 @@
 """Build a manifest from a data folder, and check a data folder against a manifest.
 
-Both read every file once: what cannot be trained on is found here, and not in the middle of a run.
+Both read every file once: what cannot be trained on is found here, and not in the middle of a run, and all patients
+that are wrong are named together.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
+from monai_fp4.data.examination import Examined, Findings, examine
 from monai_fp4.data.folds import assign_folds
-from monai_fp4.data.layouts import FoundPatient, data_root, find_patients, layout_of
-from monai_fp4.data.manifest import load_manifest
-from monai_fp4.data.readers import Volume, read_patient, sha256_of
-from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
+from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
+from monai_fp4.data.manifest import from_json, load_manifest, to_json
+from monai_fp4.data.patients import read_patient
+from monai_fp4.data.readers import reader_of
+from monai_fp4.data.readers.dicom import is_there
+from monai_fp4.data.readers.files import digest_of
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
+from monai_fp4.data.tables import fold_of, read_table, split_of
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["build_manifest", "check_manifest", "read_groups"]
+__all__ = ["build_manifest", "check_manifest", "find_and_examine", "read_groups"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FIELDS = ("group", "person", "fold", "split")
+_FEW = 5
 
 
-def build_manifest(
-    dataset_dir: str | Path,
-    *,
-    format: str = "lgg",
-    folds: int = 5,
-    seed: int = 0,
-    split: str = "train",
-    name: str | None = None,
-    groups: Mapping[str, str] | None = None,
-    description: str = "",
-) -> Manifest:
+def build_manifest(dataset_dir: str | Path, **options: object) -> Manifest:
     """Read all of a data folder and assign its patients to folds.
+
+    What :func:`find_and_examine` finds doubtful is a warning here.
 
     Args:
         dataset_dir: the data folder; for ``lgg`` the ``kaggle_3m`` folder or its parent.
-        format: the layout, a key of :data:`monai_fp4.data.layouts.LAYOUTS`.
-        folds: how many folds; not used by the test split.
-        seed: what assigns them.
-        split: ``"train"``, or ``"test"`` to put every patient into the named test split, without folds.
-        name: what reports call it; the folder's name if left out.
-        groups: institutions by patient id, in place of those that the layout tells.
-        description: free text.
+        options: those of :func:`find_and_examine`.
 
     Raises:
         DataError: whatever is wrong with the data, in one sentence.
@@ -54,57 +56,203 @@ def build_manifest(
     Returns:
         The manifest; :func:`monai_fp4.data.save_manifest` writes it.
     """
-    layout = layout_of(format)
+    manifest, findings = find_and_examine(dataset_dir, **options)  # type: ignore[arg-type]
+    for doubt in findings.doubts:
+        warnings.warn(doubt, stacklevel=2)
+    return manifest
+
+
+def find_and_examine(
+    dataset_dir: str | Path,
+    *,
+    format: str = AUTO,
+    folds: int = 5,
+    seed: int = 0,
+    split: str = "train",
+    name: str | None = None,
+    groups: Mapping[str, str] | Mapping[str, Mapping[str, str]] | None = None,
+    description: str = "",
+    patient_pattern: str | None = None,
+    series: str | None = None,
+    reading: Reading | None = None,
+) -> tuple[Manifest, Findings]:
+    """Read all of a data folder, assign its patients to folds, and say what was found.
+
+    Args:
+        dataset_dir: the data folder; for ``lgg`` the ``kaggle_3m`` folder or its parent.
+        format: the layout, a key of :data:`monai_fp4.data.layouts.LAYOUTS`, or ``"auto"``.
+        folds: how many folds; not used by the test split, nor where a table names them.
+        seed: what assigns them.
+        split: ``"train"``, or ``"test"`` to put every patient into the named test split, without folds.
+        name: what reports call it; the folder's name if left out.
+        groups: by patient id the institution, or the fields ``group``, ``person``, ``fold`` and ``split``; in place of
+            what the layout tells.
+        description: free text.
+        patient_pattern: a regular expression; its first group (or all of it) in a file's or patient's name says who one
+            person is.
+        series: a regular expression for the DICOM series to take, by description or UID.
+        reading: how the files become images and masks.
+
+    Raises:
+        DataError: whatever is wrong with the data, in one sentence.
+        ConfigError: no such split, fewer than two folds, or a regular expression that is none.
+    """
+    reading = reading or Reading()
+    if format != AUTO:
+        layout_of(format)
     if split not in tuple(Split):
         raise unknown_name("split", split, [each.value for each in Split])
     if split == Split.TRAIN and folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
     root = data_root(dataset_dir)
-    found = find_patients(root, format)
-    if groups is not None:
-        for unknown in sorted(groups.keys() - {patient.id for patient in found}):
-            raise unknown_name("patient in the table of groups", unknown, [patient.id for patient in found], DataError)
-    patients = []
-    channels: tuple[str, ...] | None = None
-    for entry in tqdm(found, desc="patients", disable=None):
-        patient, volume = _read(entry, root, Split(split), (groups or {}).get(entry.id, entry.group))
-        patients.append(patient)
-        names = layout.channel_names(entry, volume.image.shape[0])
-        if channels is not None and names != channels:
-            raise DataError(
-                f"expected {len(channels)} channels as in patient {found[0].id!r}, found {len(names)} in "
-                f"{entry.id!r} in {root}; bring all patients to the same channels"
-            )
-        channels = names
-    assigned = assign_folds(patients, folds, seed) if split == Split.TRAIN else tuple(patients)
+    listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series))
+    format, found = find_patients(listing, format)
+    found = _with_fields(found, groups)
+    known_fields = {patient.id: patient for patient in found}
+
+    def read(entry: FoundPatient) -> tuple[Patient, Examined]:
+        return _read(entry, root, Split(split), reading)
+
+    both = _each(found, read, lambda entry: entry.id)
+    examined = [each for _, each in both]
+    channels = _channels(found, examined, format, root)
+    findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root)
+    patients = [
+        replace(patient, split=known_fields[patient.id].split or patient.split)
+        if split == Split.TRAIN else patient for patient, _ in both
+    ]  # fmt: skip
+    assigned, folds = _folds(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
     manifest = Manifest(
-        name=name or Path(dataset_dir).resolve().name,
+        name=name or Path(dataset_dir).resolve().name or "data",
         format=format,
-        channels=channels or (),
+        channels=channels,
         patients=assigned,
-        folds=folds if split == Split.TRAIN else 0,
+        folds=folds,
         seed=seed,
         description=description,
+        reading=reading,
     )
     check_patients(manifest, source=str(root))
-    return manifest
+    from_json(json.loads(to_json(manifest)), source=f"what {root} holds")  # names that no manifest can hold
+    return manifest, findings
 
 
-def _read(entry: FoundPatient, root: Path, split: Split, group: str) -> tuple[Patient, Volume]:
+def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise ConfigError(f"expected {name} to be a regular expression, found {text!r} ({error}); correct it") from None
+
+
+def _with_fields(
+    found: tuple[FoundPatient, ...], groups: Mapping[str, str] | Mapping[str, Mapping[str, str]] | None
+) -> tuple[FoundPatient, ...]:
+    """Replace what the layout tells by what the user's table tells."""
+    if groups is None:
+        return found
+    ids = [patient.id for patient in found]
+    for unknown in sorted(groups.keys() - set(ids)):
+        raise unknown_name("patient in the table of groups", unknown, ids, DataError)
+    fields = {key: {"group": value} if isinstance(value, str) else value for key, value in groups.items()}
+    if any("fold" in row or "split" in row for row in fields.values()) and (absent := sorted(set(ids) - set(fields))):
+        raise DataError(
+            f"expected every patient in a table of folds, found {len(absent)} that are not there, {absent[0]!r} first; "
+            "add them"
+        )
+    return tuple(
+        replace(
+            patient,
+            group=row.get("group", patient.group),
+            person=row.get("person") or patient.person,
+            fold=fold_of(row, "the table of groups"),
+            split=split_of(row, "the table of groups"),
+        )
+        if (row := fields.get(patient.id)) is not None else patient for patient in found
+    )  # fmt: skip
+
+
+def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tuple[Patient, Examined]:
     paths = [{"image": str(root / image), "mask": str(root / mask)} for image, mask in entry.pairs]
-    volume = read_patient({"patient": entry.id, "images": paths})
-    digests = {path: sha256_of(root / path) for pair in entry.pairs for path in pair}
+    examined = examine({"patient": entry.id, "images": paths, "reading": reading.to_json()})
+    digests = {path: digest_of(root / path, reader_of(path)) for pair in entry.pairs for path in pair}
     images = tuple(ImagePair(image, mask, digests[image], digests[mask]) for image, mask in entry.pairs)
     patient = Patient(
         id=entry.id,
-        group=group,
+        group=entry.group,
         fold=None,
         split=split,
-        tumour_voxels=int(np.count_nonzero(volume.mask)),
+        tumour_voxels=examined.tumour_voxels,
         images=images,
-        tumour_slices=int(volume.mask.any(axis=(0, 1, 2)).sum()),
+        tumour_slices=examined.tumour_slices,
+        person="" if entry.person == entry.id else entry.person,
     )
-    return patient, volume
+    return patient, examined
+
+
+def _each(items: Sequence[T], work: Callable[[T], R], name: Callable[[T], str]) -> list[R]:
+    """Work on every patient; those that are wrong are named together.
+
+    Raises:
+        DataError: one or more are wrong.
+    """
+    done, wrong = [], {}
+    for item in tqdm(items, desc="patients", disable=None):
+        try:
+            done.append(work(item))
+        except DataError as error:
+            wrong[name(item)] = str(error)
+    if len(wrong) == 1:
+        raise DataError(next(iter(wrong.values())))
+    if wrong:
+        first = " | ".join(f"{patient}: {reason}" for patient, reason in list(wrong.items())[:_FEW])
+        others = f" | and {', '.join(list(wrong)[_FEW:])}" if len(wrong) > _FEW else ""
+        raise DataError(
+            f"expected all {len(items)} patients to be readable, found {len(wrong)} that are not; {first}{others}"
+        )
+    return done
+
+
+def _channels(found: Sequence[FoundPatient], examined: Sequence[Examined], format: str, root: Path) -> tuple[str, ...]:
+    """The channels' names, the same for all patients.
+
+    Raises:
+        DataError: patients with other channels, all of whom are named.
+    """
+    layout = layout_of(format)
+    names = [layout.channel_names(entry, each.channels) for entry, each in zip(found, examined, strict=True)]
+    wrong = [entry.id for entry, each in zip(found, names, strict=True) if each != names[0]]
+    if wrong:
+        other = names[[entry.id for entry in found].index(wrong[0])]
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise DataError(
+            f"expected {len(names[0])} channels as in patient {found[0].id!r}, found {len(other)} in "
+            f"{wrong[0]!r}{others} in {root}; bring all patients to the same channels"
+        )
+    return names[0]
+
+
+def _folds(
+    patients: Sequence[Patient], known: Mapping[str, FoundPatient], folds: int, seed: int
+) -> tuple[tuple[Patient, ...], int]:
+    """Take the folds that the folder or a table names, or assign them.
+
+    Raises:
+        DataError: folds of some patients only.
+    """
+    ordered = tuple(sorted(patients, key=lambda patient: patient.id))
+    trained = [patient for patient in ordered if patient.split is Split.TRAIN]
+    named = [patient for patient in trained if known[patient.id].fold is not None]
+    if not folds or not trained:
+        return ordered, 0
+    if not named:
+        return assign_folds(ordered, folds, seed), folds
+    if len(named) < len(trained):
+        absent = next(patient.id for patient in trained if known[patient.id].fold is None)
+        raise DataError(f"expected a fold of every patient or of none, found none of {absent!r}; complete the table")
+    own = tuple(
+        replace(patient, fold=known[patient.id].fold if patient.split is Split.TRAIN else None) for patient in ordered
+    )
+    return own, 1 + max(patient.fold for patient in own if patient.fold is not None)
 
 
 def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Manifest:
@@ -114,54 +262,63 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
         The manifest, as loaded.
 
     Raises:
-        DataError: the first thing that does not agree.
+        DataError: what does not agree, of all patients together.
     """
     manifest = load_manifest(manifest)
     check_patients(manifest, source=f"manifest {manifest.name!r}")
-    folder = Path(dataset_dir).expanduser()
+    folder = Path(str(dataset_dir)).expanduser()
     if manifest.generator is not None and not (folder.is_dir() and any(folder.iterdir())):
         raise DataError(  # a check that wrote the data would find nothing wrong with a misspelt folder
             f"expected the synthetic scans of manifest {manifest.name!r} in {folder}, found none; the first run of a "
             "bundle on that manifest and dataset_dir writes them"
         )
     root = prepare_data(manifest, dataset_dir)
-    absent = [patient.id for patient in manifest.patients if not (root / patient.images[0].image).is_file()]
+    absent = [patient.id for patient in manifest.patients if not is_there(root / patient.images[0].image)]
     if absent:
         raise DataError(
             f"expected all {len(manifest.patients)} patients of manifest {manifest.name!r} in {root}, found that "
             f"{len(absent)} are not there, {absent[0]!r} first; complete the data folder"
         )
-    for patient in tqdm(manifest.patients, desc="patients", disable=None):
+
+    def check(patient: Patient) -> None:
         volume = read_patient(patient_record(manifest, patient, root))
-        found = int(np.count_nonzero(volume.mask))
+        found = int(np.count_nonzero(volume.mask == 1))
         if patient.tumour_voxels is not None and found != patient.tumour_voxels:
             raise DataError(
                 f"expected {patient.tumour_voxels} tumour voxels in patient {patient.id!r}, found {found} in {root}; "
                 "build the manifest again"
             )
+
+    _each(manifest.patients, check, lambda patient: patient.id)
     return manifest
 
 
-def read_groups(path: str | Path) -> dict[str, str]:
-    """Read institutions from a CSV table with the columns ``patient`` and ``group``.
+def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
+    """Read what is known of patients from a CSV table with the column ``patient`` and at least one of the others.
+
+    ``group`` is the institution, which is spread over the folds; ``person`` is who has several entries, which are kept
+    in one fold; ``fold`` and ``split`` are splits of one's own.
 
     Raises:
-        DataError: no such file, a column that is missing, or a patient listed twice.
+        DataError: no such file, a column that is missing, or a patient listed twice with different fields.
     """
-    table = Path(path)
-    if not table.is_file():
-        raise DataError(f"expected a CSV table of patient and group at {table}, found no file; correct the path")
-    groups: dict[str, str] = {}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"patient", "group"} <= set(reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
+    rows = read_table(Path(path), ())
+    fields = [name for name in _FIELDS if name in rows[0]]
+    if "patient" not in rows[0] or not fields:
+        raise DataError(
+            f"expected the columns patient and group (or {', '.join(_FIELDS[1:])}) in {path}, found "
+            f"{', '.join(rows[0])}; add a first line with these names"
+        )
+    known: dict[str, dict[str, str]] = {}
+    for row in rows:
+        entry = {name: row[name] for name in fields}
+        if known.setdefault(row["patient"], entry) != entry:
             raise DataError(
-                f"expected the columns patient and group in {table}, found {found}; add a first line with these names"
+                f"expected every patient once in {path}, found {row['patient']!r} with two {_differing(known, row)}s; "
+                "keep one"
             )
-        for row in reader:
-            if groups.setdefault(row["patient"], row["group"] or "") != (row["group"] or ""):
-                raise DataError(
-                    f"expected every patient once in {table}, found {row['patient']!r} with two groups; keep one"
-                )
-    return groups
+    return known
+
+
+def _differing(known: Mapping[str, Mapping[str, str]], row: Mapping[str, str]) -> str:
+    return next(name for name, value in known[row["patient"]].items() if row[name] != value)

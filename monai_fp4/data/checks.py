@@ -29,6 +29,7 @@ def check_patients(manifest: Manifest, source: str) -> None:
             patient whose fold does not fit its split, or a fold without tumour.
     """
     _check_ids(manifest, source)
+    _check_people(manifest, source)
     _check_files(manifest, source)
     for patient in manifest.patients:
         _check_fold(patient, manifest, source)
@@ -62,6 +63,17 @@ def _check_ids(manifest: Manifest, source: str) -> None:
             raise DataError(
                 f"expected every patient once, found {patient_id!r} {count} times in {source} ({places}); "
                 "keep one entry, since slices of one patient on both sides make every result too good"
+            )
+
+
+def _check_people(manifest: Manifest, source: str) -> None:
+    owners: dict[str, Patient] = {}
+    for patient in manifest.patients:
+        owner = owners.setdefault(patient.who, patient)
+        if (owner.fold, owner.split) != (patient.fold, patient.split):
+            raise DataError(
+                f"expected every person in one fold, found {patient.who!r} as {owner.id!r} ({_place(owner)}) and as "
+                f"{patient.id!r} ({_place(patient)}) in {source}; put both in one, since they look alike"
             )
 
 

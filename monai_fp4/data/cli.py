@@ -1,6 +1,6 @@
 """``monai-fp4 manifest build`` and ``monai-fp4 manifest check``.
 
-    monai-fp4 manifest build --format lgg --dataset_dir D --folds 5 --seed 0 --output m.json
+    monai-fp4 manifest build --dataset_dir D --folds 5 --seed 0 --output m.json
     monai-fp4 manifest check m.json --dataset_dir D
 
 Options use underscores, as those of ``python -m monai.bundle`` do.
@@ -9,14 +9,17 @@ Options use underscores, as those of ``python -m monai.bundle`` do.
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from monai_fp4.data.build import build_manifest, check_manifest, read_groups
+from monai_fp4.data.build import check_manifest, find_and_examine, read_groups
 from monai_fp4.data.folds import select_patients
-from monai_fp4.data.layouts import LAYOUTS
+from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
-from monai_fp4.data.records import Manifest, Split
+from monai_fp4.data.records import Header, Manifest, Reading, Split
+from monai_fp4.errors import ConfigError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -33,7 +36,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     actions = manifest.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     build = actions.add_parser("build", help="read a data folder, assign its patients to folds, write a manifest")
-    build.add_argument("--format", default="lgg", help=f"layout: {', '.join(LAYOUTS)} (default: %(default)s)")
+    build.add_argument(
+        "--format",
+        default=AUTO,
+        help=f"layout: {', '.join(LAYOUTS)}, or auto, which says what it finds (default: auto)",
+    )
     build.add_argument("--dataset_dir", required=True, help="the data folder; for lgg, kaggle_3m or its parent")
     build.add_argument("--output", required=True, help="the file to write")
     build.add_argument("--folds", type=int, default=5, help="how many folds (default: %(default)s)")
@@ -44,7 +51,39 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="train: assign folds; test: everyone is in the named test split, never trained on (default: %(default)s)",
     )
     build.add_argument("--name", help="what reports call the data (default: the folder's name)")
-    build.add_argument("--groups", metavar="CSV", help="table with the columns patient and group: the institutions")
+    build.add_argument(
+        "--groups",
+        metavar="CSV",
+        help="table with the column patient and some of: group (institution, spread over the folds), person (kept in "
+        "one fold), fold and split (your own)",
+    )
+    build.add_argument(
+        "--patient_pattern",
+        metavar="REGEX",
+        help="who one person is, from names: the first group of a regular expression, such as '(patient[0-9]+)-'",
+    )
+    build.add_argument("--series", metavar="REGEX", help="dicom: the series to take, by description or UID")
+    build.add_argument(
+        "--labels", type=int, nargs="+", default=(), help="mask values that are the lesion (default: the one beside 0)"
+    )
+    build.add_argument(
+        "--mask_threshold", type=float, help="soft masks (resampled, JPEG) are the lesion from this value on"
+    )
+    build.add_argument(
+        "--ignore_label", type=int, nargs="+", default=(), help="mask values of voxels that no loss and metric counts"
+    )
+    build.add_argument(
+        "--header",
+        default=Header.AUTO.value,
+        choices=[each.value for each in Header],
+        help="what to believe in NIfTI headers; ignore: image and mask lie voxel upon voxel (default: %(default)s)",
+    )
+    build.add_argument(
+        "--tolerance",
+        type=float,
+        default=Reading.tolerance,
+        help="voxels that image and mask may lie apart at the corners (default: %(default)s)",
+    )
     build.add_argument("--description", default="", help="free text: source, licence")
     build.add_argument("--force", action="store_true", help="write over an existing file")
     build.set_defaults(func=_build)
@@ -58,7 +97,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def _build(options: argparse.Namespace) -> int:
     if not options.force:
         refuse_existing(options.output)  # before reading everything, not after
-    manifest = build_manifest(
+    manifest, findings = find_and_examine(
         options.dataset_dir,
         format=options.format,
         folds=options.folds,
@@ -67,10 +106,34 @@ def _build(options: argparse.Namespace) -> int:
         name=options.name,
         groups=read_groups(options.groups) if options.groups else None,
         description=options.description,
+        patient_pattern=options.patient_pattern,
+        series=options.series,
+        reading=_reading(options),
     )
     path = save_manifest(manifest, options.output, force=options.force)
+    print("\n".join(findings.facts))
     print(f"wrote {path}\n{_summary(manifest)}")
+    for doubt in findings.doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
     return 0
+
+
+def _reading(options: argparse.Namespace) -> Reading:
+    if options.labels and options.mask_threshold is not None:
+        raise ConfigError("expected --labels or --mask_threshold, found both; a soft mask has no labels")
+    if set(options.labels) & set(options.ignore_label):
+        raise ConfigError(f"expected other values for --ignore_label than for --labels, found {options.ignore_label}")
+    for name in ("tolerance", "mask_threshold"):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and (value >= 0 or name == "mask_threshold")):
+            raise ConfigError(f"expected --{name} to be a finite number from 0 on, found {value}; correct it")
+    return Reading(
+        labels=tuple(options.labels),
+        mask_threshold=options.mask_threshold,
+        ignore_label=tuple(options.ignore_label),
+        header=Header(options.header),
+        tolerance=options.tolerance,
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

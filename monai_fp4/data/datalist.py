@@ -13,6 +13,7 @@ from monai_fp4.data.folds import select_patients
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import load_manifest
 from monai_fp4.data.phantoms.generators import GENERATORS
+from monai_fp4.data.readers.dicom import is_there
 from monai_fp4.data.records import Manifest, Patient
 from monai_fp4.errors import DataError
 
@@ -36,7 +37,7 @@ def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Pa
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             GENERATORS[manifest.generator].write(folder)
     root = data_root(dataset_dir)
-    if not any((root / patient.images[0].image).is_file() for patient in manifest.patients):
+    if not any(is_there(root / patient.images[0].image) for patient in manifest.patients):
         raise DataError(
             f"expected the patients of manifest {manifest.name!r} in {root}, found none of them "
             f"(no {manifest.patients[0].images[0].image}); give the folder that holds the data as dataset_dir"
@@ -51,6 +52,7 @@ def patient_record(manifest: Manifest, patient: Patient, root: Path) -> dict[str
         "group": patient.group,
         "format": manifest.format,
         "channels": list(manifest.channels),
+        "reading": manifest.reading.to_json(),
         "images": [
             {
                 "image": str(root / pair.image),
@@ -86,7 +88,7 @@ def load_datalist(
     root = prepare_data(manifest, dataset_dir)
     for patient in patients:
         for path in {path for pair in patient.images for path in (pair.image, pair.mask)}:
-            if not (root / path).is_file():
+            if not is_there(root / path):
                 raise DataError(
                     f"expected the files of patient {patient.id!r} in {root}, found no {path}; complete the data "
                     f"folder, or "

@@ -31,7 +31,7 @@ class Part(StrEnum):
 
 
 def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Patient, ...]:
-    """Assign patients of the train split to folds, stratified by institution and tumour volume.
+    """Assign patients of the train split to folds, stratified by institution and tumour volume, a person in one fold.
 
     The draw is a hash of seed and id, so it is the same for every Python and NumPy, and no matter in which order the
     patients come.
@@ -50,7 +50,11 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
     """
     if folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
-    assigned = [patient for patient in patients if patient.split is Split.TRAIN]
+    people: dict[str, list[Patient]] = {}
+    for patient in patients:
+        if patient.split is Split.TRAIN:
+            people.setdefault(patient.who, []).append(patient)
+    assigned = [_Person(entries) for entries in people.values()]
     if len(assigned) < folds:
         raise DataError(
             f"expected at least one patient a fold, found {len(assigned)} patients for {folds} folds; use fewer folds"
@@ -61,21 +65,32 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
 
     sizes, volumes = [0] * folds, [0] * folds
     fold_of: dict[str, int] = {}
-    assigned.sort(key=lambda patient: (patient.group, patient.tumour_voxels or 0, patient.id))
-    for _, members in groupby(assigned, key=lambda patient: patient.group):
+    assigned.sort(key=lambda person: (person.group, person.volume, person.id))
+    for _, members in groupby(assigned, key=lambda person: person.group):
         institution = list(members)
         for start in range(0, len(institution), folds):
             run = institution[start : start + folds]
             order = sorted(range(folds), key=lambda fold: (sizes[fold], draw(f"{run[0].id}:{fold}")))
             # Of the folds with the fewest patients, the one with the least tumour gets the largest.
             order = sorted(order[: len(run)], key=lambda fold: volumes[fold])
-            for fold, patient in zip(order, reversed(run), strict=True):
-                fold_of[patient.id] = fold
-                sizes[fold] += 1
-                volumes[fold] += patient.tumour_voxels or 0
+            for fold, person in zip(order, reversed(run), strict=True):
+                fold_of[person.who] = fold
+                sizes[fold] += len(person.entries)
+                volumes[fold] += person.volume
     return tuple(
-        replace(patient, fold=fold_of.get(patient.id)) for patient in sorted(patients, key=lambda patient: patient.id)
+        replace(patient, fold=fold_of[patient.who] if patient.split is Split.TRAIN else None)
+        for patient in sorted(patients, key=lambda patient: patient.id)
     )
+
+
+class _Person:
+    """All entries of one person, who goes to one fold."""
+
+    def __init__(self, entries: list[Patient]) -> None:
+        self.entries, self.who = entries, entries[0].who
+        self.id = min(patient.id for patient in entries)
+        self.group = min(patient.group for patient in entries)
+        self.volume = sum(patient.tumour_voxels or 0 for patient in entries)
 
 
 def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Patient, ...]:

@@ -29,7 +29,7 @@ from jsonschema.exceptions import best_match
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.layouts import LAYOUTS
-from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
+from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
 
 __all__ = [
@@ -141,6 +141,7 @@ def from_json(document: Any, source: str) -> Manifest:
             tumour_voxels=entry["tumour_voxels"],
             images=tuple(ImagePair(**image) for image in entry["images"]),
             tumour_slices=entry["tumour_slices"],
+            person=entry.get("person", ""),
         )
         for entry in document["patients"]
     )
@@ -153,19 +154,22 @@ def from_json(document: Any, source: str) -> Manifest:
         seed=document["seed"],
         generator=document["generator"],
         description=document["description"],
+        reading=Reading.from_json(document.get("reading", {})),
     )
 
 
 def to_json(manifest: Manifest) -> str:
     """The text of a manifest's file: ordinary JSON, set so that an image takes one line and a diff stays readable."""
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        **{key: value for key, value in asdict(manifest).items() if key != "patients"},
-    }
+    head: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+    head |= {key: value for key, value in asdict(manifest).items() if key not in ("patients", "reading")}
+    if reading := manifest.reading.to_json():
+        head["reading"] = reading
     lines = ["{"] + [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     blocks = []
     for patient in manifest.patients:
-        fields = {key: value for key, value in asdict(patient).items() if key != "images"}
+        fields = {
+            key: value for key, value in asdict(patient).items() if key != "images" and (key != "person" or value)
+        }
         opening = json.dumps(fields, ensure_ascii=False)[:-1]
         images = ",\n".join(f"      {json.dumps(asdict(pair), ensure_ascii=False)}" for pair in patient.images)
         blocks.append(f'    {opening}, "images": [\n{images}\n    ]}}')

@@ -17,7 +17,7 @@ import torch
 from monai.data import get_track_meta, set_track_meta
 from tqdm import tqdm
 
-from monai_fp4.data.readers import read_patient
+from monai_fp4.data.patients import read_patient
 from monai_fp4.data.transforms import NormalizeForegroundd, resize
 from monai_fp4.errors import DataError
 

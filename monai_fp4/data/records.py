@@ -5,10 +5,12 @@ Plain frozen records; :mod:`monai_fp4.data.manifest` reads and writes them, :mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-__all__ = ["ImagePair", "Manifest", "Patient", "Split"]
+__all__ = ["Header", "ImagePair", "Manifest", "Patient", "Reading", "Split"]
 
 
 class Split(StrEnum):
@@ -16,6 +18,54 @@ class Split(StrEnum):
 
     TRAIN = "train"
     TEST = "test"
+
+
+class Header(StrEnum):
+    """Which part of a NIfTI header says where a volume is; ``ignore``: image and mask lie voxel upon voxel."""
+
+    AUTO = "auto"
+    SFORM = "sform"
+    QFORM = "qform"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files become images and masks, as far as that is the user's to say.
+
+    Attributes:
+        labels: mask values that are the lesion; empty: any value but zero, of which there must be one.
+        mask_threshold: soft masks are the lesion from this value on; ``None``: masks hold labels.
+        ignore_label: mask values of voxels that neither a loss nor a metric counts.
+        header: whom to believe where a NIfTI header contradicts itself.
+        tolerance: how far image and mask may lie apart at the corners, in voxels.
+    """
+
+    labels: tuple[int, ...] = ()
+    mask_threshold: float | None = None
+    ignore_label: tuple[int, ...] = ()
+    header: Header = Header.AUTO
+    tolerance: float = 0.1
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Reading:
+        """Take back what :meth:`to_json` gave, checked by the manifest's schema."""
+        return cls(
+            labels=tuple(document.get("labels", ())),
+            mask_threshold=document.get("mask_threshold"),
+            ignore_label=tuple(document.get("ignore_label", ())),
+            header=Header(document.get("header", Header.AUTO)),
+            tolerance=document.get("tolerance", cls.tolerance),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from the defaults, as plain JSON."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in own.items()
+            if value != getattr(Reading, name)
+        }
 
 
 @dataclass(frozen=True)
@@ -41,6 +91,8 @@ class Patient:
         images: those that share a mask are channels of one scan, in order; others are slices, in order along the third
             axis.
         tumour_slices: slices with at least one foreground voxel; ``None``: unknown.
+        person: who it is, where one person has several entries (sessions, time points); ``""``: the id says. One person
+            is never on both sides of a split.
     """
 
     id: str
@@ -50,6 +102,12 @@ class Patient:
     tumour_voxels: int | None
     images: tuple[ImagePair, ...]
     tumour_slices: int | None = None
+    person: str = ""
+
+    @property
+    def who(self) -> str:
+        """The person, or the id where that is one."""
+        return self.person or self.id
 
 
 @dataclass(frozen=True)
@@ -66,6 +124,7 @@ class Manifest:
         generator: the key of :data:`monai_fp4.data.phantoms.generators.GENERATORS` that computes the files on first
             use; ``None`` where they are the user's own.
         description: free text: source, citation, licence.
+        reading: how the files become images and masks.
     """
 
     name: str
@@ -76,3 +135,4 @@ class Manifest:
     seed: int
     generator: str | None = None
     description: str = ""
+    reading: Reading = field(default_factory=Reading)

@@ -26,6 +26,13 @@ _SMALL_BLOCK = 4
 """Up to so many pixels a block, adding them up ourselves takes half of torch's time; above it, torch is quicker."""
 
 
+_FARTHEST = 100.0
+"""How many standard deviations of the foreground air may be away from it; usual scans stay far below."""
+
+_NO_SPREAD = 1e-30
+"""A spread that float32 cannot divide by."""
+
+
 class _Scale(NamedTuple):
     """Normalisation of one channel: bounds to clip to, then what to subtract and what to divide by."""
 
@@ -97,9 +104,12 @@ class NormalizeForegroundd(MapTransform):
             return _Scale(low, low, low, 1.0)
         high = float(_percentiles(inside, self.upper))
         inside = inside.clip(low, high)
-        # A foreground of one value has no spread of its own; any scale will do.
-        spread = float(inside.std(dtype=np.float64)) or 1.0
-        return _Scale(low, high, float(inside.mean(dtype=np.float64)), spread)
+        mean = float(inside.mean(dtype=np.float64))
+        # A foreground of (nearly) one value has no spread of its own, and air would be thousands of them away.
+        spread = max(float(inside.std(dtype=np.float64)), (mean - low) / _FARTHEST)
+        if inside.min() == inside.max():
+            spread = mean - low
+        return _Scale(low, high, mean, spread if spread > _NO_SPREAD else 1.0)
 
 
 def _percentiles(values: np.ndarray, percents: float | list[float]) -> Any:

@@ -19,7 +19,7 @@ from monai_fp4.data import (
     build_manifest,
     load_datalist,
 )
-from monai_fp4.data.readers import read_patient
+from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError
 
 IDS = lgg_ids(4)

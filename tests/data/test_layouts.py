@@ -15,7 +15,8 @@ from monai_fp4 import data
 from monai_fp4.cli import main
 from monai_fp4.data import build_manifest, load_manifest, save_manifest
 from monai_fp4.data.layouts import LAYOUTS, FoundPatient, Layout
-from monai_fp4.data.readers import READERS, Reader, read_patient, reader_of
+from monai_fp4.data.patients import read_patient
+from monai_fp4.data.readers import READERS, Reader, reader_of
 from monai_fp4.data.readers.volume import Decoded
 from monai_fp4.errors import DataError
 

@@ -4,7 +4,7 @@ A layout is a module that finds the patients of a folder, and one line in :data:
 what a manifest's field ``format`` may say and what the documentation lists all come from it.
 
 >>> list(LAYOUTS)
-['lgg', 'png', 'nifti']
+['lgg', 'png', 'nifti', 'brats', 'nnunet', 'msd', 'bids', 'dicom', 'table']
 """
 
 from __future__ import annotations
@@ -13,15 +13,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout
+from monai_fp4.data.layouts.dicom import DICOM_FOLDERS
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing
 from monai_fp4.data.layouts.lgg import LGG
-from monai_fp4.data.layouts.pairs import PNG_PAIRS
-from monai_fp4.data.layouts.volumes import NIFTI_FOLDERS
+from monai_fp4.data.layouts.pairs import PAIRS
+from monai_fp4.data.layouts.published import BIDS, DECATHLON, NNUNET
+from monai_fp4.data.layouts.table import TABLE
+from monai_fp4.data.layouts.volumes import BRATS, VOLUME_FOLDERS
 from monai_fp4.errors import DataError, unknown_name
 
-__all__ = ["LAYOUTS", "FoundPatient", "Layout", "data_root", "find_patients", "layout_of"]
+__all__ = [
+    "AUTO",
+    "LAYOUTS",
+    "FoundPatient",
+    "Layout",
+    "Listing",
+    "data_root",
+    "find_patients",
+    "layout_of",
+    "left_over",
+]
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType({"lgg": LGG, "png": PNG_PAIRS, "nifti": NIFTI_FOLDERS})
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "lgg": LGG,
+        "png": PAIRS,
+        "nifti": VOLUME_FOLDERS,
+        "brats": BRATS,
+        "nnunet": NNUNET,
+        "msd": DECATHLON,
+        "bids": BIDS,
+        "dicom": DICOM_FOLDERS,
+        "table": TABLE,
+    }
+)
+
+AUTO = "auto"
+"""In place of a layout's name: the one that takes the most files of the folder."""
 
 
 def layout_of(name: str) -> Layout:
@@ -31,7 +59,7 @@ def layout_of(name: str) -> Layout:
         DataError: no such layout.
     """
     if name not in LAYOUTS:
-        raise unknown_name("data format", name, LAYOUTS, DataError)
+        raise unknown_name("data format", name, [AUTO, *LAYOUTS], DataError)
     return LAYOUTS[name]
 
 
@@ -41,7 +69,7 @@ def data_root(dataset_dir: str | Path) -> Path:
     Raises:
         DataError: there is no such folder.
     """
-    root = Path(dataset_dir).expanduser()
+    root = Path(str(dataset_dir)).expanduser()
     if not root.is_dir():
         found = "a file" if root.exists() else "none"
         raise DataError(
@@ -51,23 +79,83 @@ def data_root(dataset_dir: str | Path) -> Path:
     return inner if inner.is_dir() else root
 
 
-def find_patients(root: Path, name: str) -> tuple[FoundPatient, ...]:
+def find_patients(listing: Listing, name: str = AUTO) -> tuple[str, tuple[FoundPatient, ...]]:
     """List the patients of a data folder, sorted by id.
 
     Args:
-        root: the data folder.
-        name: of the layout.
+        listing: the files of the folder.
+        name: of the layout, or ``"auto"``.
+
+    Returns:
+        The layout's name, and the patients.
 
     Raises:
-        DataError: no patient, a patient without images, an image without a mask or a mask without an image, or a gap
-            in the slice numbers of the ``lgg`` layout.
+        DataError: no patient, a patient without images, an image without a mask or a mask without an image, or whatever
+            else contradicts the layout.
     """
-    found = sorted(layout_of(name).find(root), key=lambda patient: patient.id)
+    if name != AUTO:
+        layout_of(name)
+        return name, _find(listing, name)
+    found: dict[str, tuple[FoundPatient, ...]] = {}
+    reasons: dict[str, str] = {}
+    for each in LAYOUTS:
+        try:
+            found[each] = _find(listing, each)
+        except DataError as error:
+            reasons[each] = str(error)
     if not found:
-        raise DataError(f"expected patients in the {name} layout in {root}, found none; see monai_fp4.data.layouts")
-    for patient in found:
-        if not patient.pairs:
-            raise DataError(
-                f"expected images of patient {patient.id!r} in {root}, found none; add them or remove the folder"
-            )
+        nearest = _nearest(listing)
+        raise DataError(
+            f"expected a data folder in one of the layouts {', '.join(LAYOUTS)} at {listing.root}, found "
+            f"{listing.kinds()}; as {nearest}: {reasons[nearest]}"
+        )
+    return max(found.items(), key=lambda item: len({file for each in item[1] for file in _files(each)}))
+
+
+def left_over(listing: Listing, patients: tuple[FoundPatient, ...]) -> list[str]:
+    """Files that no patient has."""
+    taken = {file for patient in patients for file in _files(patient)}
+    return [file for file in listing.files if file not in taken]
+
+
+def _files(patient: FoundPatient) -> set[str]:
+    return {*(path for pair in patient.pairs for path in pair), *patient.files}
+
+
+def _find(listing: Listing, name: str) -> tuple[FoundPatient, ...]:
+    found = sorted(LAYOUTS[name].find(listing), key=lambda patient: patient.id)
+    if not found:
+        raise DataError(
+            f"expected patients in the {name} layout ({LAYOUTS[name].summary}) in {listing.root}, found "
+            f"{listing.kinds()}; choose another --format or rename"
+        )
+    empty = [patient for patient in found if not patient.pairs]
+    if empty:
+        raise DataError(
+            f"expected images of patient {empty[0].id!r} in {listing.root}, found none that the {name} layout takes "
+            f"({_kinds_below(listing, empty[0].id)}); add them or remove the folder"
+        )
     return tuple(found)
+
+
+def _kinds_below(listing: Listing, folder: str) -> str:
+    return Listing(listing.root / folder).kinds() if (listing.root / folder).is_dir() else "nothing"
+
+
+def _nearest(listing: Listing) -> str:
+    """The layout whose refusal tells most: the one that the names of folders and files speak of."""
+    tops = {name.lower() for name in listing.folders}
+    if "imagestr" in tops:
+        return (
+            "msd"
+            if "dataset.json" in listing.files and not any("_0000." in file for file in listing.files)
+            else "nnunet"
+        )
+    if tops & {"images", "masks"}:
+        return "png"
+    if any(name.startswith("sub-") for name in tops) and "derivatives" in tops:
+        return "bids"
+    endings = [file.lower() for file in listing.files]
+    if any(file.endswith((".dcm", ".ima")) for file in endings):
+        return "dicom"
+    return "lgg" if any(file.endswith((".tif", ".tiff")) for file in endings) else "nifti"

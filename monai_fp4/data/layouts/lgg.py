@@ -10,11 +10,19 @@ The institution is the second part of the id::
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from monai_fp4.data.layouts.layout import PICTURE_CHANNELS, FoundPatient, Layout, check_pairs, patient_folders
+from monai_fp4.data.layouts.layout import (
+    PICTURE_CHANNELS,
+    FoundPatient,
+    Layout,
+    Listing,
+    check_pairs,
+    one_per_name,
+)
 from monai_fp4.errors import DataError
 
 __all__ = ["LGG", "LGG_CHANNELS"]
@@ -22,32 +30,41 @@ __all__ = ["LGG", "LGG_CHANNELS"]
 LGG_CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 
 
-def _find(root: Path) -> list[FoundPatient]:
-    return [_patient(folder) for folder in patient_folders(root)]
+def _find(listing: Listing) -> list[FoundPatient]:
+    return [_patient(folder, paths, listing) for folder, paths in listing.folders.items()]
 
 
-def _patient(folder: Path) -> FoundPatient:
-    pattern = re.compile(re.escape(folder.name) + r"_(\d+)(_mask)?\.tiff?")
-    images: dict[int, str] = {}
-    masks: dict[int, str] = {}
-    for path in folder.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match:
-            (masks if match[2] else images)[int(match[1])] = f"{folder.name}/{path.name}"
-        elif path.suffix in (".tif", ".tiff"):
+def _patient(name: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
+    folder = listing.root / name
+    pattern = re.compile(re.escape(name) + r"_(\d+)(_mask)?\.tiff?", re.IGNORECASE)
+    files = {path: pattern.fullmatch(path.removeprefix(f"{name}/")) for path in paths}
+    for path, match in files.items():
+        if match is None and PurePosixPath(path).suffix.lower() in (".tif", ".tiff"):
             raise DataError(
-                f"expected files named {folder.name}_<n>.tif in {folder}, found {path.name}; rename or move it"
+                f"expected files named {name}_<n>.tif in {folder}, found {path.removeprefix(f'{name}/')}; rename "
+                f"or move it"
             )
-    check_pairs({str(n): path for n, path in images.items()}, {str(n): path for n, path in masks.items()}, folder)
-    numbers = sorted(images)
+    images, masks = (
+        one_per_name(
+            [path for path, match in files.items() if match and bool(match[2]) is is_mask], lambda path: _number(path)
+        )
+        for is_mask in (False, True)
+    )
+    check_pairs(images, masks, folder)
+    numbers = sorted(map(int, images))
     for before, after in pairwise(numbers):
         if after != before + 1:
             raise DataError(
                 f"expected slices without a gap in {folder}, found {after} after {before}; add slice {before + 1}"
             )
-    parts = folder.name.split("_")
+    parts = name.split("_")
     group = parts[1] if len(parts) > 2 else ""
-    return FoundPatient(folder.name, group, tuple((images[n], masks[n]) for n in numbers))
+    pairs = tuple((images[str(number)], masks[str(number)]) for number in numbers)
+    return FoundPatient(name, group, pairs, person=listing.patient_of(name) or "")
+
+
+def _number(path: str) -> str:
+    return str(int(re.sub(r"_mask$", "", Path(path).stem, flags=re.IGNORECASE).rpartition("_")[2]))
 
 
 LGG = Layout(

@@ -1,42 +1,66 @@
-"""Pairs of 2D pictures under the same name in ``images`` and ``masks``; 8 or 16 bit greyscale, or RGB.
+"""Pairs of pictures (or of volumes) under the same name in ``images`` and ``masks``, in any format that is read.
 
-The patient is the sub-folder where there is one, else all of the name before its last underscore::
+The patient is the sub-folder where there is one, else all of the name before its last underscore; where names are built
+otherwise, ``--patient_pattern`` says it. A mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``::
 
-    images/anna_01.png   masks/anna_01.png          images/anna/01.png   masks/anna/01.png
+    images/anna_01.png   masks/anna_01.png          images/anna/01.jpg   masks/anna/01_mask.png
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_pairs, natural_order
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing, check_pairs, natural_order, one_per_name
+from monai_fp4.data.readers import split_suffix
 from monai_fp4.errors import DataError
 
-__all__ = ["PNG_PAIRS"]
+__all__ = ["PAIRS"]
+
+_FOLDERS = {
+    "images": ("images", "image", "imgs", "img"),
+    "masks": ("masks", "mask", "labels", "label", "segmentations"),
+}
+_MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE)
 
 
-def _find(root: Path) -> list[FoundPatient]:
-    for name in ("images", "masks"):
-        if not (root / name).is_dir():
-            raise DataError(
-                f"expected the folders images and masks in {root}, found no {name}; see monai_fp4.data.layouts"
-            )
-    images, masks = (
-        {
-            path.relative_to(root / name).as_posix(): path.relative_to(root).as_posix()
-            for path in (root / name).rglob("*.png")
-        }
-        for name in ("images", "masks")
-    )
-    check_pairs(images, masks, root)
+def _find(listing: Listing) -> list[FoundPatient]:
+    images = _by_name(_folder(listing, "images"), set())
+    masks = _by_name(_folder(listing, "masks"), images.keys())
+    check_pairs(images, masks, listing.root)
     patients: dict[str, list[str]] = {}
-    for name in images:
-        folder, _, stem = name.removesuffix(".png").rpartition("/")
-        patients.setdefault(folder or stem.rpartition("_")[0] or stem, []).append(name)
+    for name, path in images.items():
+        folder, _, last = name.rpartition("/")
+        patient = listing.patient_of(path) or folder or last.rpartition("_")[0] or last
+        patients.setdefault(patient, []).append(name)
     return [
         FoundPatient(patient, "", tuple((images[name], masks[name]) for name in sorted(names, key=natural_order)))
         for patient, names in patients.items()
     ]
 
 
-PNG_PAIRS = Layout(summary="PNG pictures under the same names in `images` and `masks`", find=_find)
+def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
+    found = [name for name in listing.folders if name.lower() in _FOLDERS[kind]]
+    if len(found) != 1:
+        raise DataError(
+            f"expected the folders images and masks in {listing.root}, found "
+            f"{' and '.join(found) or f'no {kind}'} ({listing.kinds()}); rename the folders"
+        )
+    return tuple(path for path in listing.folders[found[0]] if split_suffix(path))
+
+
+def _by_name(paths: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Files by their path within ``images`` or ``masks``, without the ending of the format or of a mask."""
+    known = set(known)
+
+    def name(path: str) -> str:
+        inner = PurePosixPath(path).relative_to(path.partition("/")[0])
+        parts = split_suffix(inner.as_posix())
+        assert parts is not None
+        return parts[0] if parts[0] in known else _MASK_ENDING.sub("", parts[0]) if known else parts[0]
+
+    return one_per_name(paths, name)
+
+
+PAIRS = Layout(summary="pictures (or volumes) under the same names in `images` and `masks`", find=_find)

@@ -8,19 +8,18 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from nibabel.filebasedimages import ImageFileError
 
+from monai_fp4.data.readers.volume import Decoded, Reader, Source
+from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["load", "sha256_of"]
+__all__ = ["damaged", "digest_of", "load", "sha256_of"]
 
-T = TypeVar("T")
-
-# Everything that Pillow, nibabel and the decompressors raise on damaged files.
+# Everything that Pillow, nibabel, SimpleITK, pydicom and the decompressors raise on damaged files.
 _DECODE_ERRORS = (
     OSError,
     EOFError,
@@ -29,6 +28,11 @@ _DECODE_ERRORS = (
     TypeError,
     KeyError,
     IndexError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    NotImplementedError,
+    MemoryError,
     struct.error,
     zlib.error,
     ImageFileError,
@@ -41,33 +45,55 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path, digest: str | None, decode: Callable[[Path, bytes], T]) -> T:
+def digest_of(path: Path, reader: Reader) -> str:
+    """The SHA-256 of what a path stands for: of the file, or of the sorted hashes of several files."""
+    if reader.files is None:
+        return sha256_of(path)
+    return _joint_digest(sha256_of(file) for file in reader.files(path))
+
+
+def load(path: Path, digest: str | None, reader: Reader, *, is_mask: bool, reading: Reading) -> Decoded:
     """Read a file once, decode it, and check that it is the one that the manifest names.
 
     Args:
         path: the file.
         digest: its SHA-256; ``None`` or empty: not checked.
-        decode: from path and bytes to what is wanted.
+        reader: what decodes it.
+        is_mask: whether it holds labels.
+        reading: what the user said of the files.
 
     Raises:
         DataError: no such file, one that cannot be decoded, or another one than the manifest names.
     """
-    if not path.is_file():
+    if reader.files is None and not path.is_file():
         raise DataError(f"expected a file at {path}, found none; complete the data folder or build the manifest again")
-    data = path.read_bytes()
     try:
-        decoded = decode(path, data)
+        data = path.read_bytes() if reader.files is None else b""
+        decoded = reader.decode(Source(path, data, is_mask, reading))
     except DataError:
         raise
     except _DECODE_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"expected a whole image in {path}, found one that is truncated or damaged ({reason}); fetch it again"
-        ) from error
+        raise damaged(path, error) from error
     # Only now: that a file is cut short says more than that its hash differs.
-    if digest and hashlib.sha256(data).hexdigest() != digest:
+    if digest and (hashlib.sha256(data).hexdigest() if data else digest_of(path, reader)) != digest:
         raise DataError(
             f"expected the file that the manifest names at {path}, found that its SHA-256 differs; "
             "fetch it again, or build the manifest again if the change is meant"
         )
     return decoded
+
+
+def damaged(path: Path, error: BaseException) -> DataError:
+    """Word what a decoder raised on a file."""
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return DataError(f"expected a file that can be opened at {path}, found {error.strerror}; correct that")
+    if isinstance(error, MemoryError):
+        return DataError(f"expected {path} to fit into memory, found no room for it; close other programs or crop it")
+    reason = " ".join((str(error).strip() or type(error).__name__).split())[-200:]
+    return DataError(
+        f"expected a whole image in {path}, found one that is truncated or damaged ({reason}); fetch it again"
+    )
+
+
+def _joint_digest(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

@@ -1,71 +1,145 @@
-"""NIfTI volumes, decoded by nibabel and turned as they are looked at.
-
-Rows run from front to back, columns from the patient's right to the left, slices from feet to head, whatever the order
-in the file: axial slices as radiologists look at them.
-"""
+"""NIfTI-1 and NIfTI-2 volumes and slices, decoded by nibabel, in the order of the file's axes."""
 
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
+import io
+import struct
+import zlib
+from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel import orientations
 from numpy.typing import NDArray
 
-from monai_fp4.data.readers.volume import Decoded, Reader
+from monai_fp4.data.readers.volume import Decoded, Reader, Source
+from monai_fp4.data.records import Header
 from monai_fp4.errors import DataError
 
 __all__ = ["NIFTI"]
 
-_AS_LOOKED_AT = orientations.axcodes2ornt("PLS")
+_SIZE_OF_HEADER = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
 
 
-def _decode(path: Path, data: bytes) -> Decoded:
-    raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    image = nibabel.Nifti1Image.from_bytes(raw)
-    if image.ndim > 2:  # the callers refuse any other
-        image = image.as_reoriented(orientations.ornt_transform(_axes(image.affine, path), _AS_LOOKED_AT))
-    return Decoded(image.get_fdata(dtype=np.float32, caching="unchanged"), image.affine)
-
-
-def _image(path: Path, data: bytes) -> Decoded:
-    decoded = _decode(path, data)
-    image = decoded.values
-    if image.ndim not in (3, 4):
+def _decode(source: Source) -> Decoded:
+    image = _open(source)
+    kind = image.get_data_dtype()
+    if kind.kind == "c":
         raise DataError(
-            f"expected 3 axes, or 4 with the channels last, in {path}, found {image.ndim}; correct the file"
+            f"expected real numbers in {source.path}, found complex ones; save magnitude and phase as two channels"
         )
-    return Decoded(np.moveaxis(image, 3, 0) if image.ndim == 4 else image[None], decoded.affine)
-
-
-def _mask(path: Path, data: bytes) -> Decoded:
-    decoded = _decode(path, data)
-    mask = decoded.values
-    if mask.ndim == 4 and mask.shape[3] == 1:
-        mask = mask[..., 0]
-    if mask.ndim != 3:
-        raise DataError(f"expected a mask of 3 axes in {path}, found {mask.ndim}; save one binary mask a patient")
-    return Decoded(mask, decoded.affine)
-
-
-def _axes(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
-    """Where each axis of a file points, as nibabel writes it; a header that does not say so is refused."""
-    known = bool(np.isfinite(affine).all())
-    axes = orientations.io_orientation(affine) if known else affine
-    if not known or np.isnan(axes).any():
-        shown = ", ".join(str([float(f"{value:g}") for value in row]) for row in affine[:3])
+    if kind.names:  # colours, as of a photograph: three or four bytes a voxel
+        raw = np.asanyarray(image.dataobj)
+        values = np.stack([raw[name] for name in kind.names[:3]], axis=-1)
+    elif source.is_mask:
+        values = np.asanyarray(image.dataobj)
+    else:
+        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    if values.ndim > 4 and all(edge == 1 for edge in values.shape[4:]):
+        values = values.reshape(values.shape[:4])
+    if values.ndim == 5 and values.shape[3] == 1:  # NIfTI's own place for several values a voxel
+        values = values[..., 0, :]
+    if values.ndim not in (2, 3, 4):
         raise DataError(
-            f"expected a header that says where each of the three axes points in {path}, found the affine {shown}; "
-            "correct its sform or qform"
+            f"expected 3 axes, or 4 with the channels last, in {source.path}, found {values.ndim}; correct the file"
         )
-    return axes
+    if values.ndim == 2:
+        values = values[..., None]
+    channels = np.moveaxis(values, 3, 0) if values.ndim == 4 else values[None]
+    affine, placed = _place(image, source)
+    return Decoded(channels, _three_axes(affine, image), placed)
+
+
+def _open(source: Source) -> Any:
+    data = _gunzip(source.data) if source.data[:2] == b"\x1f\x8b" else source.data
+    size = min(struct.unpack("<i", data[:4]) + struct.unpack(">i", data[:4]), key=abs) if len(data) >= 4 else 0
+    if size not in _SIZE_OF_HEADER:
+        raise DataError(
+            f"expected a NIfTI file at {source.path}, found one whose header is none ({len(source.data)} bytes); "
+            "fetch it again, or give it the ending of its format"
+        )
+    if data[344:347] == b"ni1" or data[4:8] == b"ni2\0":
+        raise DataError(
+            f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in {source.path}; "
+            "convert it to .nii.gz"
+        )
+    return _SIZE_OF_HEADER[size].from_bytes(data)
+
+
+def _gunzip(data: bytes) -> bytes:
+    """Unpack as ``gunzip`` does, which passes over what some archives append; a file that is cut short raises."""
+    try:
+        return gzip.decompress(data)
+    except gzip.BadGzipFile:
+        pass
+    unpacked = io.BytesIO()
+    while data[:2] == b"\x1f\x8b":
+        member = zlib.decompressobj(wbits=31)
+        unpacked.write(member.decompress(data))
+        if not member.eof:
+            raise EOFError("the compressed stream is cut short")
+        data = member.unused_data
+    return unpacked.getvalue()
+
+
+def _place(image: Any, source: Source) -> tuple[NDArray[np.float64], bool]:
+    """Where the volume is, by the part of its header that is to be believed, and whether anybody said so.
+
+    Raises:
+        DataError: sform and qform put the volume in different places, or the part that was asked for is not there.
+    """
+    wanted = source.reading.header
+    sform, qform = image.get_sform(coded=True)[0], _qform(image)
+    if wanted in (Header.SFORM, Header.QFORM):
+        chosen = sform if wanted is Header.SFORM else qform
+        if chosen is None:
+            raise DataError(
+                f"expected a {wanted.value} in the header of {source.path}, found its code to be 0; use another "
+                f"--header"
+            )
+        return chosen, True
+    if wanted is Header.AUTO and sform is not None and qform is not None:
+        apart = _apart(sform, qform, image.shape)
+        if apart > max(0.5, source.reading.tolerance):
+            raise DataError(
+                f"expected sform and qform to agree in {source.path}, found corners {apart:.3g} voxels apart; say "
+                "which is right with --header sform or --header qform"
+            )
+    found = sform if sform is not None else qform
+    return (image.affine, False) if found is None else (found, True)
+
+
+def _qform(image: Any) -> NDArray[np.float64] | None:
+    try:
+        found: NDArray[np.float64] | None = image.get_qform(coded=True)[0]
+    except Exception:  # nibabel: a quaternion that is none
+        return None
+    return found
+
+
+def _three_axes(affine: NDArray[np.float64], image: Any) -> NDArray[np.float64]:
+    """Slices of two axes may leave out where the third one points."""
+    if len(image.shape) > 2 or not np.isfinite(affine).all() or affine[:3, 2].any():
+        return affine
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    length = np.linalg.norm(normal)
+    affine = affine.copy()
+    affine[:3, 2] = normal / length if length else normal
+    return affine
+
+
+def _apart(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """How many voxels the farthest corner moves from one place to another."""
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return 0.0  # the caller says what is wrong with it
+    edges = [*(np.array(shape[:3]) - 1), 0, 0][:3]
+    corners = np.stack(np.meshgrid(*[[0, edge] for edge in edges], [1.0], indexing="ij"), -1).reshape(-1, 4)
+    moved = np.linalg.pinv(first) @ second @ corners.T
+    return float(np.abs(moved - corners.T).max())
 
 
 NIFTI = Reader(
-    summary="NIfTI-1 volumes, a channel a file or the channels along the fourth axis",
+    summary="NIfTI-1 and NIfTI-2, two or three axes, a channel a file or the channels along the fourth axis",
     suffixes=(".nii", ".nii.gz"),
-    image=_image,
-    mask=_mask,
+    decode=_decode,
 )

@@ -26,11 +26,11 @@ from monai_fp4.data import (
     write_nodules,
 )
 from monai_fp4.data.manifest import manifest_dir
+from monai_fp4.data.patients import Volume, read_patient
 from monai_fp4.data.phantoms.drawing import Axes, inside, paint_tube
 from monai_fp4.data.phantoms.generators import GENERATORS
 from monai_fp4.data.phantoms.nifti import encode_nifti
 from monai_fp4.data.phantoms.nodules import PATIENTS, SPACING, make_nodules_patient, nodules_groups, nodules_patients
-from monai_fp4.data.readers import Volume, read_patient
 from monai_fp4.errors import DataError
 from monai_fp4.study.commands import arguments_of, write_study
 

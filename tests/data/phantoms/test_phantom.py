@@ -15,10 +15,10 @@ from PIL import Image
 from script_modules import imported
 
 from monai_fp4.data import load_datalist, load_manifest, prepare_data, write_phantom
+from monai_fp4.data.patients import read_patient
 from monai_fp4.data.phantoms.generated import write_patients
 from monai_fp4.data.phantoms.phantom import PATIENTS, make_patient, phantom_patients
 from monai_fp4.data.phantoms.tiff import encode_tiff
-from monai_fp4.data.readers import read_patient
 from monai_fp4.errors import DataError
 
 

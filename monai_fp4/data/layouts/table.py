@@ -1,0 +1,72 @@
+"""A CSV table in the data folder that lists everything: who, which files, and in which fold.
+
+Columns: ``patient`` and ``mask``; every column whose name begins with ``image`` is a channel (``image_t1`` is called
+``t1``); ``group``, ``person``, ``fold`` and ``split`` where they are known. Several rows of a patient are its slices,
+in order::
+
+    patient,image_flair,image_t1,mask,group,fold
+    anna,mr/a_flair.nii.gz,mr/a_t1.nii.gz,masks/a.nii.gz,Basel,0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing, listed
+from monai_fp4.data.tables import fold_of, read_table, split_of
+from monai_fp4.errors import DataError
+
+__all__ = ["TABLE"]
+
+
+def _find(listing: Listing) -> list[FoundPatient]:
+    tables = [path for path in listing.files if "/" not in path and path.lower().endswith((".csv", ".tsv"))]
+    if len(tables) != 1:
+        raise DataError(
+            f"expected one CSV table in {listing.root}, found {listed(tables)}; keep the one that lists all"
+        )
+    path = listing.root / tables[0]
+    rows = read_table(path, ("patient", "mask"))
+    images = [name for name in rows[0] if name.startswith("image")]
+    if not images:
+        raise DataError(f"expected a column image in {path}, found {', '.join(rows[0])}; name the images' column so")
+    known = set(listing.files)
+    for number, row in enumerate(rows, 2):
+        for name in (*images, "mask"):
+            if row[name] not in known:
+                raise DataError(
+                    f"expected the file of column {name} in line {number} of {path}, found no {row[name]!r} in "
+                    f"{listing.root}; correct the path, which starts from there"
+                )
+    people: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        people.setdefault(row["patient"], []).append(row)
+    channels = tuple(name.removeprefix("image").lstrip("_-") or "image" for name in images)
+    return [_patient(patient, lines, images, channels, str(path)) for patient, lines in people.items()]
+
+
+def _patient(
+    patient: str, rows: Sequence[Mapping[str, str]], images: Sequence[str], channels: tuple[str, ...], source: str
+) -> FoundPatient:
+    for name in ("group", "person", "fold", "split"):
+        values = {row.get(name, "") for row in rows}
+        if len(values) > 1:
+            raise DataError(
+                f"expected one {name} of patient {patient!r} in {source}, found {listed(sorted(values))}; keep one"
+            )
+    first = rows[0]
+    return FoundPatient(
+        patient,
+        first.get("group", ""),
+        tuple((row[name], row["mask"]) for row in rows for name in images),
+        channels if len(channels) > 1 or channels != ("image",) else None,
+        person=first.get("person", ""),
+        fold=fold_of(first, source),
+        split=split_of(first, source),
+    )
+
+
+TABLE = Layout(
+    summary="a CSV table in the folder: `patient`, `image...`, `mask`, and `group`, `person`, `fold`, `split` if known",
+    find=_find,
+)

@@ -1,0 +1,82 @@
+"""NRRD and MetaImage volumes, decoded by SimpleITK."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from monai_fp4.data.readers.volume import Decoded, Reader, Source
+from monai_fp4.errors import DataError
+
+__all__ = ["ITK", "affine_of", "channels_of"]
+
+
+def _decode(source: Source) -> Decoded:
+    try:
+        image = SimpleITK.ReadImage(str(source.path))
+    except RuntimeError as error:
+        # ITK's own words are many lines, of which the last says what is wrong.
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+    return Decoded(channels_of(image, source), affine_of(image))
+
+
+def channels_of(image: Any, source: Source) -> NDArray[Any]:
+    """The voxels of an ITK image as ``[C, I, J, K]``.
+
+    Raises:
+        DataError: complex numbers, or more axes than three.
+    """
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise DataError(
+            f"expected real numbers in {source.path}, found complex ones; save magnitude and phase as two channels"
+        )
+    values = SimpleITK.GetArrayFromImage(image)  # K, J, I, then the values of a voxel
+    parts = image.GetNumberOfComponentsPerPixel()
+    channels = np.moveaxis(values, -1, 0) if parts > 1 else values[None]
+    axes = image.GetDimension()
+    if axes == 4:  # channels, or times, along the last axis of the file
+        channels = channels.reshape(-1, *channels.shape[2:])
+    elif axes not in (2, 3):
+        raise DataError(f"expected 2 to 4 axes in {source.path}, found {axes}; correct the file")
+    channels = channels.transpose(0, *range(channels.ndim - 1, 0, -1))
+    return channels[..., None] if axes == 2 else channels
+
+
+def affine_of(image: Any) -> NDArray[np.float64]:
+    """From voxels to millimetres to the right, front and head; ITK's run to the left, the back and the head."""
+    axes = image.GetDimension()
+    spacing, origin = np.ones(3), np.zeros(3)
+    spacing[: min(axes, 3)], origin[: min(axes, 3)] = image.GetSpacing()[:3], image.GetOrigin()[:3]
+    direction = np.eye(3)
+    size = min(axes, 3)
+    direction[:size, :size] = np.array(image.GetDirection()).reshape(axes, axes)[:size, :size]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = direction * spacing, origin
+    affine[:2] *= -1
+    return affine
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, and the one with its voxels where the header names another."""
+    with path.open("rb") as file:
+        header = file.read(4096).decode("latin-1")
+    match = re.search(r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.+?)[ \t\r]*$", header, re.MULTILINE | re.IGNORECASE)
+    if path.suffix.lower() not in (".mhd", ".nhdr") or match is None or match[1].upper() == "LOCAL":
+        return [path]
+    voxels = path.parent / match[1]
+    if not voxels.is_file():
+        raise DataError(f"expected the voxels of {path} in {voxels}, found no such file; complete the data folder")
+    return [path, voxels]
+
+
+ITK = Reader(
+    summary="NRRD and MetaImage volumes",
+    suffixes=(".nrrd", ".nhdr", ".mha", ".mhd"),
+    decode=_decode,
+    files=_files,
+)

@@ -1,0 +1,88 @@
+"""Read CSV tables as people write them: comma, semicolon or tab, UTF-8, UTF-16 or Windows' own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from monai_fp4.data.records import Split
+from monai_fp4.errors import DataError, unknown_name
+
+__all__ = ["fold_of", "read_table", "split_of"]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table, names of columns in lower case, all without spaces around them.
+
+    Args:
+        path: the table; its first line names the columns.
+        columns: those that must be there.
+
+    Raises:
+        DataError: no such file, no text, a column that is missing, a row with more fields than columns, or no row.
+    """
+    if not path.is_file():
+        raise DataError(f"expected a CSV table at {path}, found no file; correct the path")
+    text = _text(path.read_bytes(), path)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        lines = [[field.strip() for field in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter)]
+    except csv.Error as error:
+        raise DataError(f"expected a CSV table in {path}, found what is none ({error}); save it again") from error
+    lines = [line for line in lines if any(line)]
+    names = [name.lower() for name in lines[0]] if lines else []
+    if not set(columns) <= set(names):
+        raise DataError(
+            f"expected the columns {' and '.join(columns)} in {path}, found {', '.join(names) or 'nothing'}; add "
+            f"a first line with these names"
+        )
+    if len(set(names)) < len(names):
+        raise DataError(f"expected every column once in {path}, found {', '.join(names)}; rename one")
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) > len(names):
+            raise DataError(
+                f"expected {len(names)} fields in row {number} of {path}, found {len(line)}; put fields with the "
+                f"separator in quotes"
+            )
+    if len(lines) < 2:
+        raise DataError(f"expected rows below the names of the columns in {path}, found none; add them")
+    return [dict(zip(names, [*line, *[""] * (len(names) - len(line))], strict=True)) for line in lines[1:]]
+
+
+def fold_of(row: Mapping[str, str], source: str) -> int | None:
+    """The field ``fold`` as a number; ``None`` where it is empty.
+
+    Raises:
+        DataError: no whole number from 0 on.
+    """
+    text = row.get("fold", "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise DataError(f"expected a fold as a whole number from 0 on in {source}, found {text!r}; correct it")
+    return int(text) if text else None
+
+
+def split_of(row: Mapping[str, str], source: str) -> Split | None:
+    """The field ``split``; ``None`` where it is empty.
+
+    Raises:
+        DataError: neither train nor test.
+    """
+    text = row.get("split", "").lower()
+    if text and text not in tuple(Split):
+        raise unknown_name(f"split in {source}", text, [each.value for each in Split], DataError)
+    return Split(text) if text else None
+
+
+def _text(data: bytes, path: Path) -> str:
+    encodings = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise DataError(f"expected text in {path}, found a file of another kind; save the table as CSV in UTF-8")
