@@ -1,8 +1,4 @@
-"""Small synthetic inputs, each after a public bug report or question; no personal data.
-
-    python scans.py            # lists the cases
-    python scans.py NAME DIR   # writes case NAME into DIR (DIR/NAME) and prints the --format to use
-    python scans.py all DIR    # writes all of them
+"""Small synthetic data sets, each after a public bug report or question; no personal data.
 
 Every case is a function ``case_x(root) -> format`` that fills the empty folder ``root``.
 """
@@ -10,9 +6,7 @@ Every case is a function ``case_x(root) -> format`` that fills the empty folder 
 from __future__ import annotations
 
 import gzip
-import os
 import struct
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -193,7 +187,7 @@ def case_affine_identity_mask(root):
 def case_mask_flipped_axes(root):
     """TorchIO #1300: image LAS, mask LPS, each right by its own header."""
     patients(root)
-    image, mask = scan(0)
+    image, _ = scan(0)
     flip = RAS.copy()
     flip[0, 0], flip[0, 3] = -1, image.shape[0] - 1
     nii(root / "p0" / "image.nii.gz", image[::-1], flip, dtype=np.int16)
@@ -383,7 +377,7 @@ def case_symlinked_nifti(root):
     archive = (root.parent / f"{root.name}_archive").resolve()
     patients(archive)
     for path in archive.iterdir():
-        os.symlink(path, root / path.name)
+        (root / path.name).symlink_to(path)
     return "nifti"
 
 
@@ -464,7 +458,7 @@ def case_16bit_rgb(root):
     import zlib
 
     png_patients(root)
-    for number, path in enumerate(sorted((root / "images").glob("*.png"))):
+    for path in sorted((root / "images").glob("*.png")):
         grey = np.asarray(Image.open(path)).astype(np.uint16)  # 0..255 of 65535
         rgb = np.stack([grey] * 3, -1).astype(">u2")
         h, w = grey.shape
@@ -682,7 +676,8 @@ def case_chan_b(root):
 
 
 def case_stale_before(root):
-    """Train on this; then exchange its masks for those of stale_after, build again with --force, give the same command."""
+    """Train on this; then exchange its masks for those of stale_after, build again with --force, give the same
+    command."""
     return case_mask_255(root)
 
 
@@ -700,15 +695,3 @@ def write(name, folder):
     root = Path(folder) / name
     root.mkdir(parents=True)
     return root, CASES[name](root)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        print(
-            "\n".join(
-                f"{n:28} {(f.__doc__ or '').strip().splitlines()[0] if f.__doc__ else ''}" for n, f in CASES.items()
-            )
-        )
-    else:
-        for name in CASES if sys.argv[1] == "all" else [sys.argv[1]]:
-            print(*write(name, sys.argv[2]))

@@ -117,7 +117,7 @@ class Findings:
             facts.append(f"values in the masks (patients that have them): {listed(values)}{_meaning(reading)}")
         if left_over:
             facts.append(f"not read, as no rule takes them: {listed(left_over)}")
-        return cls(tuple(facts), tuple(_doubts(channels, found, examined)))
+        return cls(tuple(facts), tuple(_doubts(format, channels, found, examined)))
 
 
 def _check_labels(
@@ -157,7 +157,9 @@ def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined],
         )
 
 
-def _doubts(channels: Sequence[str], found: Sequence[FoundPatient], examined: Sequence[Examined]) -> list[str]:
+def _doubts(
+    format: str, channels: Sequence[str], found: Sequence[FoundPatient], examined: Sequence[Examined]
+) -> list[str]:
     doubts = []
     for number, name in enumerate(channels):
         copies = [entry.id for entry, each in zip(found, examined, strict=True) if number in each.copies]
@@ -173,7 +175,11 @@ def _doubts(channels: Sequence[str], found: Sequence[FoundPatient], examined: Se
             )
     stems = Counter(re.sub(r"\d+$", "", entry.id) for entry in found)
     alike, count = stems.most_common(1)[0]
-    if count > 1 and all(len(entry.pairs) == each.slices == 1 for entry, each in zip(found, examined, strict=True)):
+    if (
+        format == "png"
+        and count > 1
+        and all(len(entry.pairs) == each.slices == 1 for entry, each in zip(found, examined, strict=True))
+    ):
         doubts.append(
             f"every patient has one picture, and {count} names begin with {alike!r}: if these are slices of one "
             f"person, they must be in one fold; say who is who with --patient_pattern"

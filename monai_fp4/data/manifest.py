@@ -28,7 +28,7 @@ from jsonschema.exceptions import best_match
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
-from monai_fp4.data.layouts import LAYOUTS
+from monai_fp4.data.layouts import layout_of
 from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
 
@@ -127,11 +127,10 @@ def from_json(document: Any, source: str) -> Manifest:
             f"expected {source} to follow {SCHEMA_FILE}, found at {field}: {error.message}; correct it or build it "
             f"again"
         )
-    if document["format"] not in LAYOUTS:
-        raise DataError(
-            f"expected the format in {source} to be one of {', '.join(LAYOUTS)}, found {document['format']!r}; "
-            "build the manifest again with this version of monai-fp4"
-        )
+    try:
+        layout_of(document["format"])
+    except DataError as error:
+        raise DataError(f"{error}, in {source}; build the manifest again with this version of monai-fp4") from None
     patients = tuple(
         Patient(
             id=entry["id"],

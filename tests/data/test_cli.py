@@ -47,7 +47,7 @@ def test_groups_from_a_table(folder, tmp_path):
     )
     run("build", "--dataset_dir", folder, "--folds", 2, "--groups", table, "--output", tmp_path / "m.json")
     assert [each.group for each in load_manifest(tmp_path / "m.json").patients] == ["X0", "X1"] * 3
-    table.write_text("id;site\n")
+    table.write_text("id;site\nx;y\n")
     with pytest.raises(DataError, match="columns patient and group"):
         run("build", "--dataset_dir", folder, "--groups", table, "--output", tmp_path / "n.json")
     assert not (tmp_path / "n.json").exists()

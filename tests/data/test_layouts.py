@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,34 +12,93 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_data import write_lgg, write_nifti, write_png
+from small_dicom import write_dicom
 
 from monai_fp4 import data
 from monai_fp4.cli import main
-from monai_fp4.data import build_manifest, load_manifest, save_manifest
+from monai_fp4.data import build_manifest, check_manifest, load_manifest, save_manifest
 from monai_fp4.data.layouts import LAYOUTS, FoundPatient, Layout
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers import READERS, Reader, reader_of
-from monai_fp4.data.readers.volume import Decoded
+from monai_fp4.data.readers.volume import Decoded, Source
 from monai_fp4.errors import DataError
 
-EXAMPLES: Mapping[str, Callable[[Path], Path]] = {
-    "lgg": lambda root: write_lgg(root, {"TCGA_A_1": 2, "TCGA_A_2": 2}),
-    "png": lambda root: write_png(root, ["a_1", "b_1"]),
-    "nifti": lambda root: write_nifti(root, ["anna", "bert"]),
+
+def write_volumes(root: Path, *names: str) -> Path:
+    """NIfTI files of random numbers, masks where the name says so."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = np.random.default_rng(seed).random((5, 6, 4), np.float32)
+        is_mask = any(word in name for word in ("labels", "seg", "mask"))
+        nibabel.save(nibabel.Nifti1Image((data > 0.9).astype(np.uint8) if is_mask else data, np.eye(4)), path)
+    return root
+
+
+def write_decathlon(root: Path) -> Path:
+    pairs = [{"image": f"./imagesTr/la_{n:03d}.nii.gz", "label": f"./labelsTr/la_{n:03d}.nii.gz"} for n in (3, 4)]
+    write_volumes(root, *(pair[key] for pair in pairs for key in ("image", "label")))
+    (root / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "training": pairs}))
+    return root
+
+
+def write_table(root: Path) -> Path:
+    write_volumes(root, "x/1.nii.gz", "x/2.nii.gz", "x/3.nii.gz", "x/4.nii.gz", "m/1_mask.nii.gz", "m/2_mask.nii.gz")
+    (root / "all.csv").write_text(
+        "Patient;image_T1;image_T2;mask;group;fold\nanna;x/1.nii.gz;x/2.nii.gz;m/1_mask.nii.gz;Basel;1\n"
+        "bert;x/3.nii.gz;x/4.nii.gz;m/2_mask.nii.gz;Bern;0\n"
+    )
+    return root
+
+
+EXAMPLES: Mapping[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "lgg": (lambda root: write_lgg(root, {"TCGA_A_1": 2, "TCGA_A_2": 2}), ("pre-contrast", "FLAIR", "post-contrast")),
+    "png": (lambda root: write_png(root, ["a_1", "b_1"]), ("grey",)),
+    "nifti": (lambda root: write_nifti(root, ["anna", "bert"]), ("flair", "t1")),
+    "brats": (
+        lambda root: write_volumes(root, *(f"B-{n}-0/B-{n}-0-{name}.nii.gz" for n in "12" for name in ("t1c", "seg"))),
+        ("t1c",),
+    ),
+    "nnunet": (
+        lambda root: write_volumes(
+            root,
+            *(f"imagesTr/c_{n}_000{c}.nii.gz" for n in "12" for c in "01"),
+            "labelsTr/c_1.nii.gz",
+            "labelsTr/c_2.nii.gz",
+        ),
+        ("channel_0000", "channel_0001"),
+    ),
+    "msd": (write_decathlon, ("MRI",)),
+    "bids": (
+        lambda root: write_volumes(
+            root,
+            *(f"sub-{n}/ses-1/anat/sub-{n}_ses-1_{name}.nii.gz" for n in "12" for name in ("T1w", "FLAIR")),
+            *(f"derivatives/lesion/sub-{n}/ses-1/anat/sub-{n}_ses-1_label-lesion_mask.nii.gz" for n in "12"),
+        ),
+        ("FLAIR", "T1w"),
+    ),
+    "dicom": (lambda root: write_dicom(root, ["anna", "bert"]), ("FLAIR", "T1")),
+    "table": (write_table, ("t1", "t2")),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_is_built_and_its_manifest_read_back(name, tmp_path):
-    manifest = build_manifest(EXAMPLES[name](tmp_path), format=name, folds=2)
-    assert manifest.format == name and len(manifest.patients) == 2
+    write, channels = EXAMPLES[name]
+    folder = write(tmp_path / "data")
+    manifest = build_manifest(folder, format=name, folds=2)
+    assert manifest.format == name and len(manifest.patients) == 2 and manifest.channels == channels
     assert load_manifest(save_manifest(manifest, tmp_path / "m.json")) == manifest
+    found = build_manifest(folder, folds=2)
+    assert replace(found, format=name) == manifest
+    assert found.format == name.replace("brats", "nifti")
+    assert check_manifest(manifest, folder) == manifest
 
 
 def test_the_command_offers_every_layout(capsys):
     with pytest.raises(SystemExit):
         main(["manifest", "build", "--help"])
-    assert f"layout: {', '.join(LAYOUTS)}" in capsys.readouterr().out
+    assert f"layout: {', '.join(LAYOUTS)}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_two_readers_claim_one_file():
@@ -49,7 +110,7 @@ def test_no_two_readers_claim_one_file():
 
 
 def test_a_file_that_nothing_reads():
-    with pytest.raises(DataError, match=r"ends in one of \.tif, .*\.nii\.gz, found scan\.xyz; convert"):
+    with pytest.raises(DataError, match=r"ends in one of \.tif, .*\.nii\.gz, .*found scan\.xyz; convert"):
         reader_of("scan.xyz")
 
 
@@ -73,13 +134,15 @@ def test_images_that_share_a_mask_are_channels_and_others_slices(tmp_path):
 def test_a_layout_and_a_reader_are_one_line_each(tmp_path, monkeypatch):
     """An image format of three bytes a picture, in a layout of loose files."""
 
-    def decode(path: Path, content: bytes) -> Decoded:
-        return Decoded(np.frombuffer(content, np.uint8).reshape(1, 3))
+    def decode(source: Source) -> Decoded:
+        return Decoded(np.frombuffer(source.data, np.uint8).reshape(1, 1, 3))
 
-    reader = Reader(summary="", suffixes=(".raw",), image=lambda p, c: Decoded(decode(p, c).values[None]), mask=decode)
+    reader = Reader(summary="", suffixes=(".raw",), decode=decode)
     layout = Layout(
         summary="",
-        find=lambda root: [FoundPatient(p.stem, "", ((p.name, f"{p.stem}.mask.raw"),)) for p in root.glob("?.raw")],
+        find=lambda listing: [
+            FoundPatient(path[0], "", ((path, f"{path[0]}.mask.raw"),)) for path in listing.files if len(path) == 5
+        ],
     )
     monkeypatch.setattr(data.readers, "READERS", {**READERS, "raw": reader})
     monkeypatch.setattr(data.layouts, "LAYOUTS", {**LAYOUTS, "loose": layout})

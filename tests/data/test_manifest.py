@@ -133,7 +133,7 @@ def edit(document: dict, path: str, value: object) -> None:
         ("patients.0.images.0.image", "/etc/passwd", r"images\[0\]\.image"),
         ("patients.0.images.0.mask", "a/../../b.tif", r"images\[0\]\.mask"),
         ("patients.2.fold", "0", r"patients\[2\]\.fold"),
-        ("format", "petri", "one of lgg, png, .*, found 'petri'"),
+        ("format", "petri", "data format 'petri' is not known; .* build the manifest again"),
         ("extra", 1, "'extra' was unexpected"),
         ("schema_version", 2, "expected schema_version 1"),
     ],

@@ -362,8 +362,9 @@ def test_nifti_of_two_axes_is_one_slice(tmp_path):
     resave(folder / "bert" / "t1.nii.gz", np.zeros((8, 9), np.float32))
     with pytest.raises(DataError, match=r"of one size, found 8 x 9 x 5 in .* and 8 x 9 x 1 in .*bert.t1\.nii\.gz"):
         rebuild(folder, format="nifti")
-    for patient, name in product(("anna", "bert"), ("flair", "t1", "mask")):
-        resave(folder / patient / f"{name}.nii.gz", np.eye(8, 9, dtype=np.uint8))
+    for number, name in product((0, 1), ("flair", "t1", "mask")):
+        path = folder / ("anna", "bert")[number] / f"{name}.nii.gz"
+        resave(path, np.eye(8, 9, dtype=np.uint8) + (0 if name == "mask" else np.uint8(number)))
     volume = read(rebuild(folder, format="nifti"), folder)
     assert volume.image.shape == (2, 9, 8, 1)
     assert np.array_equal(volume.mask[0], looked_at(np.eye(8, 9)[..., None]))

@@ -71,8 +71,10 @@ def find_series(folder: Path) -> list[Series]:
     people: dict[str, Path] = {}
     for path in _walk(folder):
         header = _header(path)
-        if header is None or "SeriesInstanceUID" not in header:
+        if header is None or header.get("DirectoryRecordSequence") is not None:
             continue
+        if "SeriesInstanceUID" not in header:
+            raise DataError(f"expected a SeriesInstanceUID in the DICOM file {path}, found none; fetch it again")
         people.setdefault(str(header.get("PatientID", "")), path)
         found[str(header.SeriesInstanceUID)].append((path, header))
     if len(people) > 1:

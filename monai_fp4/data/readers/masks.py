@@ -83,7 +83,10 @@ def looks_inverted(mask: NDArray[np.uint8]) -> bool:
     return bool((mask[[0, 0, -1, -1], [0, -1, 0, -1]] == 1).all() and (mask == 1).mean() > 0.5)
 
 
-_REMEDY_LABELS = "say which are the lesion with --labels, or choose one label and save it alone"
+_REMEDY_LABELS = (
+    "say which are the lesion with --labels or, for a resampled or a JPEG mask, from which value on with "
+    "--mask_threshold"
+)
 _REMEDY_SOFT = (
     "say from which value on a soft mask is the lesion with --mask_threshold (NaN is below all), or save whole labels"
 )

@@ -86,18 +86,10 @@ def _place(image: Any, source: Source) -> tuple[NDArray[np.float64], bool]:
     """Where the volume is, by the part of its header that is to be believed, and whether anybody said so.
 
     Raises:
-        DataError: sform and qform put the volume in different places, or the part that was asked for is not there.
+        DataError: sform and qform put the volume in different places, and it was not said whom to believe.
     """
     wanted = source.reading.header
     sform, qform = image.get_sform(coded=True)[0], _qform(image)
-    if wanted in (Header.SFORM, Header.QFORM):
-        chosen = sform if wanted is Header.SFORM else qform
-        if chosen is None:
-            raise DataError(
-                f"expected a {wanted.value} in the header of {source.path}, found its code to be 0; use another "
-                f"--header"
-            )
-        return chosen, True
     if wanted is Header.AUTO and sform is not None and qform is not None:
         apart = _apart(sform, qform, image.shape)
         if apart > max(0.5, source.reading.tolerance):
@@ -105,7 +97,8 @@ def _place(image: Any, source: Source) -> tuple[NDArray[np.float64], bool]:
                 f"expected sform and qform to agree in {source.path}, found corners {apart:.3g} voxels apart; say "
                 "which is right with --header sform or --header qform"
             )
-    found = sform if sform is not None else qform
+    first, second = (qform, sform) if wanted is Header.QFORM else (sform, qform)
+    found = first if first is not None else second
     return (image.affine, False) if found is None else (found, True)
 
 
