@@ -1,20 +1,6 @@
 """A run writes one folder, and this module is the only one that knows its files.
 
-==========================  ==========================================================================
-``config.json``             the run's whole config; an overlay that runs it again
-``environment.json``        versions, machine and backend that it ran on
-``conversion.json``         what became of every layer: swapped, padded or left, and why
-``patients.json``           which patients trained, validated and were held out
-``checkpoint.pt``           everything that resuming needs, replaced after every epoch
-``checkpoint.previous.pt``  the one before, kept until an epoch was trained from the newer; gone at the end
-``model.pt``                the weights of the best validation AUPRC (the last ones under ``fold: all``)
-``metrics.json``            what the validation said; written as it goes, ``"finished": true`` at the end
-``pr_curve.json``           precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
-                            positives at or above each
-``health.json``             by epoch: health of the quantized layers, entropy of attention, histogram of probabilities
-``events.out.tfevents.*``    one TensorBoard file
-==========================  ==========================================================================
-
+==========================  ===================================================================
 Every file is written beside its place and then moved into it, so that a run that is killed leaves whole files.
 """
 
@@ -22,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +46,12 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.json"
         self._earlier_events: list[Path] = []
 
-    def check(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+    def check(self, config: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
         """See that the folder is free, or holds this very run; nothing is written.
 
         Args:
             config: the run's whole config.
-            patients: ids of the patients by what they are for.
+            patients: ids of the patients by what they are for, and what their files hold (`content_of`).
 
         Raises:
             ConfigError: when the folder holds another run, the run of other patients, or what no training wrote.
@@ -74,17 +60,21 @@ class RunFolder:
             raise ConfigError(f"output_dir must be a folder, but {self.path} is a file; choose another output_dir")
         if self.config_path.exists():
             found = self.read_config()
+            known = self.read_json("patients.json") if (self.path / "patients.json").exists() else patients
             differing = differences(found, config)
+            if "content" in known:  # which says more than the path under which the manifest lies
+                differing = [name for name in differing if name != "manifest"]
             if differing:
                 said = "; ".join(
                     f"{n} is {value_at(found, n)!r} there and {value_at(config, n)!r} here" for n in differing[:3]
                 )
                 raise ConfigError(f"{self.path} holds the run of another config ({said}); choose another output_dir")
-            known = self.read_json("patients.json") if (self.path / "patients.json").exists() else patients
-            moved = [part for part in patients if list(patients[part]) != known.get(part)]
+            # Earlier versions kept the patients' ids alone.
+            moved = [part for part, value in patients.items() if part in known and value != known[part]]
             if moved:
+                what = "its files, masks or folds" if moved[0] in ("content", "images") else f"'{moved[0]}'"
                 raise ConfigError(
-                    f"{self.path} holds the run of other patients ('{moved[0]}' of the manifest has changed since);"
+                    f"{self.path} holds the run of other patients ({what} of the manifest have changed since);"
                     " restore the manifest, or choose another output_dir"
                 )
             return
@@ -92,7 +82,7 @@ class RunFolder:
             if (self.path / name).exists():
                 raise ConfigError(f"{self.path} holds a {name} but no config.json of a run; choose another output_dir")
 
-    def claim(self, config: Mapping[str, Any], patients: Mapping[str, Sequence[str]]) -> None:
+    def claim(self, config: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
         """Take the folder for this run, or find that it already holds it.
 
         Raises:

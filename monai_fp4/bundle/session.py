@@ -31,6 +31,7 @@ from monai_fp4.bundle.options import OPTIONS, RunOptions
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.running_config import running_config
 from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
+from monai_fp4.data.identity import content_of
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
 from monai_fp4.lock import FolderLock
 from monai_fp4.machine import describe_environment
@@ -81,10 +82,10 @@ class Session:
         self.manifest = load_manifest(self.options.manifest)
         self.in_channels = len(self.manifest.channels)
         parts = ["train"] if self.options.fold == "all" else ["train", "val"]
-        self._patients = {
-            part: [p.id for p in select_patients(self.manifest, self.options.fold, part)] for part in parts
-        }
+        members = {part: select_patients(self.manifest, self.options.fold, part) for part in parts}
+        self._patients = {part: [patient.id for patient in patients] for part, patients in members.items()}
         self._patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
+        self._content = content_of(self.manifest, members)
         if self.batch_size * self.world_size != self.options.batch_size:
             raise ConfigError(
                 f"batch_size counts the slices of all {self.world_size} processes, so it must be a multiple of "
@@ -124,7 +125,7 @@ class Session:
         """
         # Before the data is looked for or anything is written: a finished run needs neither.
         config, folder = running_config() | self.options.to_config(), self._run_folder
-        folder.check(config, self._patients)
+        folder.check(config, self._patients | self._content)
         finished = folder.finished
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
@@ -138,7 +139,7 @@ class Session:
             with ExitStack() as held:
                 held.enter_context(FolderLock(folder.path / ".lock", "run"))
                 prepare_data(self.manifest, self.options.dataset_dir)
-                folder.claim(config, self._patients)
+                folder.claim(config, self._patients | self._content)
                 environment = describe_environment(self.device, self.backend.name)
                 folder.write_json("environment.json", environment | {"processes": self.world_size})
                 print(self._opening(self._patients))

@@ -20,6 +20,7 @@ from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
 from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
+from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 from monai_fp4.networks import to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
@@ -90,16 +91,45 @@ class TrainedRun:
         self.threshold = float(threshold)
         records = load_manifest(manifest)
         root = prepare_data(records, dataset_dir)
+        self._seen = self.folder.read_json("patients.json")
+        channels = self._channels(records)
         chosen = self._choose(records, split)
-        self.datalist = [patient_record(records, patient, root) for patient in records.patients if patient.id in chosen]
+        self.datalist = [
+            {**patient_record(records, patient, root), "select": list(channels)}
+            for patient in records.patients
+            if patient.id in chosen
+        ]
         self.source = {"run_dir": run_dir, "manifest": records.name, "split": split, "patients": len(self.datalist)}
-        self.network = self._load_network(config, len(records.channels))
+        self.network = self._load_network(config, len(channels))
         if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
             set_active(self.network, False)
 
+    def _channels(self, manifest: Manifest) -> tuple[str, ...]:
+        """The channels that the run was trained on, in its order; an earlier version's run does not name them."""
+        trained = self._seen.get("channels", manifest.channels)
+        missing = [name for name in trained if name not in manifest.channels]
+        if missing:
+            raise DataError(
+                f"the manifest '{manifest.name}' must have the channels {', '.join(trained)} that "
+                f"{self.folder.path} was trained on, but has {', '.join(manifest.channels)}; give the files of "
+                f"'{missing[0]}', or name channels alike with monai-fp4 manifest build --channels"
+            )
+        return tuple(trained)
+
+    def _known(self, manifest: Manifest, part: str) -> set[str]:
+        """Ids of the manifest's patients that were in a part of the run: by their images, else by their ids."""
+        ids, images = set(self._seen.get(part, ())), self._seen.get("images")
+        if images is None:
+            return ids
+        seen = [images[name] for name in ids if name in images]
+        found = {p.id for p in manifest.patients if any(same_images(image_keys(p), keys) for keys in seen)}
+        others = sorted(ids & {p.id for p in manifest.patients} - found)
+        if others:
+            print(f"{len(others)} patients are called like some of '{part}' but have other images: {', '.join(others)}")
+        return found
+
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
-        seen = self.folder.read_json("patients.json")
-        trained, validated = set(seen.get("train", ())), set(seen.get("val", ()))
+        trained, validated = self._known(manifest, "train"), self._known(manifest, "val")
         held_out = [p.id for p in manifest.patients if p.split == "test"]
         if split == "auto":
             chosen = held_out or [p.id for p in manifest.patients if p.id not in trained | validated]

@@ -74,6 +74,7 @@ def find_and_examine(
     description: str = "",
     patient_pattern: str | None = None,
     series: str | None = None,
+    channels: Sequence[str] = (),
     reading: Reading | None = None,
 ) -> tuple[Manifest, Findings]:
     """Read all of a data folder, assign its patients to folds, and say what was found.
@@ -91,6 +92,7 @@ def find_and_examine(
         patient_pattern: a regular expression; its first group (or all of it) in a file's or patient's name says who one
             person is.
         series: a regular expression for the DICOM series to take, by description or UID.
+        channels: names of the channels in their order, in place of those of the files.
         reading: how the files become images and masks.
 
     Raises:
@@ -115,7 +117,7 @@ def find_and_examine(
 
     both = _each(found, read, lambda entry: entry.id)
     examined = [each for _, each in both]
-    channels = _channels(found, examined, format, root)
+    channels = _renamed(_channels(found, examined, format, root), channels)
     findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root)
     patients = [
         replace(patient, split=known_fields[patient.id].split or patient.split)
@@ -229,6 +231,20 @@ def _channels(found: Sequence[FoundPatient], examined: Sequence[Examined], forma
             f"{wrong[0]!r}{others} in {root}; bring all patients to the same channels"
         )
     return names[0]
+
+
+def _renamed(found: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The names that the user gives to the channels.
+
+    Raises:
+        ConfigError: more or fewer, or one twice.
+    """
+    if wanted and (len(wanted) != len(found) or len(set(wanted)) < len(wanted)):
+        raise ConfigError(
+            f"expected {len(found)} different names of channels for {', '.join(found)}, found "
+            f"{', '.join(wanted)}; give one for each"
+        )
+    return tuple(wanted) or found
 
 
 def _folds(

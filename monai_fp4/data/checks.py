@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 from pathlib import PurePosixPath
 
+from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.layouts import layout_of
 from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import DataError
@@ -92,14 +93,13 @@ def _check_files(manifest: Manifest, source: str) -> None:
 
 def _check_copies(manifest: Manifest, source: str) -> None:
     owners: dict[str, list[Patient]] = defaultdict(list)
-    digests = {patient.id: {pair.sha256 for pair in patient.images} for patient in manifest.patients}
+    digests = {patient.id: image_keys(patient) for patient in manifest.patients}
     for patient in manifest.patients:
         for digest in digests[patient.id]:
             owners[digest].append(patient)
     shared = Counter(pair for patients in owners.values() for pair in combinations(patients, 2))
     for (one, other), count in shared.items():
-        # A single common image may be a blank slice; two are not, and neither is all that a patient has.
-        if count >= min(2, len(digests[one.id]), len(digests[other.id])):
+        if same_images(digests[one.id], digests[other.id]):
             raise DataError(
                 f"expected every image in one patient, found {count} images of {one.id!r} ({_place(one)}) again under "
                 f"{other.id!r} ({_place(other)}) in {source}; keep one of the two"

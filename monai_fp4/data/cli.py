@@ -62,6 +62,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="REGEX",
         help="who one person is, from names: the first group of a regular expression, such as '(patient[0-9]+)-'",
     )
+    build.add_argument("--channels", nargs="+", default=(), help="names of the channels, in place of the files' own")
     build.add_argument("--series", metavar="REGEX", help="dicom: the series to take, by description or UID")
     build.add_argument(
         "--labels", type=int, nargs="+", default=(), help="mask values that are the lesion (default: the one beside 0)"
@@ -108,6 +109,7 @@ def _build(options: argparse.Namespace) -> int:
         description=options.description,
         patient_pattern=options.patient_pattern,
         series=options.series,
+        channels=options.channels,
         reading=_reading(options),
     )
     path = save_manifest(manifest, options.output, force=options.force)

@@ -44,7 +44,7 @@ def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatien
                 "--series, a regular expression for description or UID"
             )
     if not images or len(masks) != 1:
-        seen = listed([str(each.header.get("SeriesDescription") or each.uid) for each in series])
+        seen = listed([str(each.header.get("SeriesDescription") or each.header.get("Modality")) for each in series])
         missing = "an image series" if not images else "one mask (a DICOM-SEG, mask.nii.gz or seg.nii.gz)"
         found = seen if not images else listed(masks)
         raise DataError(f"expected {missing} in {root}, found {found}; add it, or choose series with --series")

@@ -17,6 +17,7 @@ __all__ = ["ITK", "affine_of", "channels_of"]
 
 
 def _decode(source: Source) -> Decoded:
+    _files(source.path)  # which says what is missing
     try:
         image = SimpleITK.ReadImage(str(source.path))
     except RuntimeError as error:

@@ -63,7 +63,14 @@ def _open(source: Source) -> Any:
             f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in {source.path}; "
             "convert it to .nii.gz"
         )
-    return _SIZE_OF_HEADER[size].from_bytes(data)
+    image = _SIZE_OF_HEADER[size].from_bytes(data)
+    order = image.header.endianness
+    slope, intercept = struct.unpack_from(*((f"{order}2f", data, 112) if size == 348 else (f"{order}2d", data, 176)))
+    if np.isinf(slope) or (np.isfinite(slope) and slope and not np.isfinite(intercept)):
+        raise DataError(
+            f"expected finite scl_slope and scl_inter in {source.path}, found {slope} and {intercept}; correct them"
+        )
+    return image
 
 
 def _gunzip(data: bytes) -> bytes:

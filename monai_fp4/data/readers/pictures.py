@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.errors import DataError
@@ -43,7 +43,10 @@ def _decode(source: Source) -> Decoded:
 
 
 def _opened(source: Source) -> Image.Image:
-    picture = Image.open(io.BytesIO(source.data))
+    try:
+        picture = Image.open(io.BytesIO(source.data))
+    except UnidentifiedImageError:
+        raise OSError("neither TIFF, PNG, JPEG nor BMP") from None
     picture.load()
     return picture
 

@@ -1,0 +1,237 @@
+"""DICOM series and segmentations: the numbers and places that pydicom, SimpleITK and highdicom tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom.uid import EnhancedCTImageStorage, JPEGLSLossless, RLELossless, generate_uid
+from small_dicom import SHAPE, lesion, save, segmentation, slices, stored, write_dicom
+
+from monai_fp4.data import Manifest, check_manifest, load_datalist
+from monai_fp4.data.build import find_and_examine
+from monai_fp4.data.patients import Volume, read_patient
+from monai_fp4.errors import DataError
+
+OBLIQUE = tuple(np.array([[0.8, 0.6, 0.0], [0.0, 0.0, -1.0]]).ravel())
+"""Coronal, and turned by 37 degrees."""
+
+
+def build(root: Path, **options: Any) -> Manifest:
+    return find_and_examine(root, folds=2, **options)[0]
+
+
+def read(manifest: Manifest, root: Path, patient: str = "anna") -> Volume:
+    records = load_datalist(manifest, root, "all", "train")
+    return read_patient(next(record for record in records if record["patient"] == patient))
+
+
+def two_patients(root: Path, seed: int = 0, **options: Any) -> list[pydicom.Dataset]:
+    """Patients anna and bert, each with one series and a segmentation; returns anna's slices."""
+    found = []
+    for number, patient in enumerate(("anna", "bert")):
+        series = slices(seed + number, patient=patient, **options)
+        save(series, root / patient)
+        segmentation(series, lesion(number)).save_as(root / patient / "seg.dcm")
+        found.append(series)
+    return found[0]
+
+
+def looked_at_by_itk(folder: Path) -> np.ndarray:
+    """A series as ITK sorts and rescales it, turned to rows to the back, columns to the left, slices to the head."""
+    reader = SimpleITK.ImageSeriesReader()
+    series = [reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))]
+    reader.SetFileNames(max(series, key=len))
+    return SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(reader.Execute(), "LPS")).transpose(1, 2, 0)
+
+
+def test_slices_are_sorted_by_place_and_rescaled(tmp_path):
+    two_patients(tmp_path)
+    manifest = build(tmp_path)
+    assert manifest.format == "dicom" and manifest.channels == ("FLAIR",)
+    volume = read(manifest, tmp_path)
+    assert np.array_equal(volume.image[0], stored(0) * 2.0 - 1000)
+    assert np.array_equal(volume.mask[0], lesion(0))
+
+
+@pytest.mark.parametrize("directions", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, -1, 0), OBLIQUE])
+def test_volumes_are_turned_as_itk_turns_them(tmp_path, directions):
+    two_patients(tmp_path, directions=directions)
+    volume = read(build(tmp_path), tmp_path)
+    assert np.array_equal(volume.image[0], looked_at_by_itk(tmp_path / "anna"))
+    values = stored(0) * 2.0 - 1000
+    assert np.array_equal(np.sort(volume.image[0][volume.mask[0] == 1]), np.sort(values[lesion(0) == 1]))
+
+
+def test_a_segmentation_lists_only_the_slices_with_lesion(tmp_path):
+    two_patients(tmp_path)
+    frames = highdicom.seg.segread(tmp_path / "anna" / "seg.dcm").number_of_frames
+    assert frames == 2 < SHAPE[2]
+    assert read(build(tmp_path), tmp_path).mask.shape == (1, *SHAPE)
+
+
+def test_series_are_channels_and_a_pattern_chooses(tmp_path):
+    write_dicom(tmp_path, ["anna", "bert"])
+    manifest = build(tmp_path)
+    assert manifest.channels == ("FLAIR", "T1")
+    assert np.array_equal(read(manifest, tmp_path).image[1], stored(10) * 2.0 - 1000)
+    assert check_manifest(manifest, tmp_path) == manifest
+    chosen = build(tmp_path, series="^T1")
+    assert chosen.channels == ("T1",)
+    with pytest.raises(
+        DataError, match=r"an image series in .*anna, found T1, FLAIR, SEG; .*choose series with --series"
+    ):
+        build(tmp_path, series="T2", format="dicom")
+
+
+def test_a_localizer_and_files_that_are_none_are_listed_and_left(tmp_path):
+    two_patients(tmp_path)
+    scout = slices(5, description="scout", patient="anna", shape=(4, 4, 1))
+    scout[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    save(scout, tmp_path / "anna" / "scout")
+    (tmp_path / "anna" / "notes.txt").write_text("x")
+    manifest, findings = find_and_examine(tmp_path, folds=2)
+    assert manifest.channels == ("FLAIR",)
+    assert findings.facts[-1] == "not read, as no rule takes them: anna/notes.txt, anna/scout/IM0000.dcm"
+
+
+def test_a_mask_may_be_nifti(tmp_path):
+    for number, patient in enumerate(("anna", "bert")):
+        series = slices(number, patient=patient)
+        save(series, tmp_path / patient / "ct")
+        # LPS to RAS: columns run to the left, rows to the back.
+        affine = np.array([[0, -0.75, 0, -10], [-0.5, 0, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1.0]])
+        nibabel.save(nibabel.Nifti1Image(lesion(number), affine), tmp_path / patient / "mask.nii.gz")
+    volume = read(build(tmp_path), tmp_path)
+    assert np.array_equal(volume.mask[0], lesion(0))
+    assert np.array_equal(volume.image[0], stored(0) * 2.0 - 1000)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_slices(tmp_path, syntax):
+    for patient in ("anna", "bert"):
+        series = slices(0 if patient == "anna" else 1, patient=patient)
+        plain = segmentation(series, lesion(0))
+        for data in series:
+            data.compress(syntax, generate_instance_uid=False)
+        save(series, tmp_path / patient)
+        plain.save_as(tmp_path / patient / "seg.dcm")
+    assert np.array_equal(read(build(tmp_path), tmp_path).image[0], stored(0) * 2.0 - 1000)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG"])
+def test_jpeg_as_itk_writes_it(tmp_path, compressor):
+    """JPEG Lossless is what pydicom cannot decode alone."""
+    series = two_patients(tmp_path)
+    for number, data in enumerate(series):
+        writer = SimpleITK.ImageFileWriter()
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+        writer.SetFileName(str(tmp_path / "one.dcm"))
+        writer.Execute(SimpleITK.GetImageFromArray(stored(0)[None, ..., number].astype(np.uint16)))
+        encoded = pydicom.dcmread(tmp_path / "one.dcm")
+        data.file_meta.TransferSyntaxUID = encoded.file_meta.TransferSyntaxUID
+        assert data.file_meta.TransferSyntaxUID.is_compressed
+        data.PixelData = encoded.PixelData
+        data["PixelData"].is_undefined_length = True
+    (tmp_path / "one.dcm").unlink()
+    save(series, tmp_path / "anna")
+    assert np.array_equal(read(build(tmp_path), tmp_path).image[0], stored(0) * 2.0 - 1000)
+
+
+def test_monochrome1_is_turned_to_bright_on_dark(tmp_path):
+    for patient in ("anna", "bert"):
+        series = slices(0 if patient == "anna" else 1, patient=patient)
+        seg = segmentation(series, lesion(0))
+        for data in series:
+            data.PhotometricInterpretation, data.BitsStored, data.HighBit = "MONOCHROME1", 12, 11
+        save(series, tmp_path / patient)
+        seg.save_as(tmp_path / patient / "seg.dcm")
+    assert np.array_equal(read(build(tmp_path), tmp_path).image[0], (4095.0 - stored(0)) * 2 - 1000)
+
+
+def test_a_tilted_gantry_keeps_its_shear(tmp_path):
+    """The slices' corners move within the plane from slice to slice; a mask of the same shear lies upon them."""
+    for number, patient in enumerate(("anna", "bert")):
+        series = slices(number, patient=patient)
+        for index, data in enumerate(series):
+            data.ImagePositionPatient = [10, 20 + 0.7 * index, 30 + 2.5 * index]
+        save(series, tmp_path / patient / "ct")
+        affine = np.array([[0, -0.75, 0, -10], [-0.5, 0, -0.7, -20], [0, 0, 2.5, 30], [0, 0, 0, 1.0]])
+        nibabel.save(nibabel.Nifti1Image(lesion(number), affine), tmp_path / patient / "mask.nii.gz")
+    assert np.array_equal(read(build(tmp_path), tmp_path).mask[0], lesion(0))
+    straight = affine.copy()
+    straight[:, 2] = [0, 0, 2.5, 0]
+    nibabel.save(nibabel.Nifti1Image(lesion(1), straight), tmp_path / "bert" / "mask.nii.gz")
+    with pytest.raises(DataError, match=r"corners of .*mask\.nii\.gz up to 2\.8 mm"):
+        build(tmp_path)
+
+
+def enhanced(series: Sequence[pydicom.Dataset]) -> pydicom.Dataset:
+    """The same slices as the frames of one enhanced object, in a mixed order."""
+    order = np.random.default_rng(0).permutation(len(series))
+    data = pydicom.dcmread(_written(series[0]))
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    shared, frames = pydicom.Dataset(), []
+    orientation, measures = pydicom.Dataset(), pydicom.Dataset()
+    orientation.ImageOrientationPatient = data.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = data.PixelSpacing, data.SliceThickness
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    for number in order:
+        frame, place, values = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        place.ImagePositionPatient = series[number].ImagePositionPatient
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 3, int(number), "HU"
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [values]
+        frames.append(frame)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        delattr(data, name)
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], frames
+    data.NumberOfFrames = len(series)
+    data.PixelData = b"".join(series[number].PixelData for number in order)
+    return data
+
+
+def _written(data: pydicom.Dataset) -> Any:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    buffer.seek(0)
+    return buffer
+
+
+def test_frames_of_an_enhanced_object_are_sorted_and_rescaled_each(tmp_path):
+    for number, patient in enumerate(("anna", "bert")):
+        series = slices(number, patient=patient)
+        segmentation(series, lesion(number)).save_as(_folder(tmp_path / patient) / "seg.dcm")
+        save([enhanced(series)], tmp_path / patient)
+    volume = read(build(tmp_path), tmp_path)
+    assert np.array_equal(volume.image[0], stored(0) * 3.0 + np.arange(SHAPE[2]))
+    assert np.array_equal(volume.mask[0], lesion(0))
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_a_slice_that_was_exchanged_is_another_series(tmp_path):
+    two_patients(tmp_path)
+    manifest = build(tmp_path)
+    path = next((tmp_path / "anna").glob("IM*.dcm"))
+    data = pydicom.dcmread(path)
+    data.PixelData = bytes(len(data.PixelData))
+    data.save_as(path)
+    with pytest.raises(DataError, match=r"anna#[0-9.]+, found that its SHA-256 differs"):
+        check_manifest(manifest, tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"found .* mm between|SHA-256 differs"):
+        check_manifest(manifest, tmp_path)
