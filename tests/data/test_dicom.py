@@ -126,14 +126,13 @@ def test_compressed_slices(tmp_path, syntax):
     assert np.array_equal(read(build(tmp_path), tmp_path).image[0], stored(0) * 2.0 - 1000)
 
 
-@pytest.mark.parametrize("compressor", ["JPEG2000", "JPEG"])
-def test_jpeg_as_itk_writes_it(tmp_path, compressor):
+def test_jpeg_lossless_as_itk_writes_it(tmp_path):
     """JPEG Lossless is what pydicom cannot decode alone."""
     series = two_patients(tmp_path)
     for number, data in enumerate(series):
         writer = SimpleITK.ImageFileWriter()
         writer.UseCompressionOn()
-        writer.SetCompressor(compressor)
+        writer.SetCompressor("JPEG")
         writer.SetFileName(str(tmp_path / "one.dcm"))
         writer.Execute(SimpleITK.GetImageFromArray(stored(0)[None, ..., number].astype(np.uint16)))
         encoded = pydicom.dcmread(tmp_path / "one.dcm")
