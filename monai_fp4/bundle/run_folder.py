@@ -72,9 +72,9 @@ class RunFolder:
             # Earlier versions kept the patients' ids alone.
             moved = [part for part, value in patients.items() if part in known and value != known[part]]
             if moved:
-                what = "its files, masks or folds" if moved[0] in ("content", "images") else f"'{moved[0]}'"
+                what = "files, masks or folds" if moved[0] in ("content", "images") else f"'{moved[0]}'"
                 raise ConfigError(
-                    f"{self.path} holds the run of other patients ({what} of the manifest have changed since);"
+                    f"{self.path} holds the run of other patients ({what} of the manifest changed since);"
                     " restore the manifest, or choose another output_dir"
                 )
             return

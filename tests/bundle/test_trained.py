@@ -7,15 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+import scan_cases
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from sklearn.metrics import average_precision_score
 from tiny_runs import BUNDLES, Dataset, contents, item, lgg_dataset, metrics, refusal, train
 
-from monai_fp4.bundle import TrainedRun
+from monai_fp4.bundle.trained import TrainedRun
+from monai_fp4.data import build_manifest, save_manifest
+from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.quantization.layers import LAYER_TYPES
 
@@ -150,8 +154,90 @@ def test_weights_of_another_network_are_refused(
 
 
 def test_scans_with_other_channels_are_refused(finished_run: Path, volumes: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="image channels"):
+    with pytest.raises(DataError, match=r"channels pre-contrast, FLAIR, post-contrast that .* has flair; .*--channels"):
         trained(finished_run, volumes, tmp_path / "out")
+
+
+def renamed(source: Dataset, folder: Path, names: dict[str, str]) -> Dataset:
+    """The patients of a data set under other names."""
+    for before, after in names.items():
+        shutil.copytree(source.dataset_dir / before, folder / "scans" / after)
+        for path in (folder / "scans" / after).iterdir():
+            path.rename(path.with_name(path.name.replace(before, after)))
+    manifest = build_manifest(folder / "scans", format="lgg", split="test")
+    return Dataset(folder / "scans", save_manifest(manifest, folder / "m.json"))
+
+
+def test_renamed_copies_of_trained_patients_are_known_again(finished_run: Path, tiny: Dataset, tmp_path: Path) -> None:
+    patients = json.loads((finished_run / "patients.json").read_text())
+    copies = renamed(tiny, tmp_path, {name: f"TCGA_ZZ_{n:04d}_20000101" for n, name in enumerate(patients["train"])})
+    with pytest.raises(DataError, match=rf"{len(patients['train'])} of {len(patients['train'])} were, TCGA_ZZ_0000"):
+        trained(finished_run, copies, tmp_path / "out")
+
+
+def test_another_patient_of_the_same_name_is_another(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = json.loads((finished_run / "patients.json").read_text())["train"]
+    strangers = [path.name for path in sorted(held_out.dataset_dir.iterdir())]
+    data = renamed(held_out, tmp_path, dict(zip(strangers, known, strict=False)))
+    taken = trained(finished_run, data, tmp_path / "out")
+    assert {record["patient"] for record in taken.datalist} <= set(known) and len(taken.datalist) == len(strangers)
+    assert f"{len(strangers)} patients are called like some of 'train' but have other images" in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_version_knows_its_patients_by_name(
+    finished_run: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    run = copy(finished_run, tmp_path)
+    patients = json.loads((run / "patients.json").read_text())
+    (run / "patients.json").write_text(json.dumps({part: patients[part] for part in ("train", "val", "test")}))
+    assert [record["patient"] for record in trained(run, tiny, tmp_path / "out", split="val").datalist] == patients[
+        "val"
+    ]
+    with pytest.raises(DataError, match="were"):
+        trained(run, tiny, tmp_path / "out", split="all")
+
+
+def test_channels_are_taken_by_name(tmp_path: Path) -> None:
+    """The same channels under names that sort the other way round: the network sees them as it was trained."""
+    datasets = []
+    for number, names in enumerate((("flair", "t1"), ("flair", "t1"), ("zz", "a1"))):
+        folder = tmp_path / str(number)
+        scan_cases._channels(folder / "scans", [f"{number}{n}" for n in range(4)], names, 10 * number)
+        manifest = build_manifest(folder / "scans", folds=2, split="train" if number == 0 else "test")
+        if number == 2:
+            assert manifest.channels == ("a1", "zz")
+            manifest = build_manifest(folder / "scans", split="test", channels=("t1", "flair"))
+        datasets.append(Dataset(folder / "scans", save_manifest(manifest, folder / "m.json")))
+    run = train(datasets[0], tmp_path / "run", epochs=1)
+    for dataset in datasets[1:]:
+        record = trained(run, dataset, tmp_path / "out").datalist[0]
+        flair = nibabel.load(next((dataset.dataset_dir / record["patient"]).glob("[fz]*.nii.gz"))).get_fdata()
+        assert np.isclose(read_patient(record).image[0].sum(), flair.sum())
+    root, _ = scan_cases.write("chan_b", tmp_path)
+    other = Dataset(root, save_manifest(build_manifest(root, split="test"), tmp_path / "b.json"))
+    with pytest.raises(
+        DataError, match=r"channels flair, t1 that .* was trained on, but has t1, t2; give the files of"
+    ):
+        trained(run, other, tmp_path / "out")
+
+
+def test_masks_that_were_corrected_make_another_run(tmp_path: Path) -> None:
+    root, _ = scan_cases.write("stale_before", tmp_path)
+    data = Dataset(root, save_manifest(build_manifest(root, folds=2), tmp_path / "m.json"))
+    run = train(data, tmp_path / "run", epochs=1)
+    moved = Dataset(root, Path(shutil.copy(data.manifest, tmp_path / "elsewhere.json")))
+    with pytest.raises(SystemExit):  # finished, whatever the manifest's file is called
+        train(moved, run, epochs=1)
+    after, _ = scan_cases.write("stale_after", tmp_path)
+    for path in after.glob("*/mask.nii.gz"):
+        shutil.copy(path, root / path.parent.name)
+    save_manifest(build_manifest(root, folds=2), data.manifest, force=True)
+    before = contents(run)
+    error = refusal(lambda: train(data, run, epochs=1))
+    assert "files, masks or folds of the manifest changed since" in str(error)
+    assert contents(run) == before
 
 
 def test_the_folder_of_a_run_is_not_written_into(finished_run: Path, held_out: Dataset, tmp_path: Path) -> None:
