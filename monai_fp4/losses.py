@@ -97,7 +97,7 @@ class TverskyBCELoss(nn.Module):
 
         Args:
             logits: `[B, C, *spatial]`, any floating dtype, before the sigmoid.
-            labels: `[B, C, *spatial]`, 0 or 1, any dtype.
+            labels: `[B, C, *spatial]`, 0 or 1, any dtype; NaN where a voxel does not count.
 
         Returns:
             An FP32 scalar.
@@ -112,10 +112,17 @@ class TverskyBCELoss(nn.Module):
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, labels = logits.float(), labels.float()
+            counted = ~torch.isnan(labels)
+            every = bool(counted.all())
             loss = logits.new_zeros(())
             if self.bce_weight:
-                bce = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.pos_weight)
-                loss = loss + self.bce_weight * bce
+                pairs = (logits, labels) if every else (logits[counted], labels[counted])
+                if pairs[0].numel():
+                    bce = functional.binary_cross_entropy_with_logits(*pairs, pos_weight=self.pos_weight)
+                    loss = loss + self.bce_weight * bce
             if self.tversky_weight:
-                loss = loss + self.tversky_weight * self.tversky(torch.sigmoid(logits), labels)
+                scores = torch.sigmoid(logits)
+                if not every:  # where both are zero, nothing is counted
+                    scores, labels = scores.where(counted, 0.0), labels.where(counted, 0.0)
+                loss = loss + self.tversky_weight * self.tversky(scores, labels)
             return loss

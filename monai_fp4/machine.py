@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,7 +15,7 @@ import torch
 
 from monai_fp4 import compiler
 
-__all__ = ["GPU", "Machine", "describe_environment", "describe_machine"]
+__all__ = ["GPU", "Machine", "describe_environment", "describe_machine", "free_memory"]
 
 _PACKAGES = (
     "monai-fp4",
@@ -158,6 +159,22 @@ def _memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else "max"
     return min(total, int(text)) if text.isdigit() else total
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can be had: of the system, or of the container where that is less; 0 if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return 0
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
+    return max(1, min(free, limit - used + (int(cached[1]) if cached else 0)))
 
 
 def _version(package: str) -> str:

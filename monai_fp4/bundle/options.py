@@ -157,6 +157,8 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def _text(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):  # --dataset_dir 2024, which a shell cannot quote
+        value = str(value)
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} must be a text, but {value!r} was given")
     return value

@@ -66,6 +66,8 @@ class TrainedRun:
     ) -> None:
         install_error_hook()
         check_command_line(sys.argv)
+        # A folder called 2024 comes from the command line as a number.
+        run_dir, manifest, dataset_dir, output_dir = map(str, (run_dir, manifest, dataset_dir, output_dir))
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
         if Path(output_dir).resolve() == Path(run_dir).resolve():

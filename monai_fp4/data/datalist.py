@@ -33,7 +33,7 @@ def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Pa
     """
     manifest = load_manifest(manifest)
     if manifest.generator is not None:
-        folder = Path(dataset_dir).expanduser()
+        folder = Path(str(dataset_dir)).expanduser()
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             GENERATORS[manifest.generator].write(folder)
     root = data_root(dataset_dir)

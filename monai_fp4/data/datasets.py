@@ -55,7 +55,7 @@ class SliceDataset(Dataset):
     Items:
         ``image`` float32 ``[C, *image_size]``, ``label`` float32 ``[1, *image_size]``: the share
         of each pixel that is tumour, from 0 to 1 in steps of 1/255, so that a tumour of a few pixels does not vanish
-        when the scan is shrunk.
+        when the scan is shrunk. It is NaN where the manifest's ``ignore_label`` says that a pixel does not count.
 
     Raises:
         DataError: no patient, or one that cannot be read.
@@ -96,6 +96,8 @@ class SliceDataset(Dataset):
             volumes = len(self.image_size) == 3
             self._images.append((image[None] if volumes else image.permute(3, 0, 1, 2)).contiguous())
             self._labels.append((label[None] if volumes else label.permute(3, 0, 1, 2)).contiguous())
+        if any(labels.is_floating_point() for labels in self._labels):  # NaN where a voxel does not count
+            self._labels = [labels.half() for labels in self._labels]
         self._index = [(p, s) for p, images in enumerate(self._images) for s in range(len(images))]
         self._cache_on_device(cache_share)
 

@@ -18,8 +18,10 @@ from monai.data import get_track_meta, set_track_meta
 from tqdm import tqdm
 
 from monai_fp4.data.patients import read_patient
+from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.data.transforms import NormalizeForegroundd, resize
 from monai_fp4.errors import DataError
+from monai_fp4.machine import free_memory
 
 __all__ = ["FULL", "without_metadata", "read_patients"]
 
@@ -30,14 +32,20 @@ FULL = 255
 
 _THREADS = 8
 
+_AT_ONCE = 4
+"""What reading a patient takes at most, in bytes of its image in float32: the file, its voxels, the volume, a slice."""
+
+_SLACK = 1.25
+"""The first patient may be larger than the others."""
+
 
 def read_patients(
     data: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], progress: bool, keep_label: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Patients as float16 ``image`` and uint8 ``label``, both ``[C, H, W, D]``, in the order given.
 
-    In memory slices may lie one after another. The label is at its own size, of 0 and 1, if it is to be kept; else at
-    the network's size, of 0 to 255.
+    In memory slices may lie one after another. The label is at its own size, of 0, 1 and ``IGNORED``, if it is to be
+    kept; else at the network's size, of 0 to 255, or float16 with NaN where a patient has voxels that do not count.
 
     Raises:
         DataError: no patient, or one that cannot be read.
@@ -50,14 +58,52 @@ def read_patients(
     def read(record: Mapping[str, Any]) -> dict[str, Any]:
         return _prepare(record, image_size, keep_label)
 
-    pool = ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1, len(data))))
+    free = free_memory()
+    bar = tqdm(total=len(data), desc="reading patients", disable=None if progress else True)
+    first = read(data[0])  # alone, since it tells how much memory the others take
+    kept = sum(value.nbytes for value in first.values() if isinstance(value, torch.Tensor))
+    check_memory(kept * len(data), free, len(data), image_size)
+    pool = ThreadPoolExecutor(threads_for(len(data), first.pop("volume_bytes"), free - kept * len(data)))
     try:
-        yield from tqdm(
-            pool.map(read, data), total=len(data), desc="reading patients", disable=None if progress else True
-        )
+        yield first
+        bar.update()
+        for item in pool.map(read, data[1:]):
+            del item["volume_bytes"]
+            yield item
+            bar.update()
     finally:
+        bar.close()
         pool.shutdown(cancel_futures=True)
     logger.info("read %d patients", len(data))
+
+
+def threads_for(patients: int, volume_bytes: int, free: int) -> int:
+    """How many patients to read at once, so that those on the way fit into the memory that is left.
+
+    Args:
+        patients: how many there are.
+        volume_bytes: of one patient's image in float32.
+        free: bytes that are left beside what is kept; below zero where the system does not tell.
+
+    >>> threads_for(2, 2**20, 2**40), threads_for(100, 2**30, 3 * 2**30)
+    (2, 1)
+    """
+    room = _THREADS if free < 0 else free // max(1, _AT_ONCE * volume_bytes)
+    return int(max(1, min(_THREADS, os.cpu_count() or 1, patients, room)))
+
+
+def check_memory(needed: int, free: int, patients: int, image_size: Sequence[int]) -> None:
+    """See that all patients fit into memory, as far as the first one tells; ``free`` is 0 where that is not known.
+
+    Raises:
+        DataError: they need much more than there is.
+    """
+    if free and needed > _SLACK * free:
+        raise DataError(
+            f"expected {patients} patients at image_size {list(image_size)} to fit into the {free / 2**30:.1f} GiB of "
+            f"memory that are free, found that they need about {needed / 2**30:.1f} GiB; use a smaller image_size, "
+            "fewer patients, or a machine with more memory"
+        )
 
 
 def without_metadata(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
@@ -82,11 +128,19 @@ def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label:
 
     def network_label(piece: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         # Most slices show no lesion, and zero is zero at any size.
-        return resize(piece.float(), size).mul(FULL).round() if piece.any() else torch.zeros(())
+        if not piece.any():
+            return torch.zeros(())
+        if not ignores:
+            return resize(piece.float(), size).mul(FULL).round()
+        shares = resize((piece == 1).float(), size).mul(FULL).round()
+        return shares.masked_fill(resize((piece == IGNORED).float(), size) >= 0.5, torch.nan)
 
+    ignores = bool(record.get("reading", {}).get("ignore_label"))
+    dtype = torch.float16 if ignores else torch.uint8
     return {
         "image": _by_pieces(network_image, image, size, torch.float16),
-        "label": label if keep_label else _by_pieces(network_label, label, size, torch.uint8),
+        "label": label if keep_label else _by_pieces(network_label, label, size, dtype),
+        "volume_bytes": volume.image.nbytes,
         "patient": record["patient"],
         "group": record.get("group", ""),
     }

@@ -13,6 +13,7 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 
 from monai_fp4.bundle.options import flag
+from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.engines.network import autocast, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer
 from monai_fp4.errors import NumericsError
@@ -26,8 +27,8 @@ class EvaluationStep:
 
     A 2D network sees the patient's slices in chunks, a 3D network the whole volume. The logits are brought to the
     scan's own size before the sigmoid, so that every metric is one of the scan, not of ``image_size``. The evaluator's
-    ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 and
-    ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
+    ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 (2: does
+    not count) and ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
 
     Args:
         image_size: the size that the network takes; two numbers mean slices, three a whole volume.
@@ -83,8 +84,14 @@ class EvaluationStep:
         label = label.to(device)
         output = {Keys.IMAGE: image, Keys.LABEL: label, Keys.PRED: torch.sigmoid(logits), "patient": patient}
         if self.loss is not None:
-            output[Keys.LOSS] = self.loss(logits[None], label[None]).item()
+            output[Keys.LOSS] = self.loss(logits[None], _truth(label)[None]).item()
         engine.state.output = [output]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return [output]
+
+
+def _truth(label: torch.Tensor) -> torch.Tensor:
+    """A label as losses take it: NaN where it does not count."""
+    ignored = label == IGNORED
+    return label.float().masked_fill(ignored, torch.nan) if ignored.any() else label

@@ -10,6 +10,7 @@ from ignite.engine import Engine
 from ignite.metrics.metric import reinit__is_reduced
 from monai.handlers import IgniteMetricHandler
 
+from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.metrics import AUPRCMetric, Cohort
 
 __all__ = ["AUPRC", "cohort_of", "from_patients"]
@@ -31,10 +32,20 @@ def cohort_of(engine: Engine) -> Cohort | None:
 def from_patients(
     output: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Any], list[Any], list[str] | None, list[float] | None]:
-    """Take `(predictions, labels, patients, losses)` out of dicts; the last two are None if a dict lacks them."""
+    """Take `(predictions, labels, patients, losses)` out of dicts; the last two are None if a dict lacks them.
+
+    Voxels whose label says that they do not count are left out.
+    """
     names = [str(item["patient"]) for item in output] if all("patient" in item for item in output) else None
     losses = [float(item["loss"]) for item in output] if all("loss" in item for item in output) else None
-    return [item["pred"] for item in output], [item["label"] for item in output], names, losses
+    counted = [_counted(item["pred"], item["label"]) for item in output]
+    return [pred for pred, _ in counted], [label for _, label in counted], names, losses
+
+
+def _counted(pred: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and labels ``[1, ...]`` without the voxels that do not count."""
+    ignored = label == IGNORED
+    return (pred[~ignored][None], label[~ignored][None]) if ignored.any() else (pred, label)
 
 
 class AUPRC(IgniteMetricHandler):

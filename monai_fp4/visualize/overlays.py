@@ -85,7 +85,7 @@ class SliceGallery:
             item: an evaluator's output: "image" `[C, h, w, D]` at the network's size, "label" and "pred" `[1, H, W,
                 D]` at the scan's own, "patient".
         """
-        label, pred = item["label"][0].float(), item["pred"][0].float()
+        label, pred = (item["label"][0] == 1).float(), item["pred"][0].float()
         tumour, unseen = label.sum((0, 1)), (label * (1 - pred)).sum((0, 1))
         amounts = {
             Reason.LARGEST: tumour,
@@ -126,6 +126,6 @@ def _overlay(item: Mapping[str, Any], index: int, reason: Reason, amount: float)
         reason=reason,
         amount=amount,
         image=grey.cpu().numpy(),
-        label=(label > 0).cpu().numpy(),
+        label=(label == 1).cpu().numpy(),
         probability=pred.float().cpu().numpy(),
     )

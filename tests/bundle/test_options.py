@@ -55,7 +55,7 @@ def test_image_size_may_be_a_tuple() -> None:
         ("num_workers", -1),
         ("amp", "yes"),
         ("manifest", ""),
-        ("output_dir", 3),
+        ("output_dir", 3.5),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: object) -> None:

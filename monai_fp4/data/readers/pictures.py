@@ -28,7 +28,9 @@ _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 def _decode(source: Source) -> Decoded:
     # What Pillow warns of is either harmless metadata or followed by an exception.
     with warnings.catch_warnings(action="ignore"), _opened(source) as picture:
-        pages = getattr(picture, "n_frames", 1)
+        # Counting the pages of a TIFF reads its directories again, and most have one.
+        tags = getattr(picture, "tag_v2", None)
+        pages = getattr(picture, "n_frames", 1) if tags is None or tags.next else 1
         if pages == 1:
             return Decoded(_page(picture, source))
         if picture.format != "TIFF":
@@ -64,7 +66,8 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     elif picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         picture = picture.convert("RGB")
-    values = np.asarray(ImageOps.exif_transpose(picture))
+    upright = getattr(picture, "tag_v2", {_ORIENTATION: 0}).get(_ORIENTATION, 1) == 1
+    values = np.asarray(picture if upright else ImageOps.exif_transpose(picture))
     if inverted:
         values = np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else -values
     if values.ndim == 2:
