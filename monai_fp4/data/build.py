@@ -125,7 +125,7 @@ def find_and_examine(
     ]  # fmt: skip
     assigned, folds = _folds(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
     manifest = Manifest(
-        name=name or Path(dataset_dir).resolve().name or "data",
+        name=name or Path(str(dataset_dir)).resolve().name or "data",
         format=format,
         channels=channels,
         patients=assigned,

@@ -32,7 +32,7 @@ def reader_of(path: str | Path) -> Reader:
     Raises:
         DataError: nothing here reads such files.
     """
-    name = Path(path).name.lower()
+    name = str(path).lower()
     for reader in READERS.values():
         if name.endswith(reader.suffixes):
             return reader

@@ -68,6 +68,10 @@ def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, toleran
             f"expected headers that say where all files of a patient are, found that {told} does and {silent} does not "
             "(sform and qform code 0); copy the header, or say that they lie voxel upon voxel with --header ignore"
         )
+    if image.values.shape[1:] == other.values.shape[1:] and (
+        image.affine is None or other.affine is None or np.array_equal(image.affine, other.affine)
+    ):
+        return other  # nearly always
     if image.affine is not None and other.affine is not None and other.values.ndim == image.values.ndim == 4:
         across = np.linalg.pinv(image.affine) @ other.affine
         axes = orientations.io_orientation(across) if np.isfinite(across).all() else np.full((3, 2), np.nan)
