@@ -17,7 +17,7 @@ from monai.bundle import ConfigWorkflow
 from sklearn.metrics import average_precision_score
 from tiny_runs import BUNDLES, Dataset, contents, item, lgg_dataset, metrics, refusal, train
 
-from monai_fp4.bundle.trained import TrainedRun
+from monai_fp4.bundle import TrainedRun
 from monai_fp4.data import build_manifest, save_manifest
 from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError

@@ -1,4 +1,4 @@
-"""What a layout is, what it looks at, and what it finds."""
+"""Interface of a layout: what it looks at, and what it finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers are given and hand out: one file to decode, and one patient put together."""
+"""Interface of readers: one file to decode and its result, and one patient put together."""
 
 from __future__ import annotations
 
