@@ -146,7 +146,7 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a data folder is laid out.
+    """Layout of a data folder.
 
     Attributes:
         summary: one line for the help and the documentation.
