@@ -20,23 +20,21 @@ from tqdm import tqdm
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
 from monai_fp4.data.examination import Examined, Findings, examine
-from monai_fp4.data.folds import assign_folds
+from monai_fp4.data.groups import folds_of, with_fields
 from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers import reader_of
-from monai_fp4.data.readers.dicom import is_there
+from monai_fp4.data.readers.dicom_series import is_there
 from monai_fp4.data.readers.files import digest_of
 from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
-from monai_fp4.data.tables import fold_of, read_table, split_of
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["build_manifest", "check_manifest", "find_and_examine", "read_groups"]
+__all__ = ["build_manifest", "check_manifest", "find_and_examine"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_FIELDS = ("group", "person", "fold", "split")
 _FEW = 5
 
 
@@ -109,7 +107,7 @@ def find_and_examine(
     root = data_root(dataset_dir)
     listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series))
     format, found = find_patients(listing, format)
-    found = _with_fields(found, groups)
+    found = with_fields(found, groups)
     known_fields = {patient.id: patient for patient in found}
 
     def read(entry: FoundPatient) -> tuple[Patient, Examined]:
@@ -123,7 +121,7 @@ def find_and_examine(
         replace(patient, split=known_fields[patient.id].split or patient.split)
         if split == Split.TRAIN else patient for patient, _ in both
     ]  # fmt: skip
-    assigned, folds = _folds(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
+    assigned, folds = folds_of(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
     manifest = Manifest(
         name=name or Path(str(dataset_dir)).resolve().name or "data",
         format=format,
@@ -144,33 +142,6 @@ def _pattern(name: str, text: str | None) -> re.Pattern[str] | None:
         return re.compile(text) if text else None
     except re.error as error:
         raise ConfigError(f"expected {name} to be a regular expression, found {text!r} ({error}); correct it") from None
-
-
-def _with_fields(
-    found: tuple[FoundPatient, ...], groups: Mapping[str, str] | Mapping[str, Mapping[str, str]] | None
-) -> tuple[FoundPatient, ...]:
-    """Replace what the layout tells by what the user's table tells."""
-    if groups is None:
-        return found
-    ids = [patient.id for patient in found]
-    for unknown in sorted(groups.keys() - set(ids)):
-        raise unknown_name("patient in the table of groups", unknown, ids, DataError)
-    fields = {key: {"group": value} if isinstance(value, str) else value for key, value in groups.items()}
-    if any("fold" in row or "split" in row for row in fields.values()) and (absent := sorted(set(ids) - set(fields))):
-        raise DataError(
-            f"expected every patient in a table of folds, found {len(absent)} that are not there, {absent[0]!r} first; "
-            "add them"
-        )
-    return tuple(
-        replace(
-            patient,
-            group=row.get("group", patient.group),
-            person=row.get("person") or patient.person,
-            fold=fold_of(row, "the table of groups"),
-            split=split_of(row, "the table of groups"),
-        )
-        if (row := fields.get(patient.id)) is not None else patient for patient in found
-    )  # fmt: skip
 
 
 def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tuple[Patient, Examined]:
@@ -247,30 +218,6 @@ def _renamed(found: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted) or found
 
 
-def _folds(
-    patients: Sequence[Patient], known: Mapping[str, FoundPatient], folds: int, seed: int
-) -> tuple[tuple[Patient, ...], int]:
-    """Take the folds that the folder or a table names, or assign them.
-
-    Raises:
-        DataError: folds of some patients only.
-    """
-    ordered = tuple(sorted(patients, key=lambda patient: patient.id))
-    trained = [patient for patient in ordered if patient.split is Split.TRAIN]
-    named = [patient for patient in trained if known[patient.id].fold is not None]
-    if not folds or not trained:
-        return ordered, 0
-    if not named:
-        return assign_folds(ordered, folds, seed), folds
-    if len(named) < len(trained):
-        absent = next(patient.id for patient in trained if known[patient.id].fold is None)
-        raise DataError(f"expected a fold of every patient or of none, found none of {absent!r}; complete the table")
-    own = tuple(
-        replace(patient, fold=known[patient.id].fold if patient.split is Split.TRAIN else None) for patient in ordered
-    )
-    return own, 1 + max(patient.fold for patient in own if patient.fold is not None)
-
-
 def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Manifest:
     """Read every file that a manifest names and compare hash, size, mask and tumour volume.
 
@@ -307,34 +254,3 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
 
     _each(manifest.patients, check, lambda patient: patient.id)
     return manifest
-
-
-def read_groups(path: str | Path) -> dict[str, dict[str, str]]:
-    """Read what is known of patients from a CSV table with the column ``patient`` and at least one of the others.
-
-    ``group`` is the institution, which is spread over the folds; ``person`` is who has several entries, which are kept
-    in one fold; ``fold`` and ``split`` are splits of one's own.
-
-    Raises:
-        DataError: no such file, a column that is missing, or a patient listed twice with different fields.
-    """
-    rows = read_table(Path(path), ())
-    fields = [name for name in _FIELDS if name in rows[0]]
-    if "patient" not in rows[0] or not fields:
-        raise DataError(
-            f"expected the columns patient and group (or {', '.join(_FIELDS[1:])}) in {path}, found "
-            f"{', '.join(rows[0])}; add a first line with these names"
-        )
-    known: dict[str, dict[str, str]] = {}
-    for row in rows:
-        entry = {name: row[name] for name in fields}
-        if known.setdefault(row["patient"], entry) != entry:
-            raise DataError(
-                f"expected every patient once in {path}, found {row['patient']!r} with two {_differing(known, row)}s; "
-                "keep one"
-            )
-    return known
-
-
-def _differing(known: Mapping[str, Mapping[str, str]], row: Mapping[str, str]) -> str:
-    return next(name for name, value in known[row["patient"]].items() if row[name] != value)

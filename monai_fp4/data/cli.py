@@ -14,8 +14,9 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from monai_fp4.data.build import check_manifest, find_and_examine, read_groups
+from monai_fp4.data.build import check_manifest, find_and_examine
 from monai_fp4.data.folds import select_patients
+from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
 from monai_fp4.data.records import Header, Manifest, Reading, Split

@@ -13,7 +13,7 @@ from monai_fp4.data.folds import select_patients
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import load_manifest
 from monai_fp4.data.phantoms.generators import GENERATORS
-from monai_fp4.data.readers.dicom import is_there
+from monai_fp4.data.readers.dicom_series import is_there
 from monai_fp4.data.records import Manifest, Patient
 from monai_fp4.errors import DataError
 

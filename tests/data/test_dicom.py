@@ -86,7 +86,7 @@ def test_series_are_channels_and_a_pattern_chooses(tmp_path):
     chosen = build(tmp_path, series="^T1")
     assert chosen.channels == ("T1",)
     with pytest.raises(
-        DataError, match=r"an image series in .*anna, found T1, FLAIR, SEG; .*choose series with --series"
+        DataError, match=r"an image series in .*anna, found .*FLAIR, .*SEG.*choose series with --series"
     ):
         build(tmp_path, series="T2", format="dicom")
 

@@ -16,8 +16,9 @@ from PIL import Image
 from small_data import write_nifti, write_png
 
 from monai_fp4.data import Manifest, check_manifest, load_datalist, load_manifest
-from monai_fp4.data.build import find_and_examine, read_groups
+from monai_fp4.data.build import find_and_examine
 from monai_fp4.data.cli import add_parser
+from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import Listing
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.records import Split

@@ -17,7 +17,8 @@ import scan_cases
 from PIL import Image
 
 from monai_fp4.data import Manifest, load_datalist, save_manifest
-from monai_fp4.data.build import find_and_examine, read_groups
+from monai_fp4.data.build import find_and_examine
+from monai_fp4.data.groups import read_groups
 from monai_fp4.data.patients import Volume, read_patient
 from monai_fp4.data.records import Header, Reading
 from monai_fp4.errors import DataError

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing, check_same_channels, listed, stem
 from monai_fp4.data.readers import reader_of
-from monai_fp4.data.readers.dicom import DICOM, SEGMENTATION, Series, find_series, series_path
+from monai_fp4.data.readers.dicom import DICOM
+from monai_fp4.data.readers.dicom_series import SEGMENTATION, Series, find_series, series_path
 from monai_fp4.errors import DataError
 
 __all__ = ["DICOM_FOLDERS"]

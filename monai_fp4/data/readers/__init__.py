@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from monai_fp4.data.readers.dicom import DICOM, is_series
+from monai_fp4.data.readers.dicom import DICOM
+from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.itk import ITK
 from monai_fp4.data.readers.nifti import NIFTI
 from monai_fp4.data.readers.pictures import PICTURES

@@ -1,0 +1,118 @@
+"""DICOM series below a folder: which files make which, whatever they are called.
+
+The path of a series is the folder, ``#`` and its UID.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from monai_fp4.errors import DataError
+
+__all__ = ["SEGMENTATION", "Series", "find_series", "header_of", "is_series", "is_there", "series_files", "series_path"]
+
+SEGMENTATION = "SEG"
+_UID = re.compile(r"#([0-9.]+)$")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series below a folder: its UID, the files, and the first file's header."""
+
+    uid: str
+    files: tuple[Path, ...]
+    header: pydicom.Dataset
+
+
+def series_path(folder: str, uid: str) -> str:
+    """The path of a series below a folder.
+
+    >>> series_path("anna/mr", "1.2.3"), is_series("anna/mr#1.2.3"), is_series("anna#3.nii")
+    ('anna/mr#1.2.3', True, False)
+    """
+    return f"{folder}#{uid}"
+
+
+def is_series(path: str | Path) -> bool:
+    """Whether a path names a series."""
+    return _UID.search(str(path)) is not None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path of a manifest stands for something: a file, or the folder of a series."""
+    return path.is_file() or (is_series(path) and Path(_UID.sub("", str(path))).is_dir())
+
+
+def find_series(folder: Path) -> list[Series]:
+    """All series below a folder, in the order of their numbers; files that are no DICOM are passed over.
+
+    Raises:
+        DataError: files of two patients.
+    """
+    found: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
+    people: dict[str, Path] = {}
+    for path in _walk(folder):
+        header = header_of(path)
+        if header is None or header.get("DirectoryRecordSequence") is not None:
+            continue
+        if "SeriesInstanceUID" not in header:
+            raise DataError(f"expected a SeriesInstanceUID in the DICOM file {path}, found none; fetch it again")
+        people.setdefault(str(header.get("PatientID", "")), path)
+        found[str(header.SeriesInstanceUID)].append((path, header))
+    if len(people) > 1:
+        (one, path), (other, other_path) = list(people.items())[:2]
+        raise DataError(
+            f"expected one patient below {folder}, found PatientID {one!r} in {path.name} and {other!r} in "
+            f"{other_path.name}; give each patient a folder"
+        )
+    series = [Series(uid, tuple(path for path, _ in files), files[0][1]) for uid, files in found.items()]
+    return sorted(series, key=lambda each: (int(each.header.get("SeriesNumber") or 0), each.uid))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+
+
+def header_of(path: Path) -> pydicom.Dataset | None:
+    """The header of a file; ``None`` where it is no DICOM file."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return pydicom.dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError:
+        return None
+    except Exception as error:  # pydicom raises whatever a damaged element leads to
+        raise DataError(
+            f"expected a DICOM file in {path}, found one whose header cannot be read ({error}); fetch it again"
+        ) from error
+
+
+def series_files(path: Path) -> list[Path]:
+    """The files of a series, or the file itself.
+
+    Raises:
+        DataError: there are none.
+    """
+    match = _UID.search(str(path))
+    if match is None:
+        return [path]
+    folder = Path(str(path)[: match.start()])
+    files = [
+        file for file in _walk(folder) if (header := header_of(file)) and header.get("SeriesInstanceUID") == match[1]
+    ]
+    if not files:
+        raise DataError(
+            f"expected the files of series {match[1]} in {folder}, found none; complete the data folder or build the "
+            "manifest again"
+        )
+    return files
