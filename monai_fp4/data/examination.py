@@ -185,7 +185,7 @@ def _doubts(
             f"person, they must be in one fold; say who is who with --patient_pattern"
         )
     groups = Counter(entry.group for entry in found if entry.group)
-    if len(groups) > 1 and median(groups.values()) <= 2 and not any(entry.person for entry in found):
+    if len(groups) > 2 and median(groups.values()) <= 2 and not any(entry.person for entry in found):
         doubts.append(
             f"the {len(groups)} groups have {median(groups.values()):g} patients each, and groups are spread over "
             f"the folds: if they are persons, name the table's column person, which is kept together"
