@@ -1,4 +1,4 @@
-"""The paper's claims as data, and what a study says of each: held, not held, open or not tested.
+"""The paper's claims, in the words of ``paper.toml``, and what a study says of each: held, not held, open, not tested.
 
 The paper is Du and Rybakov, arXiv 2605.27616; its claims are told in our own words, from its abstract and from public
 summaries. Each has a rule that decides it (`rules` and beside it), written before a study was looked at; that on
@@ -10,8 +10,10 @@ figures are AUPRC. No correction is made for the number of claims: each is a que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import pandas as pd
 
@@ -22,9 +24,6 @@ from monai_fp4.report.claims.ranks import vit_trails
 from monai_fp4.report.tables import StudyTables
 
 __all__ = ["CLAIMS", "Claim", "judge_claims"]
-
-_QUALITY = ("recall", "auprc")
-_LEVELS = ("distinct_scores",)
 
 
 @dataclass(frozen=True)
@@ -45,93 +44,23 @@ class Claim:
     needs: str
     rule: str
     decide: Callable[[Study, str], Evidence]
-    metrics: tuple[str, ...] = _QUALITY
+    metrics: Sequence[str] = ("recall", "auprc")
 
 
-CLAIMS = (
-    Claim(
-        "architecture over recipe",
-        "The architecture decides more than the recipe how much FP4 costs.",
-        "two architectures and two recipes beside BF16, the same three seeds of each",
-        "Of the variance of the differences to BF16, beyond chance: held if the architecture's share is shown (F test)"
-        " and exceeds the recipe's (95 % jackknife interval over seeds above 0); not held in the reverse case.",
-        rules.architecture_over_recipe,
-    ),
-    Claim(
-        "attention is resilient",
-        "Networks with attention hardly depend on the recipe.",
-        "swin and vit; BF16, full, a recipe with gradients in high precision, an advanced one; three seeds",
-        "Held if for every recipe of every such model a loss of the margin is excluded; not held if one recipe is shown"
-        " to lose (corrected) and loses the margin or more on average. At the scales that the study has.",
-        rules.recipe_choice_is_free,
-    ),
-    Claim(
-        "CNN loses at scale",
-        "The CNN gets worse under recipes that quantize gradients, at the larger scales.",
-        "unet at 4m and 15m; BF16 and the recipes that quantize gradients; three seeds",
-        "Held if full is shown to lose (corrected) by the margin or more on average at 4m or 15m; not held if a loss of"
-        " the margin is excluded for every recipe that quantizes gradients at both.",
-        rules.cnn_loses_at_scale,
-    ),
-    Claim(
-        "advanced recipes reduce the loss",
-        "At the larger scales stochastic rounding, the Hadamard transform and 2D scales give part of that loss back.",
-        "unet at 4m or 15m; BF16, full and advanced recipes; three seeds",
-        "Where full is shown to lose: held if the mean of the advanced recipes is shown to lie above full; not held if"
-        " a gain of the margin is excluded.",
-        rules.advanced_reduce_loss,
-    ),
-    Claim(
-        "FP4 discretizes attention",
-        "In small networks FP4 leaves softmax attention, and with it the output, only few distinct levels.",
-        "full with attention products in FP4 (full+attention), and BF16, of swin and vit at 500k; three seeds",
-        "Held if full+attention is shown to have at most a tenth of BF16's distinct probabilities in one of the models;"
-        " not held if it is shown to keep more than half in both.",
-        attention_is_discretized,
-        _LEVELS,
-    ),
-    Claim(
-        "advanced recipes prevent it",
-        "Advanced recipes keep attention from collapsing to few levels.",
-        "the same, and advanced recipes with attention products in FP4 (such as sr_rht_2d+attention)",
-        "Where full+attention collapses: held if every advanced recipe with FP4 attention is shown to keep more than"
-        " half of BF16's distinct probabilities; not held if one is shown to have at most a tenth.",
-        advanced_prevent_collapse,
-        _LEVELS,
-    ),
-    Claim(
-        "five folds confirm",
-        "Cross-validation over five folds of patients confirms the findings.",
-        "five folds of BF16 and the recipes, of swin, vit and unet, unet at 4m or 15m",
-        "With folds in place of seeds as pairs: held if 'attention is resilient' and 'CNN loses at scale' are both"
-        " held; not held if one is not.",
-        rules.folds_confirm,
-    ),
-    Claim(
-        "Swin at every scale",
-        "Swin may take any recipe at every scale, which makes it the network to recommend.",
-        "swin at 500k, 4m and 15m; BF16, full, a recipe with gradients in high precision, an advanced one; three seeds",
-        "As 'attention is resilient', for swin at all three scales.",
-        rules.swin_at_every_scale,
-    ),
-    Claim(
-        "consistency costs little",
-        "Gradients that agree with the quantized forward pass, and nothing else, cost 0.003 AUPRC.",
-        "chain_rule and forward_only of one model; three seeds",
-        "Of chain_rule less forward_only, which differ in nothing else, mean over the models: held if the 95 % interval"
-        " holds -0.003 and lies between minus the margin and 0; not held if it does not hold -0.003.",
-        rules.consistency_costs_little,
-        ("auprc",),
-    ),
-    Claim(
-        "ViT trails",
-        "The ViT stays behind the other two, whichever optimizer trains it.",
-        "BF16 of vit, swin and unet under two optimizers or more; three seeds",
-        "Held if vit is shown to lie below swin and below unet at every scale under every optimizer (Welch's t-test);"
-        " not held if it is shown to lie above one of them (corrected).",
-        vit_trails,
-    ),
+_TEXTS = tomllib.loads(files("monai_fp4.report.claims").joinpath("paper.toml").read_text(encoding="utf-8"))
+_RULES = (
+    rules.architecture_over_recipe,
+    rules.recipe_choice_is_free,
+    rules.cnn_loses_at_scale,
+    rules.advanced_reduce_loss,
+    attention_is_discretized,
+    advanced_prevent_collapse,
+    rules.folds_confirm,
+    rules.swin_at_every_scale,
+    rules.consistency_costs_little,
+    vit_trails,
 )
+CLAIMS = tuple(Claim(decide=rule, **_TEXTS[rule.__name__]) for rule in _RULES)
 """In the order of the report."""
 
 
