@@ -202,8 +202,8 @@ def _read(folder: RunFolder) -> list[dict[str, Any]]:
     try:
         return [
             entry
-            | {"epoch": int(entry["epoch"]), "layers": {n: _numbers_of(e) for n, e in entry["layers"].items()}}
-            | {"attention": {name: _numbers(values) for name, values in entry.get("attention", {}).items()}}
+            | {"epoch": int(entry["epoch"]), "layers": _numbers(entry["layers"], 3)}
+            | {"attention": _numbers(entry.get("attention", {}), 2)}
             for entry in content["epochs"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -213,12 +213,11 @@ def _read(folder: RunFolder) -> list[dict[str, Any]]:
         ) from None
 
 
-def _numbers_of(operands: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    return {operand: _numbers(values) for operand, values in operands.items()}
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float | None]:
-    return {name: None if value is None else float(value) for name, value in values.items()}
+def _numbers(values: Any, depth: int) -> Any:
+    """Numbers, or null, so many names deep."""
+    if depth:
+        return {name: _numbers(value, depth - 1) for name, value in values.items()}
+    return None if values is None else float(values)
 
 
 def score_bins(histogram: ScoreHistogram) -> dict[str, Any]:

@@ -217,13 +217,8 @@ def _with_attention(recipes: str, attention: str | None) -> str:
     plain = [word for word in words if word in RECIPES and not RECIPES[word].quantizes]
     plain += ["bf16"] if "all" in words and "bf16" not in plain else []
     others = [word for word in words if word not in plain]
-    result = list(plain)
-    for precision in chosen:
-        if precision == AttentionPrecision.FP4:
-            result += [f"{word}+attention" for word in others]
-        else:
-            result += others
-    return ",".join(result)
+    suffixes = ["+attention" if precision == AttentionPrecision.FP4 else "" for precision in chosen]
+    return ",".join([*plain, *(f"{word}{suffix}" for suffix in suffixes for word in others)])
 
 
 def _chosen(definition: StudyDefinition, pattern: str | None) -> list[Cell]:

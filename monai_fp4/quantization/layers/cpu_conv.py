@@ -50,7 +50,7 @@ def gather(
         dtype: of the result.
         stochastic: round the image stochastically (it is a gradient).
     """
-    grid = _Grid.of(geometry)
+    grid = _in_three_axes(geometry)
     size = _three(image.shape[2:])
     out = grid.out_shape(size)
     high = [
@@ -77,7 +77,7 @@ def scatter(
 
     Arguments as in `gather`; the kernel is paired along A.
     """
-    grid = _Grid.of(geometry)
+    grid = _in_three_axes(geometry)
     size, out = _three(image_shape[2:]), _three(pixels.shape[2:])
     phases = [_phases(*axis) for axis in zip(size, grid.kernel, grid.stride, grid.padding, grid.dilation, strict=True)]
     # Where the taps of all phases read: what lies outside the array is zero.
@@ -97,27 +97,6 @@ def scatter(
         counts, starts = [phase.count for phase in combination], [phase.start for phase in combination]
         _multiply(rows, kernel, result, taps, counts, out_step=grid.stride, out_start=starts)
     return result.to(dtype)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A geometry written with three spatial axes."""
-
-    kernel: Sequence[int]
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
-
-    @classmethod
-    def of(cls, geometry: ConvGeometry) -> _Grid:
-        return cls(
-            _three(geometry.kernel), _three(geometry.stride), _three(geometry.padding, 0), _three(geometry.dilation)
-        )
-
-    def out_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        return ConvGeometry(
-            tuple(self.kernel), tuple(self.stride), tuple(self.padding), tuple(self.dilation), 1
-        ).out_shape(tuple(size))
 
 
 @dataclass(frozen=True)
@@ -198,6 +177,11 @@ def _multiply(
 
 def _positions(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
+def _in_three_axes(geometry: ConvGeometry) -> ConvGeometry:
+    kernel, stride, padding = _three(geometry.kernel), _three(geometry.stride), _three(geometry.padding, 0)
+    return ConvGeometry(kernel, stride, padding, _three(geometry.dilation), groups=1)
 
 
 def _three(sizes: Sequence[int], fill: int = 1) -> tuple[int, ...]:
