@@ -11,8 +11,10 @@ A quantization researcher opens this wing and no other. In the order in which on
 `layers`             linear layers, convolutions and attention that multiply in FP4
 `backends`           whose layers `convert` swaps in: the emulation's, or Transformer Engine's
 `layer_rules`        which layers stay in high precision, and why
+`heads`              which of them are output heads
 `conversion`         the swap, and back
 `conversion_report`  what became of every layer
+`coverage`           which layers really compute in FP4 once the network runs
 `monitor`            how much four bits lose while a network trains
 ===================  =============================================================================
 """

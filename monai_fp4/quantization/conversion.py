@@ -1,8 +1,9 @@
 """Swap a model's layers for their FP4 counterparts, and report what became of every one of them.
 
-The model is converted **in place** and returned, with its report. Layers keep their names, parameters and
-``state_dict`` keys, so an optimizer that already holds the parameters stays valid, and checkpoints load into the
-unconverted network and back.
+The model is converted **in place** and returned, with its report. Every layer stays the object that it is and changes
+its class, so whatever refers to it sees the FP4 layer: another module, a list, a hook's handle, a sharding wrapper.
+Layers keep their names, parameters and ``state_dict`` keys, so an optimizer that already holds the parameters stays
+valid, and checkpoints load into the unconverted network and back.
 
 >>> import torch
 >>> from torch import nn
@@ -11,7 +12,7 @@ unconverted network and back.
 >>> [f"{layer.name} {layer.kind}: {layer.action}" for layer in report.layers]
 ['0 Linear: swapped', '1 LayerNorm: left', '2 Linear: swapped', '3 Linear: left']
 >>> report.layers[3].reason
-'the output head (named in head_names, or the last layer): logits stay in high precision'
+'an output head (guessed: nothing takes its channels in): logits stay in high precision'
 >>> set_active(model, False)  # the precision schedule: the last steps in high precision
 2
 
@@ -21,6 +22,7 @@ What stays in high precision is decided by `monai_fp4.quantization.layer_rules`;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,18 +33,24 @@ from torch import nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.backends import AUTO, BACKENDS, Backend, select_backend
 from monai_fp4.quantization.conversion_report import Action, ConversionReport, LayerReport
+from monai_fp4.quantization.coverage import Coverage
+from monai_fp4.quantization.heads import find_special_layers
 from monai_fp4.quantization.layer_rules import (
+    attends,
     channels,
     reason_by_channels,
     reason_by_class,
     reason_by_name,
-    special_names,
 )
-from monai_fp4.quantization.layers import LAYER_TYPES, NVFP4Layer
+from monai_fp4.quantization.layers import NVFP4Layer
 from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
+from monai_fp4.quantization.layers.history import history_of
 from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
+
+_FUSED = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
+"""Modules of torch that evaluate past their layers, and the attribute that allows it where it is not 0."""
 
 
 def convert(
@@ -51,6 +59,8 @@ def convert(
     backend: str = AUTO,
     skip: Sequence[str] = (),
     *,
+    heads: Sequence[str] | None = None,
+    example: Any | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[nn.Module, ConversionReport]:
     """Convert a model to a recipe, in place.
@@ -64,37 +74,42 @@ def convert(
         recipe: a name, the fields of a recipe, or a recipe.
         backend: a name of :data:`monai_fp4.quantization.backends.BACKENDS`, or ``"auto"``.
         skip: patterns over full module names (:mod:`fnmatch`) of layers and attention blocks to leave alone.
+        heads: patterns over full module names of the output heads, which stay in high precision; an empty list for
+            none. By default they are found, see `monai_fp4.quantization.heads`.
+        example: an input of the model (a tuple or mapping of arguments) to find the heads with, by running it once.
         dtype: what the layers will compute in, for choosing the backend: give BF16 if the model will train under BF16
             autocast. By default the dtype of the autocast that is on now, else that of the parameters.
 
     Returns:
-        The model (the same object, unless the model is itself a single layer) and the report.
+        The model, which is the same object, and the report.
 
     Raises:
-        ConfigError: the recipe or the backend is unknown or cannot be used here, or a ``skip`` pattern matches no
-            module. The model is unchanged then.
+        ConfigError: the recipe or the backend is unknown or cannot be used here, or a pattern of ``skip`` or ``heads``
+            matches nothing. The model is unchanged then.
     """
     recipe = Recipe.from_config(recipe)
     _check_skip(model, skip)
     chosen = select_backend(backend, *_where(model, dtype))
-    model = unconvert(model)
-    heads, stems = special_names(model, [name for name, module in model.named_modules() if type(module) in LAYER_TYPES])
-    replacements: dict[nn.Module, nn.Module] = {}
+    special = find_special_layers(model, heads, example)
+    unconvert(model)
+    twins: dict[nn.Module, nn.Module] = {}
     layers: list[LayerReport] = []
     counted: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         own = [p for p in module._parameters.values() if p is not None]
         attention = fp4_attention(type(module))
-        if not own and attention is None:
+        unknown = attention is None and recipe.attention is AttentionPrecision.FP4 and attends(module)
+        if not own and attention is None and not unknown:
             continue
         reason = reason_by_name(name, recipe, skip)
-        if attention is not None:
-            replacement, outcome = _attention(module, attention, recipe, reason)
+        if attention is not None or (unknown and not own):
+            twin, outcome = _attention(module, attention, recipe, reason)
         else:
-            reason = reason or reason_by_class(module) or reason_by_channels(name, module, recipe, heads, stems)
-            replacement, outcome = _layer(module, recipe, chosen, reason)
-        if replacement is not None:
-            replacements[module] = replacement
+            reason = reason or reason_by_class(module) or reason_by_channels(name, module, recipe, special)
+            twin, outcome = _layer(module, recipe, chosen, reason)
+        if twin is not None:
+            history_of(twin).number = len(twins)
+            twins[module] = twin
         sizes = channels(module) or (None, None)
         layers.append(
             LayerReport(
@@ -107,19 +122,35 @@ def convert(
             )
         )
         counted.update(own)
-    model = _replace(model, replacements)
-    attends = any(isinstance(replacement, FP4Attention) for replacement in replacements.values())
-    return model, ConversionReport(recipe.name, chosen.name, tuple(layers), _notes(recipe, layers, attends))
+    for module, twin in twins.items():
+        _become(module, twin)
+    notes = (*special.notes, *_leave_fused_paths(model), *_notes(model, recipe, layers))
+    return model, ConversionReport(
+        recipe.name, chosen.name, tuple(layers), notes, Coverage(dict(quantized_layers(model)))
+    )
 
 
 def unconvert(model: nn.Module) -> nn.Module:
     """Take every FP4 layer of a model back to high precision, in place; parameters, hooks and names stay.
 
     Returns:
-        The model: the same object, unless it is itself a single FP4 layer.
+        The model, which is the same object.
+
+    Raises:
+        ConfigError: the ``forward`` of an FP4 layer was replaced since the conversion. The model is unchanged then.
     """
-    plain = {module: _to_float(module) for _, module in quantized_layers(model)}
-    return _replace(model, plain)
+    layers = list(quantized_layers(model))
+    for name, module in layers:
+        if "forward" in module.__dict__:  # and it may call the FP4 layer's
+            raise ConfigError(
+                f"unconvert expected layers as convert left them, found that the forward of {name or 'the model'!r} was"
+                " replaced since: undo that first (accelerate: remove_hook_from_module)"
+            )
+    for _, module in layers:
+        _become_float(module)
+    for module in model.modules():
+        module.__dict__.update(module.__dict__.pop("_before_fp4", {}))
+    return model
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -163,12 +194,16 @@ def _layer(
 
 
 def _attention(
-    module: nn.Module, kind: type[FP4Attention], recipe: Recipe, reason: str | None
+    module: nn.Module, kind: type[FP4Attention] | None, recipe: Recipe, reason: str | None
 ) -> tuple[nn.Module | None, dict[str, Any]]:
     """Swap the block around the attention products; its projections are layers of their own."""
     if reason is None and recipe.attention is not AttentionPrecision.FP4:
         reason = f"recipe {recipe.name} keeps the products of attention in high precision"
-    if reason is not None:
+    if reason is None and kind is None:
+        reason = f"its products of attention stay in high precision: FP4 ones are known for {_known_attention()}"
+    if reason is None and "forward" in module.__dict__:
+        reason = "its forward was replaced on this instance: convert before that"
+    if reason is not None or kind is None:
         return None, {"action": Action.LEFT, "reason": reason}
     outcome = {"action": Action.SWAPPED, "reason": "products of attention in FP4, softmax high", "backend": "emulated"}
     return kind.from_float(module, recipe), outcome
@@ -192,31 +227,54 @@ def _float_type(module: nn.Module) -> type[nn.Module] | None:
     return module.float_type if isinstance(module, (NVFP4Layer, FP4Attention)) else None
 
 
-def _to_float(module: nn.Module) -> nn.Module:
-    """Undo ``from_float``: the plain class around the same state."""
-    plain_type = _float_type(module)
-    assert plain_type is not None, "quantized_layers yields FP4 modules only"
-    plain = plain_type.__new__(plain_type)
-    plain.__dict__.update(
-        {key: value for key, value in module.__dict__.items() if key not in ("recipe", "active", "_te")}
-    )
-    return plain
+def _become(module: nn.Module, twin: nn.Module) -> None:
+    """Give a module the class of its FP4 twin and what the twin has beside; every reference to the module sees that."""
+    added = {key: value for key, value in twin.__dict__.items() if key not in module.__dict__}
+    module.__dict__.update(added, _float_class=(type(module), type(twin)))
+    module.__class__ = type(twin)
 
 
-def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put the new modules wherever the old ones stand: in every parent that shares them, at every depth."""
-    parents = [*model.modules(), *replacements.values()]
-    for parent in parents:
-        for name, child in parent._modules.items():
-            if child is not None and child in replacements:
-                parent._modules[name] = replacements[child]
-    return replacements.get(model, model)
+def _become_float(module: nn.Module) -> None:
+    """Undo `_become`; also for a layer that was made as an FP4 layer, and one that was parametrized since."""
+    float_type = _float_type(module)
+    assert float_type is not None, "quantized_layers yields FP4 modules only"
+    made_so = next(base for base in type(module).__mro__ if "float_type" in vars(base))
+    float_type, fp4_type = module.__dict__.pop("_float_class", (float_type, made_so))
+    module.__class__ = _rebased(type(module), fp4_type, float_type)
+    for key in ("recipe", "active", "history", "_te"):
+        module.__dict__.pop(key, None)
+
+
+def _rebased(cls: type, old: type, new: type) -> type:
+    """``cls`` with another class for its base ``old``: torch derives classes of its own to parametrize and to shard."""
+    if cls is old:
+        return new
+    bases = tuple(_rebased(base, old, new) if issubclass(base, old) else base for base in cls.__bases__)
+    space = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+    return type(cls)(cls.__name__.replace(old.__name__, new.__name__), bases, space)
+
+
+def _leave_fused_paths(model: nn.Module) -> list[str]:
+    """Switch off the fused evaluation of torch's encoder layers, which would read the weights past FP4 layers."""
+    found: Counter[str] = Counter()
+    for module in model.modules():
+        for kind, attribute in _FUSED:
+            if isinstance(module, kind) and any(True for _ in quantized_layers(module)):
+                module.__dict__["_before_fp4"] = {attribute: getattr(module, attribute, 0)}
+                setattr(module, attribute, 0)
+                found[kind.__name__] += 1
+    return [
+        f"{number} x {kind}: torch's fused evaluation is off, so that evaluation computes in FP4 as training does"
+        for kind, number in found.items()
+    ]
 
 
 def _where(model: nn.Module, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     """Device of the model, and the dtype that its layers will compute in as far as it is known."""
     parameter = next(model.parameters(), torch.empty(0))
     device = parameter.device
+    if dtype is None and device.type == "meta":  # autocast does not know it
+        dtype = parameter.dtype
     if dtype is None:
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else parameter.dtype
     return device, dtype
@@ -234,16 +292,22 @@ def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
             )
 
 
-def _notes(recipe: Recipe, layers: Sequence[LayerReport], attends: bool) -> tuple[str, ...]:
+def _known_attention() -> str:
+    return f"MONAI's {', '.join(kind.__name__ for kind in ATTENTION_TYPES)}, and classes that declare `fp4_type`"
+
+
+def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport]) -> tuple[str, ...]:
     notes = []
+    if any(parameter.is_meta for parameter in model.parameters()):
+        notes.append(
+            "parameters are on device meta, where no backend can be asked: the emulation was chosen; convert again on"
+            " the device that will compute"
+        )
     if recipe.quantizes and not any(layer.quantized for layer in layers):
         notes.append("no layer computes in FP4: this model trains exactly as under recipe bf16")
+    attends = any(isinstance(module, FP4Attention) for module in model.modules())
     if recipe.attention is AttentionPrecision.FP4 and not attends:
-        known = ", ".join(kind.__name__ for kind in ATTENTION_TYPES)
-        notes.append(
-            f"attention in FP4 was asked for and no block was swapped; known are MONAI's {known}, and classes that"
-            " declare `fp4_type`"
-        )
+        notes.append(f"attention in FP4 was asked for and no block was swapped; known are {_known_attention()}")
     for override in recipe.overrides:  # a note, not an error: one recipe may serve networks with different names
         if not any(fnmatchcase(layer.name, override.pattern) for layer in layers):
             notes.append(f"override {override.pattern!r} of recipe {recipe.name} matches no layer of this model")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Action", "ConversionReport", "LayerReport"]
+from monai_fp4.quantization.coverage import Coverage, Use
+
+__all__ = ["Action", "ConversionReport", "LayerReport", "Use"]
 
 
 class Action(StrEnum):
@@ -35,6 +38,7 @@ class LayerReport:
         parameters: number of scalar parameters that the module holds itself, without its children. Parameters shared
             by two modules are counted with the first.
         backend: which backend computes it; empty if it was left.
+        use: what it did when the network ran, as far as that is known; see `ConversionReport.after`.
     """
 
     name: str
@@ -45,11 +49,12 @@ class LayerReport:
     out_channels: int | None = None
     parameters: int = 0
     backend: str = ""
+    use: Use | None = None
 
     @property
     def quantized(self) -> bool:
-        """Whether the layer computes in FP4."""
-        return self.action is not Action.LEFT
+        """Whether the layer computes in FP4: it was swapped, and was not seen to do otherwise."""
+        return self.action is not Action.LEFT and self.use in (None, Use.FP4)
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,40 @@ class ConversionReport:
         backend: the backend that was chosen.
         layers: every module that holds parameters, and every attention block, in module order.
         notes: what concerns no single layer.
+        coverage: looks on while the network runs.
     """
 
     recipe: str
     backend: str
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = field(default=None, repr=False, compare=False)
+
+    def after(self, forward: Callable[[], Any]) -> ConversionReport:
+        """Run one forward pass, and report what every swapped layer did in it.
+
+        Args:
+            forward: runs the network once, as it will be used: ``lambda: network(images)``.
+
+        Returns:
+            The report with the `LayerReport.use` of every swapped layer; only those that ran in FP4 count as such.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from monai_fp4.quantization import convert
+        >>> model, report = convert(nn.ModuleList([nn.Linear(32, 32), nn.Linear(32, 32)]), "full", heads=[])
+        >>> report = report.after(lambda: model[0](torch.ones(4, 32)))
+        >>> [str(layer.use) for layer in report.layers], report.quantized_parameters
+        (['ran in FP4', 'never ran'], 1056)
+        """
+        return self if self.coverage is None else self._with_uses(self.coverage.observe(forward))
+
+    def so_far(self) -> ConversionReport:
+        """Report which swapped layers have computed in FP4 since the conversion; after a step of training, say."""
+        return self if self.coverage is None else self._with_uses(self.coverage.uses())
+
+    def _with_uses(self, uses: Mapping[str, Use]) -> ConversionReport:
+        return replace(self, layers=tuple(replace(layer, use=uses.get(layer.name)) for layer in self.layers))
 
     @property
     def parameters(self) -> int:
@@ -85,9 +118,11 @@ class ConversionReport:
     def summary(self) -> str:
         """One line: how many layers and which share of the parameters compute in FP4."""
         share = self.quantized_parameters / self.parameters if self.parameters else 0.0
+        uses = Counter(layer.use for layer in self.layers if layer.use not in (None, Use.FP4))
+        unused = "".join(f", {number} {use}" for use, number in uses.items())
         return (
             f"recipe {self.recipe}, backend {self.backend}: {self.count(Action.SWAPPED)} swapped,"
-            f" {self.count(Action.PADDED)} padded, {self.count(Action.LEFT)} left;"
+            f" {self.count(Action.PADDED)} padded, {self.count(Action.LEFT)} left{unused};"
             f" {self.quantized_parameters:,} of {self.parameters:,} parameters ({share:.1%}) in FP4 layers"
         )
 
@@ -98,7 +133,10 @@ class ConversionReport:
             "backend": self.backend,
             "summary": self.summary(),
             "notes": list(self.notes),
-            "layers": [asdict(layer) | {"action": str(layer.action)} for layer in self.layers],
+            "layers": [
+                asdict(layer) | {"action": str(layer.action), "use": layer.use and str(layer.use)}
+                for layer in self.layers
+            ],
         }
 
     def __str__(self) -> str:
@@ -106,6 +144,7 @@ class ConversionReport:
         for layer in self.layers:
             channels = ("" if size is None else str(size) for size in (layer.in_channels, layer.out_channels))
             outcome = f"{layer.action}" + (f" ({layer.backend})" if layer.backend else "")
+            outcome += f", {layer.use}" if layer.use else ""
             rows.append(
                 (layer.name or "(model)", layer.kind, *channels, f"{layer.parameters:,}", outcome, layer.reason)
             )

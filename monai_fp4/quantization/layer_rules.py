@@ -3,28 +3,31 @@
 1. The recipe quantizes nothing.
 2. The name matches a pattern of ``skip``.
 3. The recipe's overrides name the layer: kept in BF16, or quantized although rules 5 and 6 would keep it.
-4. The module is no layer that FP4 has a product for: norms, embeddings, parameters held directly, unknown classes.
+4. The module is no layer that FP4 has a product for: norms, embeddings, parameters held directly, unknown classes; or
+   it is one whose ``forward`` somebody replaced, or whose weight is in another dtype or no plain tensor.
 5. It has fewer than 16 input or output channels (per group), less than one block: the image stem, and heads for few
    classes.
-6. It is the output head: what the network names in its attribute ``head_names`` (patterns, relative to the network),
-   or the last layer in module order where it has no such attribute. ``stem_names`` works likewise, and has no default
-   beyond rule 5.
+6. It is an output head or a stem, see `monai_fp4.quantization.heads`.
 
 Every rule answers with the reason in words, or with None for "quantize it".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from monai_fp4.quantization.formats.rounding import dtype_names
+from monai_fp4.quantization.heads import SpecialLayers
 from monai_fp4.quantization.layers import LAYER_TYPES
-from monai_fp4.quantization.numerics import BLOCK_SIZE
+from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES
 from monai_fp4.quantization.recipes import Precision, Recipe
 
-__all__ = ["channels", "reason_by_channels", "reason_by_class", "reason_by_name", "special_names"]
+__all__ = ["attends", "channels", "reason_by_channels", "reason_by_class", "reason_by_name"]
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _NO_PRODUCT: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -48,9 +51,7 @@ def channels(layer: nn.Module) -> tuple[int, int, int] | None:
 def reason_by_class(module: nn.Module) -> str | None:
     """Why a module of this class cannot be quantized, or None if it can."""
     if type(module) in LAYER_TYPES:
-        if not isinstance(module._parameters.get("weight"), nn.Parameter):
-            return "its weight is computed from other parameters (weight_norm and the like)"
-        return None
+        return _reason_by_state(module)
     for classes, reason in _NO_PRODUCT:
         if isinstance(module, classes):
             return reason
@@ -62,6 +63,33 @@ def reason_by_class(module: nn.Module) -> str | None:
             return f"{kind} is a subclass of {known.__name__} and may compute something else"
     held = ", ".join(name for name, parameter in module._parameters.items() if parameter is not None)
     return f"{kind} holds {held} itself, and is no layer that this package knows"
+
+
+def _reason_by_state(module: nn.Module) -> str | None:
+    """Why a layer of a known class would not compute as its class says, or None."""
+    weight = module._parameters.get("weight")
+    if not isinstance(weight, nn.Parameter):
+        return "its weight is computed from other parameters (weight_norm and the like)"
+    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+        return "its forward was replaced on this instance (by a hook of accelerate, say): convert before that"
+    if weight.dtype not in SUPPORTED_DTYPES:
+        return f"its weight is {weight.dtype}, and FP4 is rounded from {dtype_names(SUPPORTED_DTYPES)}"
+    if is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor"):  # fully_shard gathers a DTensor
+        return f"its weight is a {type(weight).__name__}, which is no tensor in plain memory"
+    return None
+
+
+def attends(module: nn.Module) -> bool:
+    """Whether a module looks like one that multiplies queries with keys itself, by its class's name.
+
+    >>> attends(nn.Linear(2, 2)), attends(type("CrossAttentionBlock", (nn.Module,), {})())
+    (False, True)
+    """
+    return not any(map(_named_attention, list(module.modules())[1:])) and _named_attention(module)
+
+
+def _named_attention(module: nn.Module) -> bool:
+    return re.search("attention|attn|SABlock", type(module).__name__, re.IGNORECASE) is not None
 
 
 def reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None:
@@ -77,14 +105,14 @@ def reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None
     return None
 
 
-def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, heads: set[str], stems: set[str]) -> str | None:
+def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: SpecialLayers) -> str | None:
     """Why a layer of a known class is left all the same, or None; an override of the recipe has the last word."""
     if _override(name, recipe) is not None:
         return None
-    if name in stems:
+    if name in special.stems:
         return "the stem: named in stem_names of the network"
-    if name in heads:
-        return "the output head (named in head_names, or the last layer): logits stay in high precision"
+    if name in special.heads:
+        return f"an output head ({special.how}): logits stay in high precision"
     sizes = channels(layer)
     if sizes is None:
         return None
@@ -95,34 +123,6 @@ def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, heads: set[s
             hint = f"; usually {usual}" if groups == 1 else ""
             return f"{size // groups} {side} channels{per_group}, less than one block of {BLOCK_SIZE}{hint}"
     return None
-
-
-def special_names(model: nn.Module, layers: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Find the output heads and the stems among the names of the layers.
-
-    Args:
-        model: the network; any of its modules may carry ``head_names`` and ``stem_names``, patterns relative to that
-            module.
-        layers: names of every linear layer and convolution, in module order.
-
-    Returns:
-        Names of the heads and of the stems.
-    """
-    layers = list(layers)
-    found: dict[str, set[str]] = {"head_names": set(), "stem_names": set()}
-    named = False
-    for prefix, module in model.named_modules():
-        for attribute, names in found.items():
-            patterns = getattr(module, attribute, None)
-            if patterns is None:
-                continue
-            named = named or attribute == "head_names"
-            for pattern in patterns:
-                full = f"{prefix}.{pattern}" if prefix else pattern
-                names.update(name for name in layers if fnmatchcase(name, full) or fnmatchcase(name, f"{full}.*"))
-    if not named and len(layers) > 1:  # a single layer is what the caller wants quantized, not a head
-        found["head_names"].add(layers[-1])
-    return found["head_names"], found["stem_names"]
 
 
 def _override(name: str, recipe: Recipe) -> str | None:

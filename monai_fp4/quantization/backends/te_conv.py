@@ -38,10 +38,11 @@ from monai_fp4.quantization.layers import (
     NVFP4ConvTranspose2d,
     NVFP4ConvTranspose3d,
 )
+from monai_fp4.quantization.layers.base import check_image
 from monai_fp4.quantization.layers.conv import _ConvNd
 from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_kernel
 from monai_fp4.quantization.layers.gemm import input_gradient
-from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
 from monai_fp4.quantization.layers.operands import as_kernel
 from monai_fp4.quantization.layers.transpose import _ConvTransposeNd
 from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
@@ -64,13 +65,18 @@ def is_matrix_product(layer: nn.modules.conv._ConvNd) -> bool:
 
     Padding in another mode than zeros is done before the product and does not count.
     """
-    axes = list(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True))
+    kernel = kernel_of(layer)
+    stride, dilation = per_axis(layer.stride, len(kernel)), per_axis(layer.dilation, len(kernel))
+    axes = list(zip(kernel, stride, dilation, strict=True))
     if layer.groups != 1:
         return False
+    if layer.padding in ("same", "valid"):
+        padded = layer.padding == "same" and any(k > 1 for k in kernel)
+    else:
+        padded = any(per_axis(layer.padding, len(kernel)))
     if layer.transposed:
-        return not any(map(int, layer.padding)) and all(k == s and (d == 1 or k == 1) for k, s, d in axes)
-    padded = layer.padding_mode == "zeros" and any(layer._reversed_padding_repeated_twice)
-    return not padded and all(k == 1 or (k <= s and d == 1) for k, s, d in axes)
+        return not padded and all(k == s and (d == 1 or k == 1) for k, s, d in axes)
+    return not (padded and layer.padding_mode == "zeros") and all(k == 1 or (k <= s and d == 1) for k, s, d in axes)
 
 
 class _TEConvNd(TEProduct, _ConvNd):
@@ -80,7 +86,11 @@ class _TEConvNd(TEProduct, _ConvNd):
         """Convolve; called by the ``forward`` of the float class."""
         if not self.on_te(input):
             return super()._conv_forward(input, weight, bias)
-        dims, direct = len(self.kernel_size), is_matrix_product(self)
+        return self.in_fp4(input, lambda x: self._convolve_by_te(x, weight, bias))
+
+    def _convolve_by_te(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        dims, direct = weight.dim() - 2, is_matrix_product(self)
+        check_image(input, weight.shape[1] * self.groups, dims)
         batched = input.dim() == 2 + dims
         x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(torch.bfloat16))
         out = geometry.out_shape(tuple(x.shape[2:]))
@@ -115,15 +125,18 @@ class _TEConvTransposeNd(TEProduct, _ConvTransposeNd):
         """Apply the layer to ``[N, in_channels, *spatial]``."""
         if not is_matrix_product(self) or not self.on_te(input):
             return super().forward(input, output_size)
-        kernel, dims = self.kernel_size, len(self.kernel_size)
-        sides = (self.stride, self.padding, kernel)
-        extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
-        self._check_output_padding(tuple(extra))
+        return self.in_fp4(input, lambda x: self._spread_by_te(x, output_size))
+
+    def _spread_by_te(self, input: Tensor, output_size: list[int] | None) -> Tensor:
+        geometry = self._geometry()
+        kernel, dims = geometry.kernel, len(geometry.kernel)
+        check_image(input, self.weight.shape[0], dims)
+        extra = self._extra(input, output_size, geometry)
         batched = input.dim() == 2 + dims
         x = (input if batched else input.unsqueeze(0)).to(torch.bfloat16).movedim(1, -1)
         taps = pad_axis(self.weight.movedim((0, 1), (-1, -2)), -2, BLOCK_SIZE)  # [*k, A padded to 16, B]
         y = self.product(x.flatten(0, -2), taps.flatten(0, -2))
-        y = y.unflatten(1, (*kernel, -1))[..., : self.out_channels].unflatten(0, x.shape[:-1])  # [N, *in, *k, A]
+        y = y.unflatten(1, (*kernel, -1))[..., : self.weight.shape[1]].unflatten(0, x.shape[:-1])  # [N, *in, *k, A]
         y = y.permute(0, 1 + 2 * dims, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)))
         for axis in range(2, 2 + dims):
             y = y.flatten(axis, axis + 1)

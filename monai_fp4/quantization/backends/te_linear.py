@@ -26,8 +26,11 @@ class TELinear(TEProduct, NVFP4Linear):
         """Apply the layer to ``[..., in_features]``."""
         if not self.on_te(input):
             return super().forward(input)
-        rows = input.to(torch.bfloat16).reshape(-1, self.in_features)
+        return self.in_fp4(input, self._multiply_by_te)
+
+    def _multiply_by_te(self, input: Tensor) -> Tensor:
+        rows = input.to(torch.bfloat16).reshape(-1, self.weight.shape[1])
         y = self.product(rows, self.weight)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
-        return y.reshape(*input.shape[:-1], self.out_features)
+        return y.reshape(*input.shape[:-1], self.weight.shape[0])

@@ -111,6 +111,7 @@ class WithInputGradient(Function):
     """Return ``y`` as it is, and give ``x``, which it was computed from without a gradient, the gradient given here."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, gradient: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Remember the weight and ``gradient``, a function of dy and the weight."""
         ctx.save_for_backward(weight)

@@ -76,6 +76,11 @@ class QuantizedBlocks:
 
 def check_blocks(x: Tensor, *, two_d: bool, rht: bool, scheme: Scheme = STANDARD) -> None:
     """Refuse, with a ConfigError, a tensor or options that no blocks can be made of."""
+    if torch.jit.is_tracing():
+        raise ConfigError(
+            "torch.jit.trace cannot record how a tensor is quantized: trace a network with FP4 layers, which are"
+            " recorded whole, or quantize outside of the tracer"
+        )
     check_dtype(x)
     if x.ndim < 1 + two_d:
         size = scheme.block_size

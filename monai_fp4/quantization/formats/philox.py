@@ -14,10 +14,17 @@ torch.Size([2, 16])
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-__all__ = ["BYTES_PER_COUNTER", "draw_key", "random_bytes"]
+__all__ = ["BYTES_PER_COUNTER", "KeySource", "draw_key", "key_source", "keys_from", "random_bytes"]
+
+KeySource = Callable[[], int]
+"""What gives one 64-bit key after another."""
 
 BYTES_PER_COUNTER = 16
 
@@ -26,21 +33,41 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and the square root of 3, less 1, as 32-bit fractions
 _WORD = 0xFFFFFFFF
 _HALF = 0xFFFF
+_local = threading.local()
 
 
 def draw_key(generator: torch.Generator | None = None) -> int:
     """One 64-bit key, a number from ``-2^63`` to ``2^63 - 1``.
 
     Args:
-        generator: where to draw from, on its own device. By default torch's CPU generator, whatever the device of the
-            numbers to be rounded: a step is then reproducible across devices, and the draw waits for no GPU.
+        generator: where to draw from, on its own device. By default the source of :func:`keys_from`, inside of it, and
+            torch's CPU generator outside, whatever the device of the numbers to be rounded: a step is then
+            reproducible across devices, and the draw waits for no GPU.
 
     Returns:
         The key.
     """
+    if generator is None and (source := key_source()) is not None:
+        return source()
     device = torch.device("cpu") if generator is None else generator.device
     key = torch.empty((), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
     return int(key)
+
+
+@contextmanager
+def keys_from(source: KeySource | None) -> Iterator[None]:
+    """Draw the keys inside the block, on this thread, from ``source``; None leaves them to torch's generator."""
+    before, _local.source = key_source(), source
+    try:
+        yield
+    finally:
+        _local.source = before
+
+
+def key_source() -> KeySource | None:
+    """Where keys are drawn from on this thread, if not from torch's generator."""
+    source: KeySource | None = getattr(_local, "source", None)
+    return source
 
 
 @torch.no_grad()

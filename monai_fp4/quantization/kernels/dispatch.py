@@ -7,7 +7,7 @@ A step of the arithmetic has a **table** of implementations, the quickest first 
 gives the work to the first that says yes. So a new kernel is one file, and one row of a table.
 
 Plain torch is the definition and takes everything. It alone is asked inside of :func:`plain_torch`, by a compiler that
-traces the code, for tensors without numbers, and where a kernel fails.
+or tracer that looks on, for tensors without memory of their own, and where a kernel fails.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 __all__ = ["Implementation", "KernelError", "dispatch", "plain_torch"]
 
@@ -55,7 +56,7 @@ def dispatch(table: Sequence[_Row], x: Tensor, task: object, call: Callable[[_Ro
         What the call returns.
     """
     *kernels, definition = table
-    if not (_plain_torch or torch.compiler.is_compiling() or isinstance(x, FakeTensor)):
+    if not (_plain_torch or torch.compiler.is_compiling() or torch.jit.is_tracing() or _lacks_memory(x)):
         for implementation in kernels:
             if implementation.takes(x, task):
                 try:
@@ -63,6 +64,11 @@ def dispatch(table: Sequence[_Row], x: Tensor, task: object, call: Callable[[_Ro
                 except KernelError:
                     continue
     return call(definition)
+
+
+def _lacks_memory(x: Tensor) -> bool:
+    """Whether a tensor's numbers are nowhere, or in other tensors."""
+    return type(x) is not Tensor and (isinstance(x, FakeTensor) or is_traceable_wrapper_subclass(x))
 
 
 @contextmanager

@@ -5,10 +5,11 @@ GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to re
 
 * `operands`: which operand of which GEMM is quantized how under which recipe;
 * `gemm`: the table of implementations that multiply, and their autograd function;
+* `operators`: the same as operators of torch, which tracers record;
 * `layer_products` and `linear_products`: the three GEMMs of a linear layer;
 * `conv_products`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
 * `cpu_products`, `cpu_conv`, `cpu_conv_gradient` and `triton_products`: the same numbers by the compiled kernels;
-* `base`, `linear`, `conv`, `transpose`: the modules.
+* `base`, `linear`, `conv`, `transpose`: the modules; `history`: what each remembers, its random stream among it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from monai_fp4.quantization.layers.base import NVFP4Layer
 from monai_fp4.quantization.layers.conv import NVFP4Conv1d, NVFP4Conv2d, NVFP4Conv3d
+from monai_fp4.quantization.layers.history import seed_rounding
 from monai_fp4.quantization.layers.linear import NVFP4Linear
 from monai_fp4.quantization.layers.transpose import NVFP4ConvTranspose1d, NVFP4ConvTranspose2d, NVFP4ConvTranspose3d
 
@@ -30,6 +32,7 @@ __all__ = [
     "NVFP4ConvTranspose3d",
     "NVFP4Layer",
     "NVFP4Linear",
+    "seed_rounding",
 ]
 
 LAYER_TYPES: dict[type[nn.Module], type[NVFP4Layer]] = {

@@ -31,15 +31,18 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from monai_fp4.quantization.formats.philox import KeySource, key_source, keys_from
+from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
 from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.layers.operators import LIBRARY, recipe_of, text_of
 from monai_fp4.quantization.numerics import decode, scaled_values
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 
 __all__ = ["ATTENTION_TYPES", "FP4Attention", "FP4SABlock", "FP4WindowAttention", "fp4_attention", "fp4_product"]
 
 
-def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
+def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None = None) -> Tensor:
     """Multiply ``a @ b.mT``, quantized forward and backward as the recipe says.
 
     Args:
@@ -47,6 +50,8 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
             would.
         b: ``[..., N, K]``, with the same leading axes.
         recipe: its forward must be FP4.
+        keys: where stochastic rounding draws its keys from; by default `monai_fp4.quantization.formats.philox.draw_key`
+            decides.
 
     Returns:
         ``[..., M, N]`` in the operands' dtype.
@@ -55,7 +60,12 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
     dtype = (
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.promote_types(a.dtype, b.dtype)
     )
-    product: Tensor = _Product.apply(a.to(dtype), b.to(dtype), recipe)
+    a, b = a.to(dtype), b.to(dtype)
+    if torch.jit.is_tracing():
+        recorded: Tensor = torch.ops.monai_fp4.attention_product(a, b, text_of(recipe))
+        return recorded
+    with keys_from(keys or key_source()):
+        product: Tensor = _Product.apply(a, b, recipe)
     return product
 
 
@@ -93,6 +103,10 @@ class _Product(torch.autograd.Function):
         return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
 
 
+LIBRARY.define("attention_product(Tensor a, Tensor b, str recipe) -> Tensor")
+LIBRARY.impl("attention_product", lambda a, b, text: _Product.apply(a, b, recipe_of(text)), "CompositeImplicitAutograd")
+
+
 class FP4Attention:
     """Mixin over an attention block: same children, parameters and ``state_dict`` keys, its two products in FP4.
 
@@ -100,11 +114,13 @@ class FP4Attention:
         float_type: the block's class.
         recipe: how the products are quantized.
         active: False runs the block as its class would; the precision schedule sets it.
+        history: how often it ran in FP4, and its stream of random bits.
     """
 
     float_type: ClassVar[type[nn.Module]]
     recipe: Recipe
     active: bool
+    history: LayerHistory
 
     @classmethod
     def from_float(cls, block: nn.Module, recipe: Recipe) -> Any:
@@ -112,7 +128,7 @@ class FP4Attention:
         new: Any = cls.__new__(cls)
         for key, value in block.__dict__.items():
             new.__dict__[key] = value.copy() if isinstance(value, dict) else value
-        new.recipe, new.active = recipe, True
+        new.recipe, new.active, new.history = recipe, True, LayerHistory()
         return new
 
 
@@ -126,13 +142,14 @@ class FP4SABlock(FP4Attention, SABlock):
         if not self.active:
             output: Tensor = super().forward(x, attn_mask)
             return output
+        self.history.record(self)
         if self.use_combined_linear:
             q, k, v = self.input_rearrange(self.qkv(x))
         else:
             q, k, v = (self.input_rearrange(project(x)) for project in (self.to_q, self.to_k, self.to_v))
         if self.attention_dtype is not None:
             q, k = q.to(self.attention_dtype), k.to(self.attention_dtype)
-        scores = fp4_product(q, k, self.recipe) * self.scale
+        scores = fp4_product(q, k, self.recipe, self.history.next_key) * self.scale
         if self.rel_positional_embedding is not None:
             scores = self.rel_positional_embedding(x, scores, q)
         tokens = x.shape[-2]
@@ -145,7 +162,7 @@ class FP4SABlock(FP4Attention, SABlock):
         probabilities = scores.softmax(dim=-1)
         if self.save_attn:
             self.att_mat = probabilities.detach()
-        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe).to(v.dtype)
+        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe, self.history.next_key).to(v.dtype)
         merged = self.out_rearrange(attended)
         result: Tensor = self.drop_output(self.out_proj(merged) if self.include_fc else merged)
         return result
@@ -161,16 +178,21 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
         if not self.active:
             output: Tensor = super().forward(x, mask)
             return output
+        self.history.record(self)
         windows, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        scores = fp4_product(q * self.scale, k, self.recipe)
+        scores = fp4_product(q * self.scale, k, self.recipe, self.history.next_key)
         index = self.relative_position_index[:tokens, :tokens].reshape(-1)
         scores = scores + self.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
         if mask is not None:
             shifted = scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]
             scores = shifted.flatten(0, 1)
         probabilities = self.attn_drop(self.softmax(scores)).to(v.dtype)
-        attended = fp4_product(probabilities, v.mT, self.recipe).transpose(1, 2).reshape(windows, tokens, width)
+        attended = (
+            fp4_product(probabilities, v.mT, self.recipe, self.history.next_key)
+            .transpose(1, 2)
+            .reshape(windows, tokens, width)
+        )
         result: Tensor = self.proj_drop(self.proj(attended))
         return result
 

@@ -1,35 +1,47 @@
-"""Base of all NVFP4 layers: how a float layer becomes one, when it is active and which dtype it works in."""
+"""What all NVFP4 layers share: how a float layer becomes one, when it is active, and how a call enters it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.formats.philox import keys_from
+from monai_fp4.quantization.layers.history import LayerHistory
+from monai_fp4.quantization.layers.operands import check_untransformed
 from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["NVFP4Layer", "check_image", "check_untransformed", "working_dtype"]
+__all__ = ["NVFP4Layer", "add_bias", "check_image", "is_empty", "working_dtype"]
 
 
 class NVFP4Layer(nn.Module):
     """Mixin over a float layer class: same parameters, same ``state_dict`` keys, same results while inactive.
 
+    Like the float layer it reads its public attributes and the shape of its weight at each call, so what is changed
+    after construction counts.
+
     Attributes:
         recipe: which GEMMs are quantized and how.
         active: False runs the layer as its float class would, bit for bit; the precision schedule sets it.
+        history: how often it ran in FP4, and its stream of random bits.
     """
 
     float_type: ClassVar[type[nn.Module]]
     recipe: Recipe
     active: bool
+    history: LayerHistory
+    weight: Tensor
 
     def __init__(self, *args: Any, recipe: Recipe | str, **kwargs: Any) -> None:
         """Create the layer; all arguments but ``recipe`` are those of the float class."""
         super().__init__(*args, **kwargs)
-        self.recipe = Recipe.from_config(recipe)
-        self.active = True
+        self.recipe, self.active, self.history = Recipe.from_config(recipe), True, LayerHistory()
         self.check()
 
     @classmethod
@@ -50,8 +62,7 @@ class NVFP4Layer(nn.Module):
         layer = cls.__new__(cls)
         for key, value in module.__dict__.items():
             layer.__dict__[key] = value.copy() if isinstance(value, dict) else value
-        layer.recipe = Recipe.from_config(recipe)
-        layer.active = True
+        layer.recipe, layer.active, layer.history = Recipe.from_config(recipe), True, LayerHistory()
         layer.check()
         return layer
 
@@ -63,6 +74,27 @@ class NVFP4Layer(nn.Module):
         """Whether the next forward pass is quantized."""
         return self.active and self.recipe.quantizes
 
+    def in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the quantized forward pass ``compute`` of an input, which may be of any subclass of Tensor.
+
+        Raises:
+            ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
+        """
+        self.history.record(self)
+        check_untransformed()
+        if torch.onnx.is_in_onnx_export():
+            raise ConfigError(
+                "ONNX has no operators for FP4 layers as they train: export the network that"
+                " monai_fp4.quantization.unconvert gives back, or switch them off with set_active"
+            )
+        _check_memory(input, "input")
+        _check_memory(self.weight, "weight")
+        with keys_from(self.history.next_key):
+            if has_torch_function_unary(input):  # MONAI's MetaTensor: it answers as it answers for torch's own layers
+                answer: Tensor = handle_torch_function(_on_plain, (input,), input, compute)
+                return answer
+            return compute(input)
+
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what the forward GEMM of ``x`` reads: name -> (original, decoded from FP4), for health reports."""
         raise NotImplementedError
@@ -72,12 +104,56 @@ class NVFP4Layer(nn.Module):
         state = "" if self.quantizing else ", inactive"
         return f"{super().extra_repr()}, recipe={self.recipe.name}{state}"
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which asks every module for a form that it can compile."""
+        raise ConfigError(
+            f"torch.jit.script cannot compile FP4 layers, found {type(self).__name__}: script the network that"
+            " monai_fp4.quantization.unconvert gives back, or record this one with torch.jit.trace"
+        )
+
+
+def _on_plain(input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    return compute(input.as_subclass(Tensor))
+
+
+def _check_memory(tensor: Tensor, what: str) -> None:
+    """Refuse what holds its numbers elsewhere: DTensor, nested and quantized tensors, and the like."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        plain = tensor.layout is torch.strided
+    else:
+        plain = isinstance(tensor, FakeTensor) or not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))
+    if not plain:
+        raise ConfigError(
+            f"an FP4 layer expected its {what} in plain memory, found a {type(tensor).__name__} of layout"
+            f" {tensor.layout}: make it dense, gather it (fully_shard does, before each layer runs), or leave the layer"
+            " in high precision with convert(..., skip=[...])"
+        )
+
+
+def add_bias(y: Tensor, bias: Tensor | None, axes: int = 0) -> Tensor:
+    """Add a bias of the channels to a fresh result ``[N, channels, *spatial]`` of that many spatial axes.
+
+    Raises:
+        ConfigError: there are not as many biases as channels.
+    """
+    if bias is None:
+        return y
+    channels = y.shape[-1 - axes]
+    if not torch.jit.is_tracing() and bias.shape != (channels,):
+        raise ConfigError(
+            f"an FP4 layer whose weight has {channels} outputs expected as many biases, found shape"
+            f" {tuple(bias.shape)}: shorten both when outputs are pruned"
+        )
+    return y.add_(bias.to(y.dtype).view(-1, *(1,) * axes))
+
 
 def check_image(x: Tensor, channels: int, dims: int) -> None:
     """Refuse, with a ConfigError, what is no ``[N, channels, *spatial]`` or ``[channels, *spatial]``.
 
     The compiled products read memory by the sizes that they are given: a wrong one must not reach them.
     """
+    if torch.jit.is_tracing():  # sizes are no numbers then; what is recorded looks at them itself
+        return
     if x.dim() not in (dims + 1, dims + 2):
         raise ConfigError(
             f"a {dims}D convolution expected {dims + 2} axes [N, {channels}, ...], or {dims + 1} without N, found shape"
@@ -85,21 +161,14 @@ def check_image(x: Tensor, channels: int, dims: int) -> None:
         )
     if x.shape[-1 - dims] != channels:
         raise ConfigError(
-            f"a convolution expected an image of {channels} channels, found {x.shape[-1 - dims]} (shape"
+            f"a convolution whose weight takes {channels} channels found an image of {x.shape[-1 - dims]} (shape"
             f" {tuple(x.shape)}): check what precedes it"
         )
 
 
-def check_untransformed() -> None:
-    """Refuse, with a ConfigError, to be run inside a transform of `torch.func`, which torch refuses less clearly.
-
-    `vmap` would have to give each example a maximum of its own, and rounding has no forward-mode derivative.
-    """
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise ConfigError(
-            "FP4 layers expected a plain forward pass, found one inside torch.func (vmap, grad, jvp): use autograd and"
-            " whole batches there, or switch the layers off with monai_fp4.quantization.conversion.set_active"
-        )
+def is_empty(x: Tensor) -> bool:
+    """Whether there is nothing to multiply; while a tracer records, nothing is known to be empty."""
+    return not torch.jit.is_tracing() and x.numel() == 0
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

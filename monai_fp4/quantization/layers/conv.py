@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, is_empty, working_dtype
 from monai_fp4.quantization.layers.conv3d_guard import SafeConv3d
-from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_operands
-from monai_fp4.quantization.layers.gemm import multiply
-from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.conv_products import quantize_operands
+from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
 from monai_fp4.quantization.layers.operands import as_kernel, channels_first
+from monai_fp4.quantization.layers.operators import convolve
 from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
 
 __all__ = ["NVFP4Conv1d", "NVFP4Conv2d", "NVFP4Conv3d", "check_groups"]
@@ -42,27 +42,39 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve; called by the ``forward`` of the float class."""
-        if not self.quantizing or input.numel() == 0:
+        if not self.quantizing or is_empty(input):
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
-        check_untransformed()
-        check_image(input, self.in_channels, len(self.kernel_size))
+        return self.in_fp4(input, lambda x: self._convolve(x, weight, bias))
+
+    def _convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        dims = weight.dim() - 2
+        check_image(input, weight.shape[1] * max(1, self.groups), dims)
         dtype = working_dtype(input)
-        batched = input.dim() == 2 + len(self.kernel_size)
+        batched = input.dim() == 2 + dims
         x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
-        y = multiply(x, weight, ConvSpec(geometry, self.recipe, dtype, False, tuple(x.shape)))
-        if bias is not None:
-            y = y.add_(bias.to(dtype).view(-1, *(1,) * len(self.kernel_size)))
+        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype), bias, dims)
         return y if batched else y.squeeze(0)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
         """Pad ``x`` here where the geometry cannot: other modes than zeros, and more on one side than on the other."""
-        widths = self._reversed_padding_repeated_twice
-        padding = tuple(widths[-2::-2])
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, widths, mode=self.padding_mode), (0,) * len(padding)
-        elif padding != tuple(widths[::-2]):
-            x, padding = F.pad(x, widths), (0,) * len(padding)
-        return x, ConvGeometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+        kernel = kernel_of(self)
+        dims = len(kernel)
+        stride, dilation = per_axis(self.stride, dims), per_axis(self.dilation, dims)
+        padding: tuple[int, ...] = (0,) * dims
+        if self.padding_mode != "zeros":  # which torch pads by the widths that it noted at construction
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        elif self.padding == "same":
+            if any(step != 1 for step in stride):
+                raise ConfigError(
+                    f"a convolution with padding 'same' expected stride 1, found {stride}: set one of them"
+                )
+            spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            padding = tuple(span // 2 for span in spans)
+            if any(span % 2 for span in spans):
+                x, padding = F.pad(x, [w for s in reversed(spans) for w in (s // 2, s - s // 2)]), (0,) * dims
+        elif self.padding != "valid":
+            padding = per_axis(self.padding, dims)
+        return x, ConvGeometry(kernel, stride, padding, dilation, self.groups)
 
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

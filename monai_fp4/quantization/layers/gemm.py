@@ -39,6 +39,7 @@ from monai_fp4.quantization.layers.layer_products import Products, Spec
 from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
 from monai_fp4.quantization.layers.operands import without_autocast
 from monai_fp4.quantization.layers.triton_products import TritonConvProducts, TritonLinearProducts
+from monai_fp4.quantization.numerics import ScaledValues
 from monai_fp4.quantization.recipes import Backward
 
 __all__ = ["MULTIPLIERS", "input_gradient", "multiply"]
@@ -86,16 +87,18 @@ class _Multiply(Function):
     @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         y, saved, kept = _compute(x, spec, lambda products: products.forward(x, weight))
-        ctx.spec, ctx.kept = spec, kept
-        ctx.save_for_backward(*saved)
+        # Whatever is kept for later goes through autograd, so that checkpointing and save_on_cpu can free and move it.
+        ctx.spec, ctx.scheme = spec, kept and kept.scheme
+        ctx.save_for_backward(*saved, *((kept.values, kept.amax, kept.scales) if kept is not None else ()))
         return y
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        spec, kept, needed = ctx.spec, ctx.kept, ctx.needs_input_grad[:2]
+        x, weight, *parts = ctx.saved_tensors
+        spec, needed = ctx.spec, ctx.needs_input_grad[:2]
+        kept = ScaledValues(parts[0], parts[1], parts[2], ctx.scheme) if parts else None
         if spec.recipe.backward is Backward.FP4:
             return *_compute(dy, spec, lambda products: products.gradients(dy, x, weight, kept, needed)), None
         dx = spec.input_gradient(dy, weight) if needed[0] else None

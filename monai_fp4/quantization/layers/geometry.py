@@ -8,15 +8,31 @@ must not raise the tensor's maximum), and what one tap sees (a shifted, strided 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["ConvGeometry"]
+__all__ = ["ConvGeometry", "kernel_of", "per_axis"]
+
+
+def per_axis(value: int | str | Sequence[int], axes: int) -> tuple[int, ...]:
+    """One number for each axis: a convolution's attribute, which may be set to a single number.
+
+    >>> per_axis(2, 3), per_axis([1, 2], 2)
+    ((2, 2, 2), (1, 2))
+    """
+    return (int(value),) * axes if isinstance(value, int) else tuple(map(int, value))
+
+
+def kernel_of(layer: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """The size of a convolution's kernel as its weight has it; while a tracer records, as its attribute says."""
+    return tuple(layer.kernel_size if torch.jit.is_tracing() else layer.weight.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,14 @@ class ConvGeometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    def __post_init__(self) -> None:
+        axes = {len(self.kernel), len(self.stride), len(self.padding), len(self.dilation)}
+        if len(axes) > 1 or min(*self.kernel, *self.stride, *self.dilation, self.groups) < 1 or min(self.padding) < 0:
+            raise ConfigError(
+                f"a convolution expected sizes of its {len(self.kernel)} axes, padding from 0 and all others from 1,"
+                f" found {self}: check what set its attributes"
+            )
 
     def arguments(self) -> tuple[Any, ...]:
         """Return the arguments that torch's convolution operators take between the tensors and the output mask."""
@@ -51,6 +75,11 @@ class ConvGeometry:
                 f" an image that the kernel fits in, found {spatial}: give larger images, or down-sample less"
             )
         return out
+
+    def image_size(self, out: tuple[int, ...], extra: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the image's size that the adjoint gives for ``out`` pixels, and ``extra`` ones behind them."""
+        axes = zip(out, self.kernel, self.stride, self.padding, self.dilation, extra, strict=True)
+        return tuple((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
 
     def only_last_axis(self) -> ConvGeometry:
         """Return the same geometry with every axis but the last left as it is (kernel 1, stride 1)."""
@@ -90,7 +119,7 @@ class ConvGeometry:
 
     def pixels_used(self, image: Tensor) -> Tensor:
         """Return the pixels of the image that are in the im2col matrix; the image itself when all of them are."""
-        for axis, used in enumerate(_used(self, tuple(image.shape[2:]))):
+        for axis, used in enumerate(_used(self, tuple(map(int, image.shape[2:])))):
             if used is not None:
                 image = image[(slice(None),) * (2 + axis) + (list(used),)]
         return image

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, check_untransformed, working_dtype
-from monai_fp4.quantization.layers.gemm import multiply
-from monai_fp4.quantization.layers.linear_products import LinearSpec, quantized_input, quantized_weight
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, is_empty, working_dtype
+from monai_fp4.quantization.layers.linear_products import quantized_input, quantized_weight
+from monai_fp4.quantization.layers.operators import linear
 from monai_fp4.quantization.numerics import decode
 
 __all__ = ["NVFP4Linear"]
@@ -30,21 +30,24 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
-        if not self.quantizing or input.numel() == 0:
+        if not self.quantizing or is_empty(input):
             return super().forward(input)
-        check_untransformed()
+        return self.in_fp4(input, self._multiply)
+
+    def _multiply(self, input: Tensor) -> Tensor:
+        weight = self.weight
         found = input.shape[-1] if input.ndim else 0
-        if found != self.in_features:  # the compiled products read memory by the sizes that they are given
+        if (
+            not torch.jit.is_tracing() and found != weight.shape[-1]
+        ):  # the compiled products read memory by the sizes that they are given
             raise ConfigError(
-                f"a linear layer of {self.in_features} input features found an input of {found} (shape"
+                f"a linear layer whose weight takes {weight.shape[-1]} input features found an input of {found} (shape"
                 f" {tuple(input.shape)}): check what precedes it"
             )
         dtype = working_dtype(input)
         x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
-        y = multiply(x, self.weight, LinearSpec(self.recipe, dtype))
-        if self.bias is not None:
-            y = y.add_(self.bias.to(dtype))
-        return y.view(*input.shape[:-1], self.out_features)
+        y = linear(x, weight, self.recipe, dtype)
+        return add_bias(y, self.bias).view(*input.shape[:-1], weight.shape[0])
 
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -33,10 +33,22 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization.formats.philox import key_source, keys_from
 from monai_fp4.quantization.numerics import STANDARD, ScaledValues, Scheme, gemm_alpha, scaled_values
 
-__all__ = ["along_channels", "as_kernel", "channels_first", "scale_and_cast", "kernel_values", "without_autocast"]
+__all__ = [
+    "along_channels",
+    "as_kernel",
+    "channels_first",
+    "check_untransformed",
+    "kernel_values",
+    "scale_and_cast",
+    "without_autocast",
+]
 
+# Of is_grads_batched, which is no transform of torch.func.
+_BATCHED = cast(torch._C.DispatchKey, torch._C._parse_dispatch_key("Batched"))
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -80,12 +92,38 @@ def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype:
 
 
 def without_autocast(method: _Method) -> _Method:
-    """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose."""
+    """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose.
+
+    The backward pass, which autograd runs later and perhaps on another thread, draws its keys for stochastic rounding
+    from where the forward pass did.
+    """
+    backward = method.__name__ == "backward"
 
     @functools.wraps(method)
     def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
+        if backward:
+            check_untransformed(tensor)
+        else:
+            ctx.keys = key_source()
         # Autocast knows no device "meta", where only shapes are computed.
-        with nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False):
+        autocast = nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+        with autocast, keys_from(ctx.keys) if backward else nullcontext():
             return method(ctx, tensor, *args)
 
     return cast(_Method, wrapped)
+
+
+def check_untransformed(gradient: Tensor | None = None) -> None:
+    """Refuse, with a ConfigError, to be run inside a transform of `torch.func`, which torch refuses less clearly.
+
+    `vmap` would have to give each example a maximum of its own, and rounding has no forward-mode derivative.
+    """
+    if torch.compiler.is_compiling():
+        return
+    batched = gradient is not None and torch._C._dispatch_keys(gradient).has(_BATCHED)
+    if batched or torch._C._are_functorch_transforms_active():
+        raise ConfigError(
+            "FP4 layers expected a plain forward and backward pass, found one inside torch.func or a batched gradient"
+            " (vmap, grad, jvp, is_grads_batched): use autograd and one gradient at a time there, or switch the layers"
+            " off with monai_fp4.quantization.set_active"
+        )

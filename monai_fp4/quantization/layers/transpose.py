@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, check_image, check_untransformed, working_dtype
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, is_empty, working_dtype
 from monai_fp4.quantization.layers.conv import check_groups
-from monai_fp4.quantization.layers.conv_products import ConvSpec, quantize_operands
-from monai_fp4.quantization.layers.gemm import multiply
-from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.conv_products import quantize_operands
+from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
 from monai_fp4.quantization.layers.operands import as_kernel, channels_first
+from monai_fp4.quantization.layers.operators import convolve
 from monai_fp4.quantization.numerics import decode
 
 __all__ = ["NVFP4ConvTranspose1d", "NVFP4ConvTranspose2d", "NVFP4ConvTranspose3d"]
@@ -30,39 +30,50 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
 
     def check(self) -> None:
         check_groups(self.in_channels, self.out_channels, self.groups)
-        self._check_output_padding(tuple(self.output_padding))
+        dims = len(self.kernel_size)
+        self._check_output_padding(per_axis(self.output_padding, dims))
 
     def _check_output_padding(self, output_padding: tuple[int, ...]) -> None:
-        if any(extra >= step for extra, step in zip(output_padding, self.stride, strict=True)):
+        stride = per_axis(self.stride, len(output_padding))
+        if any(extra >= step for extra, step in zip(output_padding, stride, strict=True)):
             raise ConfigError(
-                f"an NVFP4 transposed convolution expected output_padding below its stride {tuple(self.stride)}, "
+                f"an NVFP4 transposed convolution expected output_padding below its stride {stride}, "
                 f"found {output_padding}; leave this layer in high precision"
             )
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Apply the layer to ``[N, in_channels, *spatial]``."""
-        if not self.quantizing or input.numel() == 0:
+        if not self.quantizing or is_empty(input):
             return super().forward(input, output_size)  # type: ignore[misc]
-        dims = len(self.kernel_size)
-        check_untransformed()
-        check_image(input, self.in_channels, dims)
+        return self.in_fp4(input, lambda x: self._spread(x, output_size))
+
+    def _spread(self, input: Tensor, output_size: list[int] | None) -> Tensor:
+        weight, geometry = self.weight, self._geometry()
+        dims = len(geometry.kernel)
+        check_image(input, weight.shape[0], dims)
         dtype = working_dtype(input)
-        sides = (self.stride, self.padding, self.kernel_size)
-        extra = self._output_padding(input, output_size, *sides, dims, self.dilation)  # type: ignore[arg-type]
-        self._check_output_padding(tuple(extra))
+        extra = self._extra(input, output_size, geometry)
         batched = input.dim() == 2 + dims
         x = (input if batched else input.unsqueeze(0)).to(dtype)
-        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, extra, strict=True)
-        spatial = ((n - 1) * s - 2 * int(p) + d * (k - 1) + e + 1 for n, k, s, p, d, e in axes)
-        image_shape = (x.shape[0], self.out_channels, *spatial)
-        y = multiply(x, self.weight, ConvSpec(self._geometry(), self.recipe, dtype, True, image_shape))
-        if self.bias is not None:
-            y = y.add_(self.bias.to(dtype).view(-1, *(1,) * dims))
+        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype, extra), self.bias, dims)
         return y if batched else y.squeeze(0)
 
+    def _extra(self, input: Tensor, output_size: list[int] | None, geometry: ConvGeometry) -> tuple[int, ...]:
+        """The output padding of this call, one number for each axis."""
+        dims = len(geometry.kernel)
+        sides = (geometry.stride, geometry.padding, geometry.kernel)
+        found = self._output_padding(input, output_size, *sides, dims, geometry.dilation)  # type: ignore[arg-type]
+        extra = per_axis(found[0] if len(found) == 1 else found, dims)
+        self._check_output_padding(extra)
+        return extra
+
     def _geometry(self) -> ConvGeometry:
-        padding = tuple(int(p) for p in self.padding)
-        return ConvGeometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+        kernel = kernel_of(self)
+        stride, padding, dilation = (
+            per_axis(value, len(kernel))
+            for value in (self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
+        )
+        return ConvGeometry(kernel, stride, padding, dilation, self.groups)
 
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

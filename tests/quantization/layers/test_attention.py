@@ -75,7 +75,7 @@ def test_with_plain_products_it_is_monais_block(name: str, monkeypatch: pytest.M
     # The forward passes here follow MONAI's; this is what fails if a new MONAI computes something else.
     block, inputs = BLOCKS[name]()
     wrapped = wrap(block)
-    monkeypatch.setattr(attention, "fp4_product", lambda a, b, recipe: a @ b.mT)
+    monkeypatch.setattr(attention, "fp4_product", lambda a, b, *_: a @ b.mT)
     torch.testing.assert_close(wrapped(*inputs), block(*inputs), rtol=1e-5, atol=1e-6)
     if name == "vit-saved":
         torch.testing.assert_close(wrapped.att_mat, block.att_mat)
