@@ -369,3 +369,26 @@ def test_the_dtype_that_layers_will_compute_in_reaches_the_backend(monkeypatch: 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         convert(model, "full")
     assert asked == [("cpu", torch.float32), ("cpu", torch.bfloat16), ("cpu", torch.bfloat16)]
+
+
+def test_attention_that_stays_in_high_precision_is_named() -> None:
+    from monai.networks.blocks.crossattention import CrossAttentionBlock
+
+    class OwnAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(32, 32)
+
+    model = nn.ModuleDict(
+        {"cross": CrossAttentionBlock(32, 2), "own": OwnAttention(), "torch": nn.MultiheadAttention(32, 2)}
+    )
+    _, report = convert(model, {"base": "full", "attention": "fp4"}, heads=[])
+    found = outcomes(report)
+    for name in ("cross", "own"):
+        assert found[name][0] == "left"
+        assert "products of attention stay in high precision" in found[name][1]
+    assert "fused attention" in found["torch"][1]
+    assert found["cross.to_q"][0] == "swapped"
+    assert any("no block was swapped" in note for note in report.notes)
+    _, report = convert(model, "full", heads=[])
+    assert "own" not in outcomes(report), "only who asks for attention in FP4 is told"

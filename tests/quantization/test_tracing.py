@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_fp4 import fake_quantize, quantize
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization import convert, set_active, unconvert
+from monai_fp4.quantization import convert, seed_rounding, set_active, unconvert
 
 
 def convolutions() -> nn.Module:
@@ -109,6 +109,25 @@ def test_an_export_by_tracing_is_refused(tmp_path: Path) -> None:
     set_active(model, False)
     plain = unconvert(copy.deepcopy(model))
     assert torch.equal(torch.jit.trace(model, image(4, 32))(image(4, 32)), plain(image(4, 32)))
+
+
+@pytest.mark.parametrize("name", ["convolutions", "monai's vit"])
+def test_a_compiled_network_computes_the_same_and_rounds_anew_in_each_step(name: str) -> None:
+    build, shape, recipe = CASES[name]
+    torch.manual_seed(0)
+    model, report = convert(build(), recipe, heads=[])
+    compiled, x = torch.compile(model, backend="eager"), image(*shape)
+    assert torch.equal(first(compiled(x)), first(model(x)))
+    gradients = []
+    for network in (model, compiled, compiled):
+        model.zero_grad()
+        seed_rounding(model, len(gradients) // 2)
+        first(network(x)).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    assert all(map(torch.equal, gradients[0], gradients[1]))
+    if recipe == "sr_rht_2d":
+        assert not all(map(torch.equal, gradients[1], gradients[2]))
+    assert {layer.use for layer in report.after(lambda: compiled(x)).layers if layer.use} == {"ran in FP4"}
 
 
 @pytest.mark.parametrize("function", [fake_quantize, lambda x: quantize(x).dequantize()], ids=["fake", "packed"])

@@ -56,6 +56,13 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None = N
     Returns:
         ``[..., M, N]`` in the operands' dtype.
     """
+    if torch.compiler.is_compiling():  # as the layers do
+        product: Tensor = torch.compiler.disable(_fp4_product)(a, b, recipe, keys)
+        return product
+    return _fp4_product(a, b, recipe, keys)
+
+
+def _fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None) -> Tensor:
     device = a.device.type
     dtype = (
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.promote_types(a.dtype, b.dtype)

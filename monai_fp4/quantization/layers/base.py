@@ -80,6 +80,12 @@ class NVFP4Layer(nn.Module):
         Raises:
             ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
         """
+        if torch.compiler.is_compiling():  # one break of the graph for each layer, and the kernels are used
+            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute)
+            return answer
+        return self._in_fp4(input, compute)
+
+    def _in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         self.history.record(self)
         check_untransformed()
         if torch.onnx.is_in_onnx_export():
