@@ -94,7 +94,8 @@ class NVFP4Layer(nn.Module):
                 " monai_fp4.quantization.unconvert gives back, or switch them off with set_active"
             )
         _check_memory(input, "input")
-        _check_memory(self.weight, "weight")
+        weight = self._parameters.get("weight")  # quicker than the attribute, and None where it is parametrized
+        _check_memory(self.weight if weight is None else weight, "weight")
         with keys_from(self.history.next_key):
             if has_torch_function_unary(input):  # MONAI's MetaTensor: it answers as it answers for torch's own layers
                 answer: Tensor = handle_torch_function(_on_plain, (input,), input, compute)

@@ -64,9 +64,16 @@ def convolve(
     if output_padding is not None:
         shape = (shape[0], weight.shape[1] * geometry.groups, *geometry.image_size(shape[2:], output_padding))
     y = multiply(x, weight, ConvSpec(geometry, recipe, dtype, output_padding is not None, shape))
-    formats = suggest_memory_format(x), suggest_memory_format(weight)
-    last = next((given for given in formats if given is not torch.contiguous_format), torch.contiguous_format)
-    return y.contiguous(memory_format=last)
+    last = _memory_format(x)
+    return y.contiguous(memory_format=last if last is not torch.contiguous_format else _memory_format(weight))
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """What torch's convolutions take a tensor's memory format for."""
+    if x.ndim not in (4, 5) or x.is_contiguous():
+        return torch.contiguous_format
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return last if x.is_contiguous(memory_format=last) else suggest_memory_format(x)
 
 
 def text_of(recipe: Recipe) -> str:
