@@ -204,8 +204,33 @@ def cuda_kernels() -> str:
     return measured("cuda/cuda_kernels", table)
 
 
+def conversion() -> str:
+    """What `convert` does to the networks of other packages."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rows = []
+        for cell in content["cells"]:
+            uses = ", ".join(f"{number} {use}" for use, number in cell["uses"].items())
+            yes = [{True: "yes", False: "no"}[cell[key]] for key in ("trains", "traced")]
+            snr = "exact" if cell["snr_db"] is None else f"{cell['snr_db']:.0f} dB"
+            rows.append([cell["family"], cell["network"], uses, f"{cell['share']:.0%}", *yes, snr])
+        protocol, peers = content["protocol"], content["peers"]
+        names = ", ".join(f"{name} {version}" for name, version in peers.items() if version != "not installed")
+        absent = f" Not installed: {'; '.join(content['absent'])}." if content["absent"] else ""
+        text = (
+            f"Recipe `{protocol['recipe']}`, random weights, FP32. Share: of the parameters, in layers that ran in FP4;"
+            f" trains: gradients are finite and the loss falls in {protocol['steps']} steps; traced: by `torch.jit.trace`;"
+            f" SNR: of the output against the network in FP32. {names}.{absent} Code {content['machine']['commit']}."
+            " From `benchmarks/results/conversion.json`, by `benchmarks/conversion.py`."
+        )
+        return markdown(["", "network", "swapped layers", "share", "trains", "traced", "SNR"], rows) + "\n\n" + text
+
+    return measured("conversion", table)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "auprc": auprc,
+    "conversion": conversion,
     "cuda_kernels": cuda_kernels,
     "input_wait": input_wait,
     "quantize": quantize,

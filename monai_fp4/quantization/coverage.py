@@ -111,13 +111,14 @@ class Coverage:
         if self._before is None or weight is None or id(weight) not in self._before:
             return False
         version, had_gradient = self._before[id(weight)]
-        return weight._version != version or (weight.grad is not None and not had_gradient)
+        return _version(layer)[0] != version or (weight.grad is not None and not had_gradient)
 
 
 def _version(layer: nn.Module) -> tuple[int, bool]:
     weight = layer._parameters["weight"]
     assert weight is not None
-    return weight._version, weight.grad is not None
+    # What was made in inference mode cannot be trained, and has no version.
+    return 0 if weight.is_inference() else weight._version, weight.grad is not None
 
 
 class _Touched(TorchFunctionMode):

@@ -149,6 +149,24 @@ def test_parametrizations_after_convert(names: tuple[str, ...]) -> None:
     assert convert(model, "sr", heads=[])[1].layers[0].quantized
 
 
+@pytest.mark.parametrize("how", ["prune", "spectral_norm", "weight_norm"])
+def test_weights_that_hooks_compute_since_convert(how: str) -> None:
+    """torch's older way: a hook sets a plain tensor in the weight's place before each call."""
+    from torch.nn.utils import prune
+
+    model, _ = convert(layers(32, 32, 32), "full", heads=[])
+    if how == "prune":
+        prune.l1_unstructured(model[0], "weight", 0.5)
+    else:
+        getattr(nn.utils, how)(model[0])
+    model(image(4, 32)).sum().backward()
+    assert model[0].history.passes == 1
+    assert type(unconvert(model)[0]) is nn.Linear
+    assert model(image(4, 32)).shape == (4, 32)
+    _, report = convert(model, "full", heads=[])
+    assert "computed from other parameters" in report.layers[0].reason
+
+
 def test_a_parametrization_taken_off_again_leaves_the_fp4_layer() -> None:
     model, _ = convert(layers(32, 32, 32), "full", heads=[])
     parametrize.register_parametrization(model[0], "weight", Doubled())

@@ -130,6 +130,34 @@ def test_a_compiled_network_computes_the_same_and_rounds_anew_in_each_step(name:
     assert {layer.use for layer in report.after(lambda: compiled(x)).layers if layer.use} == {"ran in FP4"}
 
 
+def test_torch_fx_keeps_layers_whole_as_it_keeps_torchs() -> None:
+    model, _ = convert(convolutions(), "full", heads=[])
+    graph = torch.fx.symbolic_trace(model)
+    x = image(1, 16, 8, 8)
+    assert torch.equal(graph(x), model(x))
+    assert sum(node.op == "call_module" for node in graph.graph.nodes) == len(model)
+    set_active(model, False)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["convolutions", "monai's vit"])
+def test_an_export_without_dynamo_computes_the_same(name: str) -> None:
+    build, shape, recipe = CASES[name]
+    torch.manual_seed(0)
+    model, _ = convert(build().eval(), recipe, heads=[])
+    exported = torch.export.export(model, (image(*shape),), strict=False).module()
+    with torch.no_grad():
+        torch.testing.assert_close(first(exported(image(*shape))), first(model(image(*shape))))
+
+
+def test_what_is_no_tensor_is_refused_as_torch_refuses_it() -> None:
+    for layer, name in ((nn.Linear(32, 32), "linear"), (nn.Conv2d(32, 32, 3), "conv2d")):
+        convert(layer, "full")
+        for wrong in ("x", None, [1.0]):
+            with pytest.raises(TypeError, match=rf"{name}\(\)"):
+                layer(wrong)
+
+
 @pytest.mark.parametrize("function", [fake_quantize, lambda x: quantize(x).dequantize()], ids=["fake", "packed"])
 def test_quantizing_a_tensor_cannot_be_traced(function: Any) -> None:
     with pytest.raises(ConfigError, match="cannot record how a tensor is quantized"):

@@ -17,7 +17,10 @@ from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.operands import check_untransformed
 from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["NVFP4Layer", "add_bias", "check_image", "is_empty", "working_dtype"]
+__all__ = ["NVFP4Layer", "add_bias", "check_image", "leaves_to_torch", "working_dtype"]
+
+
+_PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 
 class NVFP4Layer(nn.Module):
@@ -80,9 +83,12 @@ class NVFP4Layer(nn.Module):
         Raises:
             ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
         """
-        if torch.compiler.is_compiling():  # one break of the graph for each layer, and the kernels are used
-            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute)
-            return answer
+        if torch.compiler.is_dynamo_compiling():  # one break of the graph for each layer, and the kernels are used
+            return _uncompiled(self, input, compute)
+        if isinstance(input, torch.fx.Proxy):  # torch.fx keeps torch's own layers whole too
+            path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
+            node: Tensor = input.tracer.create_proxy("call_module", path, (input,), {})
+            return node
         return self._in_fp4(input, compute)
 
     def _in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -97,7 +103,8 @@ class NVFP4Layer(nn.Module):
         weight = self._parameters.get("weight")  # quicker than the attribute, and None where it is parametrized
         _check_memory(self.weight if weight is None else weight, "weight")
         with keys_from(self.history.next_key):
-            if has_torch_function_unary(input):  # MONAI's MetaTensor: it answers as it answers for torch's own layers
+            # MONAI's MetaTensor, say: it answers as it answers for torch's own layers.
+            if type(input) not in _PLAIN and has_torch_function_unary(input):
                 answer: Tensor = handle_torch_function(_on_plain, (input,), input, compute)
                 return answer
             return compute(input)
@@ -119,16 +126,21 @@ class NVFP4Layer(nn.Module):
         )
 
 
+@torch.compiler.disable(reason="FP4 layers run their kernels outside of compiled graphs")
+def _uncompiled(layer: NVFP4Layer, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    return layer._in_fp4(input, compute)
+
+
 def _on_plain(input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     return compute(input.as_subclass(Tensor))
 
 
 def _check_memory(tensor: Tensor, what: str) -> None:
     """Refuse what holds its numbers elsewhere: DTensor, nested and quantized tensors, and the like."""
-    if type(tensor) in (Tensor, nn.Parameter):
-        plain = tensor.layout is torch.strided
+    if type(tensor) in _PLAIN:
+        plain = tensor.layout is torch.strided or type(tensor) is FakeTensor
     else:
-        plain = isinstance(tensor, FakeTensor) or not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))
+        plain = not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))
     if not plain:
         raise ConfigError(
             f"an FP4 layer expected its {what} in plain memory, found a {type(tensor).__name__} of layout"
@@ -173,9 +185,14 @@ def check_image(x: Tensor, channels: int, dims: int) -> None:
         )
 
 
-def is_empty(x: Tensor) -> bool:
-    """Whether there is nothing to multiply; while a tracer records, nothing is known to be empty."""
-    return not torch.jit.is_tracing() and x.numel() == 0
+def leaves_to_torch(x: object) -> bool:
+    """Whether an input is torch's affair: one with nothing to multiply, or no tensor at all.
+
+    While a tracer records, nothing is known to be empty, and what `torch.fx` passes for a tensor has no size.
+    """
+    if isinstance(x, Tensor):
+        return not torch.jit.is_tracing() and x.numel() == 0
+    return not isinstance(x, torch.fx.Proxy)
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

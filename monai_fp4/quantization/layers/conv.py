@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, is_empty, working_dtype
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, leaves_to_torch, working_dtype
 from monai_fp4.quantization.layers.conv3d_guard import SafeConv3d
 from monai_fp4.quantization.layers.conv_products import quantize_operands
 from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
@@ -42,7 +42,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve; called by the ``forward`` of the float class."""
-        if not self.quantizing or is_empty(input):
+        if not self.quantizing or leaves_to_torch(input):
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
         return self.in_fp4(input, lambda x: self._convolve(x, weight, bias))
 

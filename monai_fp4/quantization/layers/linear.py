@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, is_empty, working_dtype
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, leaves_to_torch, working_dtype
 from monai_fp4.quantization.layers.linear_products import quantized_input, quantized_weight
 from monai_fp4.quantization.layers.operators import linear
 from monai_fp4.quantization.numerics import decode
@@ -30,7 +30,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
-        if not self.quantizing or is_empty(input):
+        if not self.quantizing or leaves_to_torch(input):
             return super().forward(input)
         return self.in_fp4(input, self._multiply)
 

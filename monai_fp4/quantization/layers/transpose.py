@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, is_empty, working_dtype
+from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, leaves_to_torch, working_dtype
 from monai_fp4.quantization.layers.conv import check_groups
 from monai_fp4.quantization.layers.conv_products import quantize_operands
 from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
@@ -43,7 +43,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Apply the layer to ``[N, in_channels, *spatial]``."""
-        if not self.quantizing or is_empty(input):
+        if not self.quantizing or leaves_to_torch(input):
             return super().forward(input, output_size)  # type: ignore[misc]
         return self.in_fp4(input, lambda x: self._spread(x, output_size))
 
