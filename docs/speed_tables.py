@@ -205,32 +205,58 @@ def cuda_kernels() -> str:
 
 
 def conversion() -> str:
-    """What `convert` does to the networks of other packages."""
+    """What `convert` does to each network of other packages."""
 
     def table(content: Mapping[str, Any]) -> str:
         rows = []
         for cell in content["cells"]:
             uses = ", ".join(f"{number} {use}" for use, number in cell["uses"].items())
             yes = [{True: "yes", False: "no"}[cell[key]] for key in ("trains", "traced")]
-            snr = "exact" if cell["snr_db"] is None else f"{cell['snr_db']:.0f} dB"
-            rows.append([cell["family"], cell["network"], uses, f"{cell['share']:.0%}", *yes, snr])
-        protocol, peers = content["protocol"], content["peers"]
-        names = ", ".join(f"{name} {version}" for name, version in peers.items() if version != "not installed")
-        absent = f" Not installed: {'; '.join(content['absent'])}." if content["absent"] else ""
-        text = (
-            f"Recipe `{protocol['recipe']}`, random weights, FP32. Share: of the parameters, in layers that ran in FP4;"
-            f" trains: gradients are finite and the loss falls in {protocol['steps']} steps; traced: by `torch.jit.trace`;"
-            f" SNR: of the output against the network in FP32. {names}.{absent} Code {content['machine']['commit']}."
-            " From `benchmarks/results/conversion.json`, by `benchmarks/conversion.py`."
-        )
-        return markdown(["", "network", "swapped layers", "share", "trains", "traced", "SNR"], rows) + "\n\n" + text
+            rows.append(
+                [cell["family"], cell["network"], uses, f"{cell['share']:.1%}", *yes, f"{cell['snr_db']:.0f} dB"]
+            )
+        header = ["", "network", "swapped layers", "share", "trains", "traced", "SNR"]
+        return markdown(header, rows) + "\n\n" + _converted_from(content)
 
     return measured("conversion", table)
+
+
+def conversion_summary() -> str:
+    """The same, by family."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        families: dict[str, list[Mapping[str, Any]]] = {}
+        for cell in content["cells"]:
+            families.setdefault(cell["family"], []).append(cell)
+        rows = []
+        for family, cells in families.items():
+            swapped, ran = (sum(counts) for counts in zip(*((c["layers"], c["uses"]["ran in FP4"]) for c in cells)))
+            counts = [f"{sum(cell[key] for cell in cells)} of {len(cells)}" for key in ("trains", "traced")]
+            shares, snrs = ([cell[key] for cell in cells] for key in ("share", "snr_db"))
+            span = f"{min(shares):.0%} to {max(shares):.1%}"
+            rows.append([family, f"{ran} of {swapped}", span, *counts, f"{min(snrs):.0f} to {max(snrs):.0f} dB"])
+        header = ["networks of", "swapped layers that ran in FP4", "share", "train", "traced", "SNR"]
+        return markdown(header, rows) + "\n\n" + _converted_from(content)
+
+    return measured("conversion", table)
+
+
+def _converted_from(content: Mapping[str, Any]) -> str:
+    peers = ", ".join(f"{name} {version}" for name, version in content["peers"].items() if version != "not installed")
+    absent = f" Not installed: {'; '.join(content['absent'])}." if content["absent"] else ""
+    protocol = content["protocol"]
+    return (
+        f"Recipe `{protocol['recipe']}`, random weights, FP32. Share: of a network's parameters, in layers that ran in"
+        f" FP4; trains: gradients are finite and the loss falls in {protocol['steps']} steps; traced: by"
+        f" `torch.jit.trace`; SNR: of the output against the network in FP32. {peers}.{absent} Code"
+        f" {content['machine']['commit']}. From `benchmarks/results/conversion.json`, by `benchmarks/conversion.py`."
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "auprc": auprc,
     "conversion": conversion,
+    "conversion_summary": conversion_summary,
     "cuda_kernels": cuda_kernels,
     "input_wait": input_wait,
     "quantize": quantize,
