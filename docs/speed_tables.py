@@ -230,10 +230,11 @@ def conversion_summary() -> str:
             families.setdefault(cell["family"], []).append(cell)
         rows = []
         for family, cells in families.items():
-            swapped, ran = (sum(counts) for counts in zip(*((c["layers"], c["uses"]["ran in FP4"]) for c in cells)))
+            pairs = [(cell["layers"], cell["uses"]["ran in FP4"]) for cell in cells]
+            swapped, ran = (sum(counts) for counts in zip(*pairs, strict=True))
             counts = [f"{sum(cell[key] for cell in cells)} of {len(cells)}" for key in ("trains", "traced")]
             shares, snrs = ([cell[key] for cell in cells] for key in ("share", "snr_db"))
-            span = f"{min(shares):.0%} to {max(shares):.1%}"
+            span = f"{min(shares):.1%} to {max(shares):.1%}"
             rows.append([family, f"{ran} of {swapped}", span, *counts, f"{min(snrs):.0f} to {max(snrs):.0f} dB"])
         header = ["networks of", "swapped layers that ran in FP4", "share", "train", "traced", "SNR"]
         return markdown(header, rows) + "\n\n" + _converted_from(content)
