@@ -57,12 +57,8 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None = N
         ``[..., M, N]`` in the operands' dtype.
     """
     if torch.compiler.is_dynamo_compiling():  # as the layers do
-        return _uncompiled_product(a, b, recipe, keys)
-    return _fp4_product(a, b, recipe, keys)
-
-
-@torch.compiler.disable(reason="FP4 layers run their kernels outside of compiled graphs")
-def _uncompiled_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None) -> Tensor:
+        product: Tensor = torch.compiler.disable(_fp4_product)(a, b, recipe, keys)
+        return product
     return _fp4_product(a, b, recipe, keys)
 
 

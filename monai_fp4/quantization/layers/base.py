@@ -84,7 +84,9 @@ class NVFP4Layer(nn.Module):
             ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
         """
         if torch.compiler.is_dynamo_compiling():  # one break of the graph for each layer, and the kernels are used
-            return _uncompiled(self, input, compute)
+            # Here and no decorator, which would import the compiler, and Triton, with this module.
+            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute)
+            return answer
         if isinstance(input, torch.fx.Proxy):  # torch.fx keeps torch's own layers whole too
             path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
             node: Tensor = input.tracer.create_proxy("call_module", path, (input,), {})
@@ -124,11 +126,6 @@ class NVFP4Layer(nn.Module):
             f"torch.jit.script cannot compile FP4 layers, found {type(self).__name__}: script the network that"
             " monai_fp4.quantization.unconvert gives back, or record this one with torch.jit.trace"
         )
-
-
-@torch.compiler.disable(reason="FP4 layers run their kernels outside of compiled graphs")
-def _uncompiled(layer: NVFP4Layer, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    return layer._in_fp4(input, compute)
 
 
 def _on_plain(input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
