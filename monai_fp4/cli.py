@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_manifest_parser(commands)
     _add_bundles(commands)
+    _add_foreign(commands)
     add_sweep_parser(commands)
     add_report_parser(commands)
     doctor = commands.add_parser("doctor", help="what this machine is, which backend would run, and why not the others")
@@ -47,6 +48,29 @@ def _add_bundles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action = actions.add_parser(name, help=text)
         action.add_argument("--output_dir", default="bundles", help="folder of the bundles (default: %(default)s)")
         action.set_defaults(func=_write_bundles if name == "write" else _check_bundles)
+
+
+def _add_foreign(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser("check", help="list what in a bundle could run code, without running any of it")
+    check.add_argument("bundle", metavar="BUNDLE", help="a config file, or the folder of a bundle")
+    check.set_defaults(func=_check_foreign)
+    run = commands.add_parser("run", help="check a bundle, then run it: arguments of 'monai.bundle run', and --trust")
+    run.set_defaults(func=_run_checked)
+
+
+def _check_foreign(args: argparse.Namespace) -> int:
+    from monai_fp4.bundle.foreign import check_bundle
+
+    findings = check_bundle(args.bundle)
+    print(*map(str, findings), sep="\n") if findings else print(f"{args.bundle}: nothing in it runs other code")
+    return 1 if findings else 0
+
+
+def _run_checked(args: argparse.Namespace) -> int:
+    from monai_fp4.bundle.checked_run import run_command
+
+    run_command(args.words)
+    return 0
 
 
 def _write_bundles(args: argparse.Namespace) -> int:
@@ -83,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes ``sys.argv``.
     """
     try:
-        args = build_parser().parse_args(arguments)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        # What follows 'run' are the arguments of MONAI's command and ids of the bundle, which argparse cannot know.
+        args = build_parser().parse_args(words[:1] if words[:1] == ["run"] else words)
+        args.words = words[1:]
         code = args.func(args)
         sys.stdout.flush()  # here, where a reader that has gone is not an error
         return int(code or 0)

@@ -2,6 +2,9 @@ from .earlier import brought_up_to_date as brought_up_to_date
 from .files import bundle_files as bundle_files
 from .files import check_bundles as check_bundles
 from .files import write_bundles as write_bundles
+from .foreign import Finding as Finding
+from .foreign import check_bundle as check_bundle
+from .foreign import check_config as check_config
 from .options import OPTIONS as OPTIONS
 from .options import RunOptions as RunOptions
 from .options import defaults as defaults
@@ -17,4 +20,5 @@ from .template import augmentation as augmentation
 from .template import bundle_name as bundle_name
 from .template import training_config as training_config
 from .trained import TrainedRun as TrainedRun
+from .trained import evaluate_network as evaluate_network
 from .trained import network_of_run as network_of_run

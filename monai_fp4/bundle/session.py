@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +38,15 @@ from monai_fp4.machine import describe_environment
 from monai_fp4.networks import check_image_size
 from monai_fp4.quantization.backends import select_backend
 
-__all__ = ["Session", "check_command_line", "error_in_chain", "install_error_hook", "pick_device", "summary_writer"]
+__all__ = [
+    "Session",
+    "check_command_line",
+    "check_options",
+    "error_in_chain",
+    "install_error_hook",
+    "pick_device",
+    "summary_writer",
+]
 
 logger = logging.getLogger("monai_fp4")
 T = TypeVar("T")
@@ -233,10 +241,18 @@ def check_command_line(argv: Sequence[str]) -> None:
     command = getattr(scripts, argv[1] if argv[1:] else "run", scripts.run)
     parameters = [p for call in (command, ConfigWorkflow) for p in inspect.signature(call).parameters.values()]
     arguments = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    for word in argv[1:]:
-        name = word[2:].split("=", 1)[0]
+    check_options([word[2:].split("=", 1)[0] for word in argv[1:] if word.startswith("--")], known, arguments)
+
+
+def check_options(names: Iterable[str], known: Mapping[str, Any], arguments: Sequence[str] = ()) -> None:
+    """Refuse a name that is neither an id at the config's top nor an argument of the command.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    for name in names:
         # An id within a section, such as --train#trainer#max_epochs, is MONAI's business.
-        if word.startswith("--") and name.isidentifier() and name not in {*known, *arguments}:
+        if name.isidentifier() and name not in {*known, *arguments}:
             # Nobody means a whole section, or an expression, by a misspelt option.
             plain = [n for n, value in known.items() if not isinstance(value, dict) and "$" not in str(value)]
             raise unknown_name("option", f"--{name}", [f"--{n}" for n in dict.fromkeys([*plain, *arguments])])

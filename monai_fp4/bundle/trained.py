@@ -3,29 +3,35 @@
 Which patients are evaluated matters more than any metric: a patient that the run was trained on says nothing about the
 next one. ``split: auto`` takes the manifest's test patients or, where it names none, every patient that the run neither
 trained on nor chose its weights with; who is left out is said.
+
+A run folder is data, and may be a stranger's: nothing in it is evaluated. A network of the package's own is built from
+the plain options in the folder. One of the user's own is whatever the folder's ``config.json`` says, which may be any
+code, so that it takes ``trust_run_dir: true``.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 from torch import nn
 
-from monai_fp4.bundle.options import RunOptions
+from monai_fp4.bundle.options import RunOptions, flag
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
 from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
+from monai_fp4.data.image_size import check_size
 from monai_fp4.errors import ConfigError, DataError, unknown_name
-from monai_fp4.networks import to_channels_last
+from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
 
-__all__ = ["TrainedRun", "network_of_run"]
+__all__ = ["TrainedRun", "evaluate_network", "network_of_run"]
 
 SPLITS = ("auto", "test", "val", "all")
 
@@ -41,6 +47,7 @@ class TrainedRun:
         split: ``auto`` (see the module), ``test``, ``val`` (the run's validation fold) or ``all`` (every patient of the
             manifest; refused while one of them was trained on).
         device: as the option of the training bundles.
+        trust_run_dir: build the network by evaluating the folder's config, as MONAI does, whatever that runs.
 
     Attributes:
         network: the converted network with the run's best weights, in evaluation mode, on ``device``.
@@ -63,6 +70,7 @@ class TrainedRun:
         output_dir: str,
         split: str = "auto",
         device: str = "auto",
+        trust_run_dir: bool | str = False,
     ) -> None:
         install_error_hook()
         check_command_line(sys.argv)
@@ -102,7 +110,7 @@ class TrainedRun:
             if patient.id in chosen
         ]
         self.source = {"run_dir": run_dir, "manifest": records.name, "split": split, "patients": len(self.datalist)}
-        self.network = self._load_network(config, len(channels))
+        self.network = self._load_network(config, len(channels), flag("trust_run_dir", trust_run_dir))
         if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
             set_active(self.network, False)
 
@@ -158,10 +166,10 @@ class TrainedRun:
             print("Left out: " + ", ".join(left))
         return chosen
 
-    def _load_network(self, config: Mapping[str, Any], in_channels: int) -> nn.Module:
+    def _load_network(self, config: Mapping[str, Any], in_channels: int, trusted: bool) -> nn.Module:
         if "network_def" not in config:
             raise ConfigError(f"{self.folder.config_path} must hold a 'network_def', but does not; restore it")
-        network = network_of_run(config, in_channels)
+        network = evaluate_network(config, in_channels) if trusted else network_of_run(config, in_channels)
         path = self.folder.model_path
         self.folder.load_weights(network, self.folder.load(path), path)
         # The backends agree in their numbers, so a run of one machine may be evaluated on another.
@@ -170,11 +178,58 @@ class TrainedRun:
 
 
 def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:
-    """Build the unconverted network that a run's ``config.json`` describes, be it of the study or the user's own.
+    """Build the unconverted network that a run's ``config.json`` describes, evaluating nothing of it.
 
     Args:
-        config: the run's whole config. Its ``network_def`` is built again, so a folder is to be trusted like code.
+        config: the run's whole config. Its ``network_def`` must be the package's own, with plain options.
         in_channels: image channels, which a run takes from its manifest.
+
+    Raises:
+        ConfigError: when ``network_def`` is anything else, or there is no such network.
+    """
+    section = config["network_def"]
+    target = section.get("_target_") if isinstance(section, Mapping) else section
+    if target != "monai_fp4.engines.build_and_seed":
+        raise ConfigError(
+            f"a run folder is data, so its network must be one of the package's own, but 'network_def' is {target!r};"
+            " read its config.json, which may run any code, and give --trust_run_dir True to do so"
+        )
+    known = {"arch", "scale", "out_channels", "image_size"}
+    given = {name: _plain(value, config, in_channels) for name, value in section.items() if name in known}
+    if missing := sorted(known - set(given)):
+        raise ConfigError(f"a run's 'network_def' must set {missing[0]!r}, but does not; restore its config.json")
+    image_size = check_size(given["image_size"])
+    channels = (given["out_channels"], _plain(section.get("in_channels", in_channels), config, in_channels))
+    if not all(isinstance(number, int) and 1 <= number <= 1024 for number in channels) or prod(image_size) > 2**28:
+        raise ConfigError(
+            f"a run's 'network_def' must have 1 to 1024 channels and an image that fits into memory, but {channels}"
+            f" and {image_size} were found; restore its config.json"
+        )
+    return build_network(
+        str(given["arch"]), str(given["scale"]), channels[1], channels[0], image_size, spatial_dims=len(image_size)
+    )
+
+
+def _plain(value: Any, config: Mapping[str, Any], in_channels: int) -> Any:
+    """A value of ``network_def``: itself, or the option at the config's top that it refers to."""
+    if value == "$@session.in_channels":
+        return in_channels
+    if isinstance(value, str) and value.startswith("@"):
+        value = config.get(value[1:])
+    if isinstance(value, Mapping) or (isinstance(value, str) and value[:1] in ("$", "@", "%")):
+        raise ConfigError(
+            f"a run folder is data, so its 'network_def' must hold plain options, but {value!r} was found; read its"
+            " config.json, which may run any code, and give --trust_run_dir True to do so"
+        )
+    return value
+
+
+def evaluate_network(config: Mapping[str, Any], in_channels: int) -> nn.Module:
+    """Build the unconverted network of a run by evaluating its config, whatever that runs.
+
+    Args:
+        config: the run's whole config, of a folder that is trusted like code.
+        in_channels: as `network_of_run`.
 
     Raises:
         ConfigError: when it names what is not there, such as a module of the user's own that is not on the path.

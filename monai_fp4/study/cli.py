@@ -68,6 +68,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     run = sweep.add_argument_group("how to run it")
     run.add_argument("--dry_run", action="store_true", help="print the cells and the time they take, run nothing")
     run.add_argument("--only", metavar="PATTERN", help="run a part of the grid: a glob over the ids of --dry_run")
+    run.add_argument("--trust", action="store_true", help="run bundles that name code of your own, unchecked")
     run.add_argument("--retries", type=int, default=2, help="starts after a failure (default: %(default)s)")
     run.add_argument("--gpus_per_cell", type=float, help="such as 0.25; 0 for the CPU (default: by scale)")
     run.add_argument("--cpus_per_cell", type=float, help="cores, and threads, of a cell (default: by scale)")
@@ -120,7 +121,12 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         progress = SweepProgress()
         try:
             # It refuses cells that fit on no machine, and that before anything is written, too.
-            how = {"retries": args.retries, "cpus": args.cpus_per_cell, "gpus": args.gpus_per_cell}
+            how = {
+                "retries": args.retries,
+                "cpus": args.cpus_per_cell,
+                "gpus": args.gpus_per_cell,
+                "trusted": args.trust,
+            }
             sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
             prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):

@@ -38,7 +38,12 @@ _BESIDE = ("metadata.json", "logging.conf")
 
 
 def arguments_of(
-    definition: StudyDefinition, cell: Cell, device: str | None = None, folder: StudyFolder | None = None
+    definition: StudyDefinition,
+    cell: Cell,
+    device: str | None = None,
+    folder: StudyFolder | None = None,
+    *,
+    trusted: bool = False,
 ) -> list[str]:
     """Compose what follows ``python`` on the command line of a cell, run in the study folder.
 
@@ -47,6 +52,7 @@ def arguments_of(
         cell: one of its cells.
         device: the bundle's option ``device``, unless the study sets it; None leaves it to the bundle.
         folder: of the study, whose bundles may hold another learning rate than the package's own, which None takes.
+        trusted: run the bundle whatever it names, in the study folder; else it is checked first.
     """
     options: dict[str, Any] = {
         "manifest": definition.manifest,
@@ -70,7 +76,9 @@ def arguments_of(
             rate = bundle["learning_rate"]
         options["learning_rate"] = round(rate * SGD_RATE, 6)
     options |= {f"optimizer#{name}": value for name, value in OPTIMIZERS[optimizer].items()}
-    words = ["-m", "monai.bundle", "run", "--config_file", f"bundles/{definition.bundle(cell)}.json"]
+    # -P, since the working folder is the study, which may be a stranger's and hold a torch.py.
+    command = ["-m", "monai.bundle", "run"] if trusted else ["-P", "-m", "monai_fp4", "run"]
+    words = [*command, "--config_file", f"bundles/{definition.bundle(cell)}.json"]
     for name, value in options.items():
         words += [f"--{name}", value if isinstance(value, str) else repr(value)]
     return words

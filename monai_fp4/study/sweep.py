@@ -69,6 +69,7 @@ class Sweep:
         cpus: cores a cell; None chooses.
         gpus: GPUs a cell; None chooses.
         version: version of the package, for the records.
+        trusted: run the bundles unchecked, see `monai_fp4.bundle.foreign`.
 
     Raises:
         ConfigError: when a cell asks for more than any machine has.
@@ -86,9 +87,10 @@ class Sweep:
         cpus: float | None = None,
         gpus: float | None = None,
         version: str = "",
+        trusted: bool = False,
     ) -> None:
         self.folder, self.definition, self.executor, self.progress = folder, definition, executor, progress
-        self.retries, self.version = retries, version
+        self.retries, self.version, self._trusted = retries, version, trusted
         most = executor.largest_machine()
         if gpus is None and definition.options.get("device") == "cpu":
             gpus = 0.0
@@ -161,7 +163,9 @@ class Sweep:
         return {
             "study": str(self.folder.path.resolve()),
             "cell": cell.id,
-            "arguments": arguments_of(self.definition, cell, None if needs.gpus else "cpu", self.folder),
+            "arguments": arguments_of(
+                self.definition, cell, None if needs.gpus else "cpu", self.folder, trusted=self._trusted
+            ),
             "threads": needs.threads,
             "version": self.version,
             "stop_file": str(self._stop_file.resolve()),

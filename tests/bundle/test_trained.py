@@ -246,3 +246,69 @@ def test_the_folder_of_a_run_is_not_written_into(finished_run: Path, held_out: D
     shutil.copy(finished_run / "config.json", other)
     with pytest.raises(ConfigError, match="output_dir"):
         trained(finished_run, held_out, other)
+
+
+def replace_network(run: Path, network: Any, **further: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"network_def": network} | further))
+
+
+CODE = "__import__('pathlib').Path('PWNED').touch()"
+PLAIN = {"_target_": "monai_fp4.engines.build_and_seed", "arch": "@arch", "scale": "@scale", "seed": "@seed",
+         "in_channels": "$@session.in_channels", "out_channels": 1, "image_size": "@image_size"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "further"),
+    [
+        (f"${CODE}", {}),
+        ("@hostile", {"hostile": f"${CODE}"}),
+        ("%hostile", {"hostile": {"_target_": "os.system", "command": "touch PWNED"}}),
+        ({"_target_": "os.system", "command": "touch PWNED"}, {}),
+        ({"_target_": f"${CODE}"}, {}),
+        ({"_target_": "@hostile"}, {"hostile": "os.system"}),
+        ([PLAIN], {}),
+        (None, {}),
+        (7, {}),
+        (PLAIN | {"arch": f"${CODE}"}, {}),
+        (PLAIN | {"arch": "@hostile"}, {"hostile": f"${CODE}"}),
+        (PLAIN | {"out_channels": {"_target_": "os.system", "command": "touch PWNED"}}, {}),
+        (PLAIN | {"out_channels": 10**9}, {}),
+        (PLAIN | {"out_channels": "1"}, {}),
+        (PLAIN | {"in_channels": f"${CODE}"}, {}),
+        (PLAIN | {"image_size": f"$[{CODE}, 32]"}, {}),
+        (PLAIN | {"image_size": [10**9, 10**9]}, {}),
+        (PLAIN | {"arch": ["unet"]}, {}),
+        ({"_target_": PLAIN["_target_"]}, {}),
+    ],
+)
+def test_a_run_folder_runs_no_code(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, further: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = copy(finished_run, tmp_path)
+    replace_network(run, change, **further)
+    with pytest.raises(ConfigError):
+        trained(run, held_out, tmp_path / "out")
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_what_else_a_run_folder_says_is_not_run(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = copy(finished_run, tmp_path)
+    extra = {"_target_": "build", "seed": f"${CODE}", "_requires_": [f"${CODE}"], "_desc_": f"${CODE}"}
+    replace_network(run, extra | PLAIN, hostile=f"${CODE}", imported="$import antigravity", _meta_=f"${CODE}")
+    assert trained(run, held_out, tmp_path / "out").image_size == (32, 32)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_network_of_the_users_own_takes_trust(finished_run: Path, held_out: Dataset, tmp_path: Path) -> None:
+    run = copy(finished_run, tmp_path)
+    replace_network(run, PLAIN | {"_target_": "monai_fp4.engines.network.build_and_seed"})
+    with pytest.raises(ConfigError, match="--trust_run_dir True"):
+        trained(run, held_out, tmp_path / "out")
+    assert trained(run, held_out, tmp_path / "out", trust_run_dir=True).threshold
+    with pytest.raises(ConfigError, match="trust_run_dir must be true or false"):
+        trained(run, held_out, tmp_path / "out", trust_run_dir="perhaps")

@@ -247,7 +247,7 @@ def test_a_cell_trains_with_another_optimizer(tiny: Dataset, tmp_path: Path, opt
 
 def _workflow(folder: StudyFolder, arguments: list[str]) -> ConfigWorkflow:
     """What MONAI makes of a cell's command, not yet initialised."""
-    given = {name.removeprefix("--"): value for name, value in zip(arguments[3::2], arguments[4::2], strict=True)}
+    given = {name.removeprefix("--"): value for name, value in zip(arguments[4::2], arguments[5::2], strict=True)}
     bundle = folder.path / given.pop("config_file")
     values = {name: _literal(value) for name, value in given.items()}
     values["output_dir"] = str(folder.path / given["output_dir"])

@@ -197,8 +197,9 @@ def test_the_command_is_what_a_user_would_type() -> None:
     )
     plain, variant, *_ = defined.cells()
     words = arguments_of(defined, plain, "cpu")
-    assert words[:5] == ["-m", "monai.bundle", "run", "--config_file", "bundles/unet_500k_2d.json"]
-    given = dict(zip(words[5::2], words[6::2], strict=True))
+    assert words[:6] == ["-P", "-m", "monai_fp4", "run", "--config_file", "bundles/unet_500k_2d.json"]
+    assert arguments_of(defined, plain, trusted=True)[:3] == ["-m", "monai.bundle", "run"]
+    given = dict(zip(words[6::2], words[7::2], strict=True))
     assert given == {
         "--manifest": "manifest.json",
         "--dataset_dir": "data/phantom",
@@ -243,7 +244,7 @@ def test_a_bundle_that_cells_began_with_is_kept(tmp_path: Path) -> None:
 def test_an_optimizer_changes_the_bundle_s_section_and_nothing_else() -> None:
     defined = definition(recipes={"sr": "sr"}, seeds=(0,), further={"optimizer": ("adamw", "muon", "sgd")})
     words = [arguments_of(defined, cell) for cell in defined.cells()]
-    given = [dict(zip(line[5::2], line[6::2], strict=True)) for line in words]
+    given = [dict(zip(line[6::2], line[7::2], strict=True)) for line in words]
     for options in given:
         options.pop("--output_dir")
     adamw, muon, sgd = given

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -107,6 +108,10 @@ class StudyDefinition:
         wrong += [name for name in ("manifest", "dataset_dir") if not isinstance(values.get(name), str)]
         wrong += [n for n in ("recipes", "further", "options") if not isinstance(values.get(n, {}), Mapping)]
         wrong += [n for n in ("archs", "scales", "folds", "seeds") if not isinstance(values.get(n, []), list)]
+        # These become names of folders.
+        wrong += ["folds" for fold in values.get("folds", ()) if type(fold) is not int and fold != "all"]
+        wrong += ["seeds" for seed in values.get("seeds", ()) if type(seed) is not int]
+        wrong += ["manifest"] if re.search(r"[^\w.-]|^\.", str(values.get("manifest"))) else []
         if wrong:
             raise ConfigError(
                 f"{source} must define a study, but its field '{wrong[0]}' is missing or wrong; restore it"

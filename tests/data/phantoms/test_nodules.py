@@ -284,7 +284,7 @@ def test_a_cell_of_a_study_runs_on_it_by_its_name_alone(nodules, tmp_path):
     )
     write_study(folder, defined, "nodules")
     [cell] = defined.cells()
-    result = command(*arguments_of(defined, cell)[2:], cwd=folder.path)
+    result = command(*arguments_of(defined, cell, trusted=True)[2:], cwd=folder.path)
     assert result.returncode == 0, result.stderr
     assert "on manifest nodules, fold 0: 19 patients to train on, 5 to validate on" in result.stdout + result.stderr
     assert metrics(folder.run_dir(cell))["finished"]
