@@ -57,6 +57,10 @@ class MuonAdamW(Optimizer):
         )
         self._adamw = AdamW(others, betas=betas, **options) if others else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs beside what torch copies."""
+        return {**super().__getstate__(), "_views": self._views, "_muon": self._muon, "_adamw": self._adamw}
+
     def _inner(self) -> list[tuple[str, Optimizer, dict[str, Any]]]:
         """Name, optimizer and the group that a schedule changes."""
         both = (("muon", self._muon, self.param_groups[0]), ("adamw", self._adamw, self.param_groups[1]))

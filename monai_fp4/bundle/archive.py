@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def check_archive(path: str | os.PathLike[str]) -> str:
         ValueError: when it is cut or damaged.
     """
     with _opened(Path(path)) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > os.path.getsize(path):
+            raise ValueError("it would unpack to more than it holds, which nothing that torch writes does")
         try:
             damaged = archive.testzip()
         except Exception as error:  # zipfile says what it finds with half a dozen classes
@@ -57,8 +61,10 @@ def check_archive(path: str | os.PathLike[str]) -> str:
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no regular file")
         return zipfile.ZipFile(path)
-    except OSError:
+    except (OSError, ValueError):
         raise
     except Exception as error:
         raise ValueError(f"it is cut, or no file of tensors: {error}") from error

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from monai_fp4.atomic import remove_leftovers, replacing, write_atomically
@@ -189,14 +190,20 @@ class RunFolder:
 
         try:
             check_archive(path)
-            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            content: Any = torch.load(path, map_location=device, weights_only=True)
+            if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+                raise ValueError("it holds something other than names and their values")
         except FileNotFoundError:
             raise ConfigError(f"{path} must exist, but it does not; let the run finish an epoch first") from None
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Torch's own words advise to load without its guard, which is the last thing to do with such a file.
+            reason = {
+                ValueError: str(error),
+                UnpicklingError: "it holds more than tensors and plain values, which might be code",
+            }.get(type(error), f"it is cut or damaged: {type(error).__name__}")
             raise ConfigError(
-                f"{path} must be a checkpoint of this package, but it cannot be read ({reason}); "
-                "remove it to start again, or restore it"
+                f"{path} must be a checkpoint of this package, but cannot be read ({reason}); remove it to start again,"
+                " or restore it"
             ) from error
         return content
 
@@ -207,9 +214,11 @@ class RunFolder:
             ConfigError: when they are those of another network.
         """
         own = network.state_dict()
+        if not isinstance(weights, Mapping):
+            raise ConfigError(f"{source} must hold the weights of a network, but does not; restore it")
         missing = [name for name in own if name not in weights]
         extra = [name for name in weights if name not in own]
-        shapes = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+        shapes = [n for n in own if n in weights and own[n].shape != getattr(weights[n], "shape", None)]
         if missing or extra or shapes:
             first = (missing or extra or shapes)[0]
             raise ConfigError(
@@ -217,4 +226,9 @@ class RunFolder:
                 f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale,"
                 " image_size and image channels that it was trained with"
             )
-        network.load_state_dict(dict(weights))
+        from monai_fp4.bundle.checkpoint import check_weights
+
+        try:
+            network.load_state_dict(check_weights(weights, network))
+        except ValueError as error:
+            raise ConfigError(f"{source} must hold good weights, but {error}; restore it") from None

@@ -16,6 +16,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from monai_fp4.bundle.archive import check_archive, checksum
+from monai_fp4.bundle.checkpoint import (
+    check_count,
+    check_events,
+    check_history,
+    check_optimizer,
+    check_patients,
+    check_scheduler,
+)
 from monai_fp4.bundle.session import Session
 from monai_fp4.engines import nonfinite_tensors, unwrap_ddp, what_is_kept
 from monai_fp4.errors import ConfigError, NumericsError
@@ -108,27 +116,27 @@ class Recorder:
             self._say_what_is_lost()
             return
         try:
-            path, checkpoint = paths[0], self._load(paths[0])
+            path, checkpoint = paths[0], self._load(paths[0], engine)
         except ConfigError as error:
             if len(paths) == 1:
                 raise
-            path, checkpoint = paths[1], self._load(paths[1])
+            path, checkpoint = paths[1], self._load(paths[1], engine)
             self._say(f"note: {error}; this run takes the one before it")
         self._checkpoint_is_good = path == self.folder.checkpoint_path
         self.folder.load_weights(unwrap_ddp(self.network), checkpoint["network"], path)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
         self.history = checkpoint["history"]
-        self.per_patient = checkpoint.get("per_patient", [])  # not in checkpoints of earlier versions
-        self.peak_memory_bytes = checkpoint.get("peak_memory_bytes", 0)
+        self.per_patient = checkpoint["per_patient"]
+        self.peak_memory_bytes = checkpoint["peak_memory_bytes"]
         engine.state.epoch = checkpoint["epoch"]
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
         self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
         if self.session.rank == 0:
-            self.folder.cut_events(checkpoint.get("events", self.folder.event_sizes()))
+            self.folder.cut_events(checkpoint["events"])
             self._check_model()
 
-    def _load(self, path: Path) -> dict[str, Any]:
+    def _load(self, path: Path, engine: Engine) -> dict[str, Any]:
         checkpoint = self.folder.load(path, self.session.device)
         missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
         if missing:
@@ -139,7 +147,24 @@ class Recorder:
             raise ConfigError(
                 f"{path} must hold finite numbers, but NaN or infinity stands in '{name}'; remove it to start again"
             )
-        return checkpoint
+        epoch = checkpoint["epoch"]
+        try:
+            history = check_history(checkpoint["history"], epoch, engine.state.max_epochs)
+            steps = epoch * engine.state.epoch_length
+            optimizer = check_optimizer(checkpoint["optimizer"], self.optimizer, steps)
+            return checkpoint | {
+                "history": history,
+                "optimizer": optimizer,
+                "lr_scheduler": check_scheduler(checkpoint["lr_scheduler"], self.lr_scheduler, optimizer, epoch, steps),
+                # Not in checkpoints of earlier versions.
+                "per_patient": check_patients(checkpoint.get("per_patient", [])),
+                "peak_memory_bytes": check_count(checkpoint.get("peak_memory_bytes", 0), "peak_memory_bytes"),
+                "events": check_events(checkpoint.get("events", self.folder.event_sizes())),
+            }
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} must be a checkpoint of this run, but {error}; remove it to start again, or restore it"
+            ) from None
 
     def _spoilt(self, state: Mapping[str, Any]) -> str | None:
         return next((name for name in nonfinite_tensors(state) if name not in self._infinite_by_design), None)
