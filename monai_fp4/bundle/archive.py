@@ -47,8 +47,8 @@ def check_archive(path: str | os.PathLike[str]) -> str:
         ValueError: when it is cut or damaged.
     """
     with _opened(Path(path)) as archive:
-        parts = archive.infolist()
-        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > os.path.getsize(path):
+        parts, size = archive.infolist(), Path(path).stat().st_size
+        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
             raise ValueError("it would unpack to more than it holds, which nothing that torch writes does")
         try:
             damaged = archive.testzip()

@@ -10,7 +10,7 @@ Tensors are copied, since two of a file may share their memory, which an optimiz
 >>> check_weights({"weight": torch.zeros(1, 2), "bias": torch.tensor([float("nan")])}, network)
 Traceback (most recent call last):
     ...
-ValueError: 'bias' holds a number that is not finite
+ValueError: NaN or infinity stands in 'bias'
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _tensor_like(found: Any, own: Tensor, where: str) -> Tensor:
         raise ValueError(f"'{where}' must be a tensor {own.dtype} {list(own.shape)}, but is {described}")
     copied = found.detach().clone()
     if (torch.isfinite(own) & ~torch.isfinite(copied)).any():  # a mask of a network may be infinite by design
-        raise ValueError(f"'{where}' holds a number that is not finite")
+        raise ValueError(f"NaN or infinity stands in '{where}'")
     if where.rpartition(".")[2] in _NOT_NEGATIVE and (copied < 0).any():
         raise ValueError(f"'{where}' holds a number below 0")
     return copied

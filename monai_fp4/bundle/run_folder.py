@@ -211,7 +211,15 @@ class RunFolder:
         """Load weights into the network, strictly.
 
         Raises:
-            ConfigError: when they are those of another network.
+            ConfigError: as `check_weights`.
+        """
+        network.load_state_dict(self.check_weights(network, weights, source))
+
+    def check_weights(self, network: torch.nn.Module, weights: Any, source: Path) -> dict[str, Any]:
+        """Copies of the weights, if the network takes them as they are.
+
+        Raises:
+            ConfigError: when they are those of another network, or no good weights.
         """
         own = network.state_dict()
         if not isinstance(weights, Mapping):
@@ -229,6 +237,6 @@ class RunFolder:
         from monai_fp4.bundle.checkpoint import check_weights
 
         try:
-            network.load_state_dict(check_weights(weights, network))
+            return check_weights(weights, network)
         except ValueError as error:
             raise ConfigError(f"{source} must hold good weights, but {error}; restore it") from None

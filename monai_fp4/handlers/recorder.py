@@ -123,7 +123,7 @@ class Recorder:
             path, checkpoint = paths[1], self._load(paths[1], engine)
             self._say(f"note: {error}; this run takes the one before it")
         self._checkpoint_is_good = path == self.folder.checkpoint_path
-        self.folder.load_weights(unwrap_ddp(self.network), checkpoint["network"], path)
+        unwrap_ddp(self.network).load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
         self.history = checkpoint["history"]
@@ -143,16 +143,14 @@ class Recorder:
             raise ConfigError(
                 f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
             )
-        if (name := self._spoilt(checkpoint)) is not None:
-            raise ConfigError(
-                f"{path} must hold finite numbers, but NaN or infinity stands in '{name}'; remove it to start again"
-            )
+        weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint["network"], path)
         epoch = checkpoint["epoch"]
         try:
             history = check_history(checkpoint["history"], epoch, engine.state.max_epochs)
             steps = epoch * engine.state.epoch_length
             optimizer = check_optimizer(checkpoint["optimizer"], self.optimizer, steps)
             return checkpoint | {
+                "network": weights,
                 "history": history,
                 "optimizer": optimizer,
                 "lr_scheduler": check_scheduler(checkpoint["lr_scheduler"], self.lr_scheduler, optimizer, epoch, steps),
