@@ -35,7 +35,14 @@ def test_a_run_writes_its_folder(finished_run: Path, tiny: Dataset) -> None:
     patients = json.loads((finished_run / "patients.json").read_text())
     manifest = load_manifest(tiny.manifest)
     chosen = {part: [patient.id for patient in select_patients(manifest, 0, part)] for part in ("train", "val")}
-    assert patients == chosen | {"test": []}
+    assert {part: patients.pop(part) for part in ("train", "val", "test")} == chosen | {"test": []}
+    assert patients["channels"] == list(manifest.channels) and set(patients["images"]) == {
+        *chosen["train"],
+        *chosen["val"],
+    }
+    assert {key for keys in patients["images"].values() for key in keys} == {
+        pair.sha256[-16:] for patient in manifest.patients for pair in patient.images
+    }
     environment = json.loads((finished_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__ and environment["processes"] == 1
 
@@ -189,7 +196,8 @@ def test_fold_all_trains_on_everybody_outside_the_test_split(tiny: Dataset, held
     folder = train(both, tmp_path / "run", fold="all", epochs=1)
     patients = json.loads((folder / "patients.json").read_text())
     ids = [patient["id"] for patient in document["patients"]]
-    assert patients == {"train": ids[1:], "test": ids[:1]}
+    assert (patients["train"], patients["test"], "val" in patients) == (ids[1:], ids[:1], False)
+    assert list(patients["images"]) == ids[1:]
     assert "training patients" in metrics(folder)["measured_on"]
     assert isinstance(metrics(folder)["threshold"], float)
 
