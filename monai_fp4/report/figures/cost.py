@@ -33,7 +33,7 @@ def _bars(
         for place, recipe in enumerate(recipes):
             if recipe in rows.index:
                 value = rows.loc[recipe, column] / unit
-                axes.barh(place, value, color=look(recipe, recipes).colour, height=0.65)
+                axes.barh(place, value, color=look(recipe, tables.recipes).colour, height=0.65)
                 ratio = rows.loc[recipe, "times_baseline"]
                 said = f" x{ratio:.2f}" if column == "epoch_seconds" and pd.notna(ratio) else f" {value:.2f}"
                 axes.annotate(said, (value, place), va="center", fontsize=7)

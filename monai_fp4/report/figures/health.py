@@ -48,7 +48,7 @@ def over_time(tables: StudyTables, measure: str) -> Picture | None:
     figure.supylabel(words, fontsize=9)
     for panel in axes[-1]:
         panel.set_xlabel("epoch")
-    legend(figure, [r for r in tables.recipes if r in set(known["recipe"])])
+    legend(figure, tables, known["recipe"])
     keys = ["model", "recipe", "fold", "seed"]
     cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
@@ -131,7 +131,7 @@ def attention(tables: StudyTables) -> Picture | None:
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=f"attention {measure}{unit}")
         axes.locator_params(axis="x", integer=True)
-    legend(figure, [r for r in tables.recipes if r in set(known["recipe"])])
+    legend(figure, tables, known["recipe"])
     keys = ["model", "recipe", "fold", "seed"]
     cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     extremes = f"0 is all weight on one token, {'1' if unit else 'log(tokens)'} the same weight on all"

@@ -32,7 +32,7 @@ def pr_curves(tables: StudyTables) -> Picture | None:
     for axes in panels.values():
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     mark_empty(panels, curves["model"])
-    legend(figure, _drawn(tables, curves), markers=False)
+    legend(figure, tables, curves["recipe"], markers=False)
     caption = f"Precision against recall {_WHERE}, at up to 500 thresholds that each run chose among its scores."
     alt = f"Precision-recall curves of {curves['recipe'].nunique()} recipes in {len(panels)} models."
     caption = f"{caption} {_cells(tables, tables.curves)}"
@@ -76,7 +76,7 @@ def probabilities(tables: StudyTables) -> Picture | None:
     for axes in panels.values():
         axes.set(xlabel="predicted probability", ylabel="share of the voxels", xlim=(0, 1), yscale="log")
     mark_empty(panels, scores["model"])
-    legend(figure, _drawn(tables, scores), markers=False)
+    legend(figure, tables, scores["recipe"], markers=False)
     caption = (
         f"How often each probability is predicted, {_WHERE}; logarithmic, 42 bins. A comb of few bins says that four"
         f" bits made the output discrete. {_cells(tables, tables.scores)}"
@@ -136,7 +136,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
         marks: dict[str, Any] = {"marker": style.marker, "markersize": 3}
         panels[model].plot(result.predicted, result.observed, linewidth=1.2, **marks, **style.line)
     mark_empty(panels, scores["model"])
-    legend(figure, _drawn(tables, scores))
+    legend(figure, tables, scores["recipe"])
     caption = (
         f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of a lesion. The Tversky loss, which"
         f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, tables.scores)}"
@@ -163,7 +163,3 @@ def _finished(tables: StudyTables, table: pd.DataFrame) -> pd.DataFrame:
 def _cells(tables: StudyTables, table: pd.DataFrame) -> str:
     drawn = tables.done.merge(_finished(tables, table)[KEYS].drop_duplicates(), on=KEYS)
     return describe_cells(drawn)
-
-
-def _drawn(tables: StudyTables, scores: pd.DataFrame) -> list[str]:
-    return [name for name in tables.recipes if name in set(scores["recipe"])]

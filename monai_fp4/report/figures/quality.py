@@ -71,8 +71,8 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(lambda value, _: "")
     mark_empty(panels, known["model"], "no epoch yet")
-    drawn = [recipe for recipe in tables.recipes if recipe in set(known["recipe"])]
-    legend(figure, drawn)
+    drawn = set(known["recipe"])
+    legend(figure, tables, drawn)
     rings = ""
     if unfinished:
         rings = f" {unfinished} unfinished cell{'s end in rings' if unfinished != 1 else ' ends in a ring'}."
@@ -114,10 +114,10 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
         panel.set_ylabel("AUPRC")
     bottom, top = panel.get_ylim()  # of all, which share it; there is no AUPRC beyond 0 and 1
     panel.set_ylim(max(bottom, 0.0), min(top, 1.0))
-    drawn = [recipe for recipe in tables.recipes if recipe in set(done["recipe"])]
+    drawn = set(done["recipe"])
     shown = {f"{arch} {variant}".strip(): panel for (arch, variant), panel in zip(rows, axes.ravel(), strict=False)}
     mark_empty(shown, {f"{row.arch} {row.variant}".strip() for row in done.itertuples()})
-    legend(figure, drawn)
+    legend(figure, tables, drawn)
     caption = (
         "AUPRC of the best epoch on the validation patients: every seed a dot, the mean with its 95 % t interval (none"
         f" from a single one; one of two may run off the frame).{not_drawn(tables, drawn)} Axes need not begin at 0. "
@@ -154,7 +154,7 @@ def percent_of_baseline(tables: StudyTables, paired: pd.DataFrame, metric: str =
         axes.grid(axis="x", visible=False)
     mark_empty(panels, pairs["model"], "no finished pair")
     extra = [Patch(color=_SHADE, label="SR / RHT / 2D group")] if grouped else []
-    legend(figure, recipes, extra)
+    legend(figure, tables, recipes, extra)
     name = metric_name(metric)
     caption = (
         f"{name} as a percentage of the BF16 cell with the same seed and fold: every {unit} a dot, the mean with its"

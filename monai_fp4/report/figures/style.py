@@ -195,9 +195,12 @@ def single(
         return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-def legend(figure: Figure, recipes: Sequence[str], extra: Sequence[Any] = (), markers: bool = True) -> None:
-    """A legend of recipes below the panels."""
-    looks = {name: look(name, recipes) for name in recipes}
+def legend(
+    figure: Figure, tables: StudyTables, drawn: Iterable[str], extra: Sequence[Any] = (), markers: bool = True
+) -> None:
+    """A legend of the recipes that are drawn, in the study's order, below the panels."""
+    shown = set(drawn)
+    looks = {name: look(name, tables.recipes) for name in tables.recipes if name in shown}
     handles: list[Any] = [
         Line2D([], [], label=name, marker=style.marker if markers else "", markersize=5, **style.line)
         for name, style in looks.items()

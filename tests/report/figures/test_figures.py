@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_hex
 from synthetic_study import EPOCHS, definition, tables_of, write_study
 
 from monai_fp4.quantization import RECIPES
@@ -37,6 +38,23 @@ def test_no_two_recipes_look_alike_with_or_without_colour() -> None:
     assert len({one.colour for one in looks}) == len({one.marker for one in looks}) == len(RECIPES)
     own = [look(name, [*RECIPES, "a", "b", "c"]) for name in ("a", "b", "c")]
     assert len({one.marker for one in [*looks, *own]}) == len(RECIPES) + 3
+
+
+def test_a_recipe_looks_the_same_in_panels_and_legends_whatever_is_finished(tmp_path: Path) -> None:
+    """The greys of a study's own recipes follow from the study, and not from which of them have cells so far."""
+    recipes = {"bf16": "bf16", "mine": {"base": "sr", "bf16_last_share": 0.1}, "yours": {"base": "rht"}}
+    study = definition(archs=("unet",), recipes=recipes, seeds=(0, 1))
+    partial = lambda cell: CellStatus.WAITING if cell.recipe == "mine" else CellStatus.DONE  # noqa: E731
+    tables = collect(write_study(tmp_path, study, status=partial).path)
+    colour = look("yours", list(recipes)).colour
+    picture = outputs.pr_curves(tables)
+    assert picture is not None
+    labels = {line.get_label(): line.get_color() for line in picture.figure.legends[0].get_lines()}
+    assert labels == {"bf16": "#000000", "yours": colour}
+    assert {line.get_color() for axes in picture.figure.axes for line in axes.lines} == {"#000000", colour}
+    bars = time(tables, cost(tables))
+    assert bars is not None
+    assert colour in {to_hex(bar.get_facecolor()) for axes in bars.figure.axes for bar in axes.patches}
 
 
 def test_the_shaded_group_is_one_piece_of_the_fixed_order() -> None:
