@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_fp4.metrics.keys import Keys
+from monai_fp4.metrics.native import cells_natively
 from monai_fp4.metrics.sources import Source, cell_source, score_source
 
 __all__ = ["Cells", "average_precision", "average_precision_bounds", "combine"]
@@ -73,8 +74,13 @@ def combine(parts: Sequence[Cells], negatives: Keys | Tensor, positives: Keys | 
     Returns:
         One cell for every distinct score where they fit and where no part has merged them, else larger ones.
     """
+    parts = [part for part in parts if part.low.size]
+    if len(parts) > 1:
+        parts = [_union(parts)]
+    if parts and capacity is None and not len(negatives) and not len(positives):
+        return parts[0]
     sources: list[Source] = [
-        cell_source(part.low, part.high, part.level, part.positives, part.negatives) for part in parts if part.low.size
+        cell_source(part.low, part.high, part.level, part.positives, part.negatives) for part in parts
     ]
     sources += [score_source(keys, positive) for keys, positive in ((negatives, False), (positives, True)) if len(keys)]
     if not sources:
@@ -87,9 +93,29 @@ def combine(parts: Sequence[Cells], negatives: Keys | Tensor, positives: Keys | 
             return _gather(sources, edges, keys, keys)
     total = sum(int(_mass_below(source, np.array([source.size]))[0]) for source in sources)
     share = 0.0 if capacity is None else _first_share(total, capacity)
-    while (cells := _partition(sources, total, share, limit)) is None:
+    native = not parts and isinstance(negatives, np.ndarray) and isinstance(positives, np.ndarray)
+    while True:
+        if native and (found := cells_natively(negatives, positives, share, limit)) is not None:
+            cells = Cells(*found) if found[0].size else None
+        else:
+            cells = _partition(sources, total, share, limit)
+        if cells is not None:
+            return cells
         share *= 1.5
-    return cells
+
+
+def _union(parts: Sequence[Cells]) -> Cells:
+    """Add up cells alone: of those that nest the largest stays, with the counts of all that it holds."""
+    low, level = (np.concatenate([getattr(part, name) for part in parts]) for name in ("low", "level"))
+    order = np.argsort(low.astype(np.uint64) << np.uint64(6) | (_ROOT - level).astype(np.uint64), kind="stable")
+    low, level = low[order], level[order]
+    high = low + ((np.uint64(1) << level.astype(np.uint64)) - np.uint64(1))
+    first = np.flatnonzero(np.append(True, low[1:] > np.maximum.accumulate(high)[:-1]))
+    positives, negatives = (
+        np.add.reduceat(np.concatenate([getattr(part, name) for part in parts])[order], first)
+        for name in ("positives", "negatives")
+    )
+    return Cells(low[first], level[first], positives, negatives)
 
 
 def _mass_below(source: Source, at: NDArray[np.int64]) -> NDArray[np.int64]:

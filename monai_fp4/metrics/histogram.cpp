@@ -1,4 +1,5 @@
-// Scores to sorted integer keys, the two steps that AUPRC spends its time on (monai_fp4/metrics/keys.py defines both).
+// Scores to sorted integer keys (monai_fp4/metrics/keys.py defines them), and the keys of one scan to cells (cells.py):
+// the three steps that AUPRC spends its time on.
 //
 // A float32 becomes an unsigned key of the same order: flip the sign bit of positive numbers, every bit of negative
 // ones. Keys of tumour and of background are split in the same pass, without a branch, so that a noisy mask costs no
@@ -7,10 +8,57 @@
 //
 // Plain C interface, one thread, no allocation of its own beyond the counters.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+namespace {
+
+struct Scores {
+    const uint32_t *negatives, *positives;
+    double share;
+    int64_t total, limit;
+    uint32_t* low;
+    uint8_t* level;
+    int64_t *positive_counts, *negative_counts;
+};
+
+// Cells of negatives [n0, n1) and positives [p0, p1), written from `count` on; returns their number with those before,
+// or -1 beyond the limit. Dyadic intervals that hold the same keys decide alike, so only the smallest one is asked.
+int64_t split(const Scores& s, int64_t n0, int64_t n1, int64_t p0, int64_t p1, int64_t count) {
+    uint32_t first = UINT32_MAX, last = 0;
+    if (n1 > n0) first = s.negatives[n0], last = s.negatives[n1 - 1];
+    if (p1 > p0) first = std::min(first, s.positives[p0]), last = std::max(last, s.positives[p1 - 1]);
+    const int level = first == last ? 0 : 32 - __builtin_clz(first ^ last);
+    const int64_t mass = n1 - n0 + p1 - p0;
+    if (level == 0 || static_cast<double>(mass) <= std::max(s.share * static_cast<double>(s.total - n0 - p0), 1.0)) {
+        if (count == s.limit) return -1;
+        s.low[count] = level == 32 ? 0 : first >> level << level;
+        s.level[count] = static_cast<uint8_t>(level);
+        s.negative_counts[count] = n1 - n0;
+        s.positive_counts[count] = p1 - p0;
+        return count + 1;
+    }
+    const uint32_t middle = last >> (level - 1) << (level - 1);
+    const int64_t n = std::lower_bound(s.negatives + n0, s.negatives + n1, middle) - s.negatives;
+    const int64_t p = std::lower_bound(s.positives + p0, s.positives + p1, middle) - s.positives;
+    count = split(s, n0, n, p0, p, count);
+    return count < 0 ? count : split(s, n, n1, p, p1, count);
+}
+
+}  // namespace
+
 extern "C" {
+
+// Cells of sorted keys: `split` until an interval holds no more than `share` of the keys at or above its own, or one.
+// The four arrays have room for `limit` cells. Returns how many there are, or -1 if they are more.
+int64_t histogram_cells(const uint32_t* negatives, int64_t n, const uint32_t* positives, int64_t p, double share,
+                        int64_t limit, uint32_t* low, uint8_t* level, int64_t* positive_counts,
+                        int64_t* negative_counts) {
+    if (n + p == 0) return 0;
+    const Scores scores{negatives, positives, share, n + p, limit, low, level, positive_counts, negative_counts};
+    return split(scores, 0, n, 0, p, 0);
+}
 
 // Keys of `n` scores, background's to `negatives` and tumour's to `positives`, each with room for `n`, in order.
 // Labels are bytes. found[0] counts NaN, found[1] is above 1 where a label is neither 0 nor 1; the keys are then of no

@@ -1,12 +1,13 @@
-"""The two slow steps of `monai_fp4.metrics.keys` in C++: splitting scores into keys, and sorting the keys.
+"""The slow steps of the metrics in C++: splitting scores into keys, sorting the keys, and dividing them into cells.
 
-Both give the same bits as NumPy, which stays the definition and takes over wherever no compiler is at hand. The source
-is `kernels/histogram.cpp`; `monai_fp4.compiler` builds, caches and reports it.
+All give the same bits as NumPy (`monai_fp4.metrics.keys`, `monai_fp4.metrics.cells`), which stays the definition and
+takes over wherever no compiler is at hand. The source is `histogram.cpp` beside this module; `monai_fp4.compiler`
+builds, caches and reports it.
 """
 
 from __future__ import annotations
 
-from ctypes import CDLL, c_int64, c_void_p
+from ctypes import CDLL, c_double, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from monai_fp4.compiler import load
 
-__all__ = ["SOURCE", "library", "sort_natively", "split_natively"]
+__all__ = ["SOURCE", "cells_natively", "library", "sort_natively", "split_natively"]
 
 SOURCE = Path(__file__).with_name("histogram.cpp")
 
@@ -50,6 +51,30 @@ def sort_natively(keys: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
     return None if built is None else _sort(built, keys)
 
 
+def cells_natively(
+    negatives: NDArray[np.uint32], positives: NDArray[np.uint32], share: float, limit: int
+) -> tuple[NDArray[Any], ...] | None:
+    """Low key, level, positives and negatives of each cell of sorted keys, see `monai_fp4.metrics.cells`.
+
+    Returns:
+        Four arrays, empty where there would be more cells than the limit; None where there is no library.
+    """
+    built = library()
+    return None if built is None else _cells(built, negatives, positives, share, limit)
+
+
+def _cells(
+    library: CDLL, negatives: NDArray[np.uint32], positives: NDArray[np.uint32], share: float, limit: int
+) -> tuple[NDArray[Any], ...]:
+    room = min(limit, negatives.size + positives.size)
+    found = [np.empty(room, dtype) for dtype in (np.uint32, np.uint8, np.int64, np.int64)]
+    negatives, positives = np.ascontiguousarray(negatives), np.ascontiguousarray(positives)
+    count = library.histogram_cells(
+        _address(negatives), negatives.size, _address(positives), positives.size, share, room, *map(_address, found)
+    )
+    return tuple(each[: max(count, 0)].copy() for each in found)
+
+
 def _split(library: CDLL, scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> _Keys | None:
     scores, labels = np.ascontiguousarray(scores), np.ascontiguousarray(labels)
     negatives, positives = np.empty(scores.size, np.uint32), np.empty(scores.size, np.uint32)
@@ -74,6 +99,11 @@ def _declare(library: CDLL) -> CDLL:
     library.histogram_split.restype = c_int64
     library.histogram_sort.argtypes = [c_void_p, c_void_p, c_int64]
     library.histogram_sort.restype = None
+    library.histogram_cells.argtypes = [
+        *(c_void_p, c_int64, c_void_p, c_int64),
+        *(c_double, c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
+    ]
+    library.histogram_cells.restype = c_int64
     return library
 
 
@@ -89,7 +119,14 @@ def _check(library: CDLL) -> str | None:
     wanted = (keys[labels == 0].astype(np.uint32), keys[labels == 1].astype(np.uint32))
     if found is None or not all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True)):
         return "its keys are not NumPy's"
-    return None if np.array_equal(_sort(library, wanted[0]), np.sort(wanted[0])) else "its order is not NumPy's"
+    if not np.array_equal(_sort(library, wanted[0]), np.sort(wanted[0])):
+        return "its order is not NumPy's"
+    # 3 of 7 keys are few enough for one cell; so are 2 of the upper 4, but not the last 2.
+    low, level, positives, negatives = _cells(
+        library, np.array([1, 2, 9, 12, 15], np.uint32), np.array([3, 10], np.uint32), 0.5, 7
+    )
+    right = [low.tolist(), level.tolist(), positives.tolist(), negatives.tolist()]
+    return None if right == [[0, 8, 12, 15], [2, 2, 0, 0], [1, 1, 0, 0], [2, 1, 1, 1]] else "its cells are not NumPy's"
 
 
 def _address(array: NDArray[Any]) -> int:
