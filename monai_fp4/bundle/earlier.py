@@ -52,6 +52,9 @@ def _at_present(value: Any, separator: str) -> Any:
         for before, now in _MOVED.items():
             if target.startswith(before):
                 present["_target_"] = now + target.removeprefix(before)
+    if target == "torch.utils.data.DataLoader" and present.get("batch_size", 1) is None:  # one patient at a time
+        del present["batch_size"]
+        present |= {"batch_sampler": f"${present['dataset']}.batches()", "collate_fn": "$list"}
     if target == "monai_fp4.data.load_datalist" and present.get("manifest") == "@manifest":
         present["manifest"] = "$@session.manifest"  # which has read it already
     return present

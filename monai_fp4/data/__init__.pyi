@@ -11,6 +11,7 @@ from .loader import BackgroundLoader as BackgroundLoader
 from .manifest import load_manifest as load_manifest
 from .manifest import save_manifest as save_manifest
 from .manifest import shipped_manifests as shipped_manifests
+from .patient_batches import in_batches as in_batches
 from .phantoms.nodules import write_nodules as write_nodules
 from .phantoms.phantom import write_phantom as write_phantom
 from .records import ImagePair as ImagePair

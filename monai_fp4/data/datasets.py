@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from monai_fp4.data.batched import batch_transform
 from monai_fp4.data.image_size import check_size
+from monai_fp4.data.patient_batches import in_batches
 from monai_fp4.data.preprocessing import FULL, read_patients, without_metadata
 
 __all__ = ["CACHE_SHARE", "PatientDataset", "SliceDataset"]
@@ -185,6 +186,17 @@ class PatientDataset(Dataset):
     def __len__(self) -> int:
         """The number of patients."""
         return len(self._items)
+
+    def batches(self, most: int = 64) -> list[list[int]]:
+        """Indices of patients who share a forward pass, for a ``DataLoader``'s ``batch_sampler``.
+
+        Args:
+            most: slices in a batch of several patients, see :func:`monai_fp4.data.in_batches`. Where the network sees
+                volumes, each is a batch of its own.
+        """
+        volumes = len(self.image_size) == 3
+        depth = [most if volumes else item["image"].shape[-1] for item in self._items]
+        return list(in_batches(range(len(self)), depth.__getitem__, most))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One patient."""

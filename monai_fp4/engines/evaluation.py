@@ -1,4 +1,4 @@
-"""One patient evaluated: the whole scan segmented, slice by slice or as a volume, at its own resolution."""
+"""Patients evaluated: whole scans segmented, slice by slice or as volumes, at their own resolution."""
 
 from __future__ import annotations
 
@@ -9,26 +9,87 @@ import torch
 import torch.nn.functional as functional
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
 from monai.utils import CommonKeys as Keys
-from torch import nn
+from torch import Tensor, nn
 
 from monai_fp4.bundle.options import flag
+from monai_fp4.data import in_batches
 from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.engines.network import autocast, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks.memory_format import channels_last
+from monai_fp4.quantization.layers.separate import separate
 
-__all__ = ["EvaluationStep"]
+__all__ = ["EvaluationStep", "mirrored", "segment"]
+
+Views = tuple[tuple[int, ...], ...]
+
+
+def mirrored(flips: bool) -> Views:
+    """The views that a network's answers are averaged over: the image alone, or the four flips of the slice plane.
+
+    >>> mirrored(True)
+    ((), (2,), (3,), (2, 3))
+    """
+    return ((), (2,), (3,), (2, 3)) if flips else ((),)
+
+
+def segment(
+    network: nn.Module,
+    scans: Sequence[Tensor],
+    sizes: Sequence[tuple[int, ...]],
+    *,
+    device: torch.device,
+    inferer: Inferer,
+    chunk: int = 64,
+    views: Views = ((),),
+) -> list[Tensor]:
+    """Segment the scans of one batch, each at its own size.
+
+    A scan's logits do not depend on what else is in the batch: FP4 layers scale each scan by its own maximum. The
+    caller sets evaluation mode, ``no_grad`` and autocast.
+
+    Args:
+        network: the network.
+        scans: as the network sees them, ``[n, C, h, w]`` slices or ``[1, C, h, w, d]``; several only where all their
+            slices fit into one chunk.
+        sizes: each scan's own size, without the slices of a 2D network.
+        device: where to compute.
+        inferer: MONAI's way to call the network.
+        chunk: slices a forward pass.
+        views: see `mirrored`.
+
+    Returns:
+        FP32 logits ``[n, 1, *size]`` of each scan.
+    """
+
+    def logits(piece: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+        images = channels_last(piece.to(device, torch.float32))
+        seen = [inferer(images.flip(dims), network).flip(dims).float() for dims in views]
+        mean = torch.stack(seen).mean(0) if len(seen) > 1 else seen[0]
+        return mean if size is None else resized(mean, size)
+
+    def resized(part: Tensor, size: tuple[int, ...]) -> Tensor:
+        return functional.interpolate(part, size=size, mode="bilinear" if len(size) == 2 else "trilinear")
+
+    if len(scans) == 1:  # piece by piece, since a scan at its own size may be large
+        return [torch.cat([logits(piece, sizes[0]) for piece in scans[0].split(chunk)])]
+    counts = [len(scan) for scan in scans]
+    with separate(counts):
+        parts = logits(torch.cat(list(scans))).split(counts)
+    return [resized(part, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class EvaluationStep:
-    """Segment one patient: ``iteration_update`` of MONAI's SupervisedEvaluator.
+    """Segment patients: ``iteration_update`` of MONAI's SupervisedEvaluator.
 
-    A 2D network sees the patient's slices in chunks, a 3D network the whole volume. The logits are brought to the
-    scan's own size before the sigmoid, so that every metric is one of the scan, not of ``image_size``. The evaluator's
-    ``state.output`` becomes a list of one dict: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8 (2: does
-    not count) and ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
+    A 2D network sees a patient's slices in chunks, a 3D network the whole volume; patients of few slices share a chunk
+    (`monai_fp4.data.in_batches`), and none changes another's result (`segment`). The logits are brought to the scan's
+    own size before the sigmoid, so that every metric is one of the scan, not of ``image_size``. The evaluator's
+    ``state.output`` becomes a list of one dict a patient: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8
+    (2: does not count) and ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
 
     Args:
         image_size: the size that the network takes; two numbers mean slices, three a whole volume.
@@ -51,47 +112,77 @@ class EvaluationStep:
         self.amp = flag("amp", amp)
         self.chunk = chunk
         self.loss = loss
-        self.flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if flag("flips", flips) else ((),)
+        self.flips = mirrored(flag("flips", flips))
 
-    def __call__(self, engine: SupervisedEvaluator, item: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Segment the patient.
+    def __call__(
+        self, engine: SupervisedEvaluator, batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Segment one patient, or a batch of them.
 
         Raises:
             NumericsError: when the network answers NaN or infinity.
         """
-        device, patient = engine.state.device, item["patient"]
-        image, label = item[Keys.IMAGE], item[Keys.LABEL]
-        flat = image.ndim == 4 and self.spatial_dims == 2
-        batch = image.movedim(-1, 0) if flat else image[None]
-        native = tuple(label.shape[1:3]) if flat else tuple(label.shape[1:])
+        patients = [batch] if isinstance(batch, Mapping) else batch
+        engine.state.output = output = []
         # Not DDP's forward, which waits for the other ranks at every call: they may have fewer patients.
         network = unwrap_ddp(engine.network)
-        pieces = []
-        with engine.mode(engine.network), autocast(device, self.amp):
-            for chunk in batch.split(self.chunk):
-                images = channels_last(chunk.to(device, torch.float32))
-                views = [engine.inferer(images.flip(dims), network).flip(dims).float() for dims in self.flips]
-                logits = torch.stack(views).mean(0) if len(views) > 1 else views[0]
-                pieces.append(functional.interpolate(logits, size=native, mode="bilinear" if flat else "trilinear"))
-        logits = torch.cat(pieces)
-        logits = logits.movedim(0, -1) if flat else logits[0]
-        if not torch.isfinite(logits).all():
-            layer = first_nonfinite_layer(network, channels_last(batch.to(device, torch.float32)), self.amp)
-            raise NumericsError(
-                f"the network must answer finite numbers, but for patient {patient} it did not, from layer '{layer}'"
-                " on; check the scan and the checkpoint"
-            )
-        label = label.to(device)
-        output = {Keys.IMAGE: image, Keys.LABEL: label, Keys.PRED: torch.sigmoid(logits), "patient": patient}
-        if self.loss is not None:
-            output[Keys.LOSS] = self.loss(logits[None], _truth(label)[None]).item()
-        engine.state.output = [output]
+        for together in in_batches(patients, self._slices, self.chunk):
+            output += self._segmented(engine, network, together)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return [output]
+        return output
+
+    def _slices(self, item: Mapping[str, Any]) -> int:
+        return int(item[Keys.IMAGE].shape[-1]) if self.spatial_dims == 2 else self.chunk
+
+    def _segmented(
+        self, engine: SupervisedEvaluator, network: nn.Module, patients: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        device, flat = engine.state.device, self.spatial_dims == 2
+        scans = [item[Keys.IMAGE].movedim(-1, 0) if flat else item[Keys.IMAGE][None] for item in patients]
+        sizes = [tuple(item[Keys.LABEL].shape[1 : 3 if flat else 4]) for item in patients]
+        with engine.mode(engine.network), autocast(device, self.amp):
+            found = segment(
+                network, scans, sizes, device=device, inferer=engine.inferer, chunk=self.chunk, views=self.flips
+            )
+        if not all(logits.isfinite().all() for logits in found):
+            raise self._not_finite(network, patients, scans, device)
+        return [
+            self._output(item, logits.movedim(0, -1) if flat else logits[0], device)
+            for item, logits in zip(patients, found, strict=True)
+        ]
+
+    def _output(self, item: Mapping[str, Any], logits: Tensor, device: torch.device) -> dict[str, Any]:
+        label = item[Keys.LABEL].to(device)
+        output = {
+            Keys.IMAGE: item[Keys.IMAGE],
+            Keys.LABEL: label,
+            Keys.PRED: torch.sigmoid(logits),
+            "patient": item["patient"],
+        }
+        if self.loss is not None:
+            output[Keys.LOSS] = self.loss(logits[None], _truth(label)[None]).item()
+        return output
+
+    def _not_finite(
+        self,
+        network: nn.Module,
+        patients: Sequence[Mapping[str, Any]],
+        scans: Sequence[Tensor],
+        device: torch.device,
+    ) -> NumericsError:
+        """The error: which patient alone makes a layer answer NaN or infinity, and which layer."""
+        layers = [
+            first_nonfinite_layer(network, channels_last(scan.to(device, torch.float32)), self.amp) for scan in scans
+        ]
+        at = next((number for number, layer in enumerate(layers) if layer), 0)
+        return NumericsError(
+            f"the network must answer finite numbers, but for patient {patients[at]['patient']} it did not, from layer "
+            f"'{layers[at]}' on; check the scan and the checkpoint"
+        )
 
 
-def _truth(label: torch.Tensor) -> torch.Tensor:
+def _truth(label: Tensor) -> Tensor:
     """A label as losses take it: NaN where it does not count."""
     ignored = label == IGNORED
     return label.float().masked_fill(ignored, torch.nan) if ignored.any() else label

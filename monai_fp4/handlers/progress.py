@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, TextIO
 
 from ignite.engine import Engine, Events
@@ -100,7 +100,7 @@ class Progress:
         loss = float(output["loss"]) if isinstance(output, Mapping) and "loss" in output else None
         if loss is not None:
             self._losses.append(loss)
-        self._epoch_iterations += 1
+        self._epoch_iterations += len(output) if self._unit == "patient" else 1  # a batch may hold several patients
         words = [] if loss is None else [f"loss {loss:.4f}"]
         if self._bar is not None:
             self._bar.set_postfix_str(" ".join([*words, *self._metric_words(engine)]), refresh=False)
@@ -108,6 +108,8 @@ class Progress:
         elif self.clock() - self._spoken >= self.every:
             length = engine.state.epoch_length or 0
             at = (engine.state.iteration - 1) % length + 1 if length else engine.state.iteration
+            if self._unit == "patient":
+                at, length = self._epoch_iterations, _patients(engine) or 0
             where = f"{self._unit} {at}/{length}" if length else f"{self._unit} {at}"
             if self._unit == "step":
                 where = f"epoch {engine.state.epoch}/{engine.state.max_epochs} {where}"
@@ -149,6 +151,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _patients(engine: Engine) -> int | None:
+    """How many patients an evaluator will have seen, where its data tell."""
+    loader = getattr(engine, "data_loader", None)
+    data = getattr(loader, "dataset", loader)
+    return len(data) if isinstance(data, Sized) else None
 
 
 def _total(engine: Engine) -> int | None:

@@ -29,6 +29,7 @@ from monai_fp4.quantization.backends.te_recipe import te_recipe
 from monai_fp4.quantization.layers import NVFP4Layer
 from monai_fp4.quantization.layers.base import working_dtype
 from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.layers.separate import separated
 from monai_fp4.quantization.recipes import Backward
 
 __all__ = ["MULTIPLE", "TEProduct", "WithInputGradient", "obstacle", "pad_axis"]
@@ -51,7 +52,7 @@ class TEProduct(NVFP4Layer):
 
     def on_te(self, input: Tensor) -> bool:
         """Whether Transformer Engine computes this call; if it should and cannot, warn once for each reason."""
-        if not self.quantizing or input.numel() == 0:
+        if not self.quantizing or input.numel() == 0 or separated():  # te.Linear has one maximum for all of its input
             return False
         reason = obstacle(input, self.weight)
         if reason is not None and reason not in _warned:

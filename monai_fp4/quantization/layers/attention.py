@@ -36,7 +36,8 @@ from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
 from monai_fp4.quantization.layers.operands import without_autocast
 from monai_fp4.quantization.layers.operators import LIBRARY, recipe_of, text_of
-from monai_fp4.quantization.numerics import decode, scaled_values
+from monai_fp4.quantization.layers.separate import maxima
+from monai_fp4.quantization.numerics import Scheme, decode, scaled_values
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 
 __all__ = ["ATTENTION_TYPES", "FP4Attention", "FP4SABlock", "FP4WindowAttention", "fp4_attention", "fp4_product"]
@@ -71,9 +72,14 @@ def _fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None) -
     if torch.jit.is_tracing():
         recorded: Tensor = torch.ops.monai_fp4.attention_product(a, b, text_of(recipe))
         return recorded
+    own_a, own_b = maxima(a), maxima(b)
     with keys_from(keys or key_source()):
-        product: Tensor = _Product.apply(a, b, recipe)
-    return product
+        product: Tensor
+        if own_a is None or own_b is None or recipe.scheme_of(Operand.INPUT) is Scheme.MXFP4:
+            product = _Product.apply(a, b, recipe)
+            return product
+        product = _Product.apply(a / own_a, b / own_b, recipe)
+    return product.mul(own_a * own_b).to(dtype)
 
 
 class _Product(torch.autograd.Function):

@@ -61,6 +61,10 @@ class ConvSpec:
     transposed: bool
     image_shape: tuple[int, ...]
 
+    def read(self, x: Tensor) -> Tensor:
+        """The pixels of the input that some tap reads."""
+        return x if self.transposed else self.geometry.pixels_used(x)
+
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Convolve, or apply the adjoint, to what is given: high-precision numbers or the values of FP4 ones."""
         if self.transposed:

@@ -26,8 +26,10 @@ is a module with a state and an autograd of its own, so it is chosen once, by `c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -38,9 +40,10 @@ from monai_fp4.quantization.layers.cpu_products import CPUConvProducts, CPULinea
 from monai_fp4.quantization.layers.layer_products import Products, Spec
 from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
 from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.layers.separate import maxima, separated
 from monai_fp4.quantization.layers.triton_products import TritonConvProducts, TritonLinearProducts
-from monai_fp4.quantization.numerics import ScaledValues
-from monai_fp4.quantization.recipes import Backward
+from monai_fp4.quantization.numerics import ScaledValues, Scheme
+from monai_fp4.quantization.recipes import Backward, Operand
 
 __all__ = ["MULTIPLIERS", "input_gradient", "multiply"]
 
@@ -64,8 +67,13 @@ def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     Returns:
         ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients.
     """
-    y: Tensor = _Multiply.apply(x, weight, spec)
-    return y
+    y: Tensor
+    own = maxima(spec.read(x)) if separated() and spec.recipe.scheme_of(Operand.INPUT) is not Scheme.MXFP4 else None
+    if own is None:
+        y = _Multiply.apply(x, weight, spec)
+        return y
+    y = _Multiply.apply(x / own, weight, replace(spec, dtype=torch.float32))
+    return y.mul(own).to(spec.dtype)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, spec: Spec) -> Tensor:

@@ -31,6 +31,9 @@ class Spec(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of the results."""
 
+    def read(self, x: Tensor) -> Tensor:
+        """The part of an input that the product reads, and whose maximum scales it."""
+
     def input_gradient(self, dy: Tensor, weight: Tensor) -> Tensor:
         """The gradient of the input, in high precision."""
 

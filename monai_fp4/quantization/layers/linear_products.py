@@ -45,6 +45,10 @@ class LinearSpec:
     recipe: Recipe
     dtype: torch.dtype
 
+    def read(self, x: Tensor) -> Tensor:
+        """All of the input."""
+        return x
+
     def input_gradient(self, dy: Tensor, weight: Tensor) -> Tensor:
         """``dy W`` in high precision."""
         return dy @ weight.to(self.dtype)
