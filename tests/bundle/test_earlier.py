@@ -144,3 +144,12 @@ def test_an_edited_bundle_of_an_old_study_stays_edited(old_study: Path) -> None:
     folder = StudyFolder(old_study)
     assert "2 bundles are kept" in write_study(folder, folder.read_definition(), "phantom")[0]
     assert json.loads(path.read_text())["loss"]["alpha"] == 0.4 and "monai_fp4.loop" not in path.read_text()
+
+
+@pytest.mark.parametrize("dataset", ["@validate#dataset", "@dataset"])
+def test_patients_that_came_one_at_a_time_come_in_the_batches_of_their_data_set(dataset: str) -> None:
+    loader = {"_target_": "torch.utils.data.DataLoader", "dataset": dataset}
+    today = {**loader, "batch_sampler": f"${dataset}.batches()", "collate_fn": "$list"}
+    assert brought_up_to_date({"dataloader": {**loader, "batch_size": None}}) == {"dataloader": today}
+    own = {"dataloader": {**loader, "batch_size": 4}}
+    assert brought_up_to_date(own) == own

@@ -4,8 +4,11 @@ import io
 import re
 
 import pytest
+import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
 from synthetic_patients import evaluator_of, synthetic_cohort
+from torch.utils.data import DataLoader
 
 from monai_fp4.handlers import AUPRC, Progress
 
@@ -93,6 +96,21 @@ def test_an_evaluator_counts_patients():
     evaluator.run()
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("patient 1/5, ") and lines[-1].startswith("5 patients, AUPRC 0.9")
+
+
+def test_an_evaluator_whose_batches_hold_several_patients_counts_patients():
+    stream, cohort = io.StringIO(), synthetic_cohort()
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(cohort, batch_sampler=[[0, 1], [2, 3], [4]], collate_fn=list),
+        network=torch.nn.Identity(),
+        iteration_update=lambda _, batch: batch,
+        val_handlers=[Progress(stream=stream, every=0, clock=Clock())],
+        decollate=False,
+    )
+    evaluator.run()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["patient 2/5", "patient 4/5", "patient 5/5", "5 patients"]
 
 
 def test_other_ranks_are_silent():

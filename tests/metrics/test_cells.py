@@ -156,3 +156,33 @@ def test_many_equal_scores_are_never_merged_with_others_in_the_head():
     ones = np.full(5000, score_keys(np.array([1.0], np.float32))[0])
     cells = combine([], random_keys(2, 20_000, int(ones[0])), ones, 512)
     assert cells.low[-1] == ones[0] and cells.level[-1] == 0 and cells.positives[-1] == 5000
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 63), st.booleans()), max_size=30), max_size=5), st.integers(0, 9))
+def test_cells_of_many_add_up_in_the_largest_of_those_that_nest(scores: list[list[tuple[int, bool]]], seed: int):
+    rng, parts = np.random.default_rng(seed), []
+    for part in scores:  # each in cells of its own: aligned intervals of random sizes
+        level = rng.integers(0, 4, 64)
+        level = np.array([level[key >> 3 << 3] for key in range(64)])
+        counts = Counter((key >> level[key] << level[key], level[key], positive) for key, positive in part)
+        intervals = sorted({(low, size) for low, size, _ in counts})
+        parts.append(
+            Cells(
+                np.array([low for low, _ in intervals], np.uint32),
+                np.array([size for _, size in intervals], np.uint8),
+                *(np.array([counts[(*each, positive)] for each in intervals], np.int64) for positive in (True, False)),
+            )
+        )
+    every = {(int(low), int(level)) for part in parts for low, level in zip(part.low, part.level, strict=True)}
+    wanted = sorted(
+        (low, level) for low, level in every
+        if not any(o <= low and low + 2**level <= o + 2**size and size > level for o, size in every)
+    )  # fmt: skip
+    total = combine(parts, none(), none(), None)
+    check_partition(total)
+    assert list(zip(total.low.tolist(), total.level.tolist(), strict=True)) == wanted
+    for positive, counts in ((True, total.positives), (False, total.negatives)):
+        held = [[key for part in scores for key, each in part if each == positive and low <= key < low + 2**level]
+                for low, level in wanted]  # fmt: skip
+        assert counts.tolist() == [len(keys) for keys in held] and counts.dtype == np.int64

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monai_fp4.errors import DataError, NumericsError
+from monai_fp4.metrics import ScoreHistogram, cells
 from monai_fp4.metrics import keys as module
-from monai_fp4.metrics.keys import score_keys, sort_keys, split_keys
-from monai_fp4.metrics.native import library, sort_natively, split_natively
+from monai_fp4.metrics.cells import _partition
+from monai_fp4.metrics.keys import SortedScores, score_keys, sort_keys, split_keys
+from monai_fp4.metrics.native import cells_natively, library, sort_natively, split_natively
+from monai_fp4.metrics.sources import score_source
 
 pytestmark = needs_compiler
 
@@ -74,3 +77,32 @@ def test_what_is_wrong_is_said_as_without_it() -> None:
 def test_the_library_that_this_machine_can_build_is_available() -> None:
     """One that miscalculates is refused, and everything else here would be computed without it."""
     assert library() is not None
+
+
+@settings(deadline=None)
+@given(BITS, st.integers(0, 2**32), st.floats(0, 0.5), st.integers(1, 80))
+def test_cells_are_numpys(bits: np.ndarray, seed: int, share: float, limit: int) -> None:
+    positive = np.random.default_rng(seed).random(bits.size) < 0.4
+    negatives, positives = np.sort(bits[~positive]), np.sort(bits[positive])
+    sources = [score_source(keys, label) for keys, label in ((negatives, False), (positives, True)) if keys.size]
+    wanted = _partition(sources, bits.size, share, limit)
+    found = cells_natively(negatives, positives, share, limit)
+    assert found is not None
+    if wanted is None:
+        assert not found[0].size
+        return
+    for got, right in zip(found, (wanted.low, wanted.level, wanted.positives, wanted.negatives), strict=True):
+        assert got.dtype == right.dtype
+        np.testing.assert_array_equal(got, right)
+
+
+def test_a_scan_of_many_scores_gets_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = 1 / (1 + np.exp(-6 * rng.standard_normal(60_000))).astype(np.float32)
+    ordered = SortedScores.of(scores, rng.random(60_000) < 0.02)
+    native = ScoreHistogram(4096).add_sorted(ordered).cells
+    monkeypatch.setattr(cells, "cells_natively", lambda *_: None)
+    plain = ScoreHistogram(4096).add_sorted(ordered).cells
+    for name in ("low", "level", "positives", "negatives"):
+        np.testing.assert_array_equal(getattr(native, name), getattr(plain, name))
+    assert native.merged.any() and 2000 < native.low.size <= 4096
