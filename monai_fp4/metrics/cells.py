@@ -93,12 +93,14 @@ def combine(parts: Sequence[Cells], negatives: Keys | Tensor, positives: Keys | 
             return _gather(sources, edges, keys, keys)
     total = sum(int(_mass_below(source, np.array([source.size]))[0]) for source in sources)
     share = 0.0 if capacity is None else _first_share(total, capacity)
-    native = not parts and isinstance(negatives, np.ndarray) and isinstance(positives, np.ndarray)
     while True:
-        if native and (found := cells_natively(negatives, positives, share, limit)) is not None:
-            cells = Cells(*found) if found[0].size else None
-        else:
+        found = None
+        if not parts and isinstance(negatives, np.ndarray) and isinstance(positives, np.ndarray):
+            found = cells_natively(negatives, positives, share, limit)
+        if found is None:
             cells = _partition(sources, total, share, limit)
+        else:
+            cells = Cells(*found) if found[0].size else None
         if cells is not None:
             return cells
         share *= 1.5

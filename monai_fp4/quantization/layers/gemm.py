@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     if own is None:
         y = _Multiply.apply(x, weight, spec)
         return y
-    y = _Multiply.apply(x / own, weight, replace(spec, dtype=torch.float32))
+    y = _Multiply.apply(x / own, weight, replace(cast(Any, spec), dtype=torch.float32))
     return y.mul(own).to(spec.dtype)
 
 
