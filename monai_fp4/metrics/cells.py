@@ -97,11 +97,9 @@ def combine(parts: Sequence[Cells], negatives: Keys | Tensor, positives: Keys | 
         found = None
         if not parts and isinstance(negatives, np.ndarray) and isinstance(positives, np.ndarray):
             found = cells_natively(negatives, positives, share, limit)
-        if found is None:
-            cells = _partition(sources, total, share, limit)
-        else:
-            cells = Cells(*found) if found[0].size else None
-        if cells is not None:
+        if found is not None and found[0].size:
+            return Cells(*found)
+        if found is None and (cells := _partition(sources, total, share, limit)) is not None:
             return cells
         share *= 1.5
 
