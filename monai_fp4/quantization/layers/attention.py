@@ -72,14 +72,13 @@ def _fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None) -
     if torch.jit.is_tracing():
         recorded: Tensor = torch.ops.monai_fp4.attention_product(a, b, text_of(recipe))
         return recorded
-    own_a, own_b = maxima(a), maxima(b)
+    own = [maxima(a), maxima(b)] if recipe.scheme_of(Operand.INPUT) is not Scheme.MXFP4 else [None, None]
+    scaled = [x if scale is None else x / scale for x, scale in zip((a, b), own, strict=True)]
     with keys_from(keys or key_source()):
-        product: Tensor
-        if own_a is None or own_b is None or recipe.scheme_of(Operand.INPUT) is Scheme.MXFP4:
-            product = _Product.apply(a, b, recipe)
-            return product
-        product = _Product.apply(a / own_a, b / own_b, recipe)
-    return product.mul(own_a * own_b).to(dtype)
+        product: Tensor = _Product.apply(*scaled, recipe)
+    for scale in own:
+        product = product if scale is None else product * scale
+    return product.to(dtype)
 
 
 class _Product(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_fp4 import Recipe, convert
 from monai_fp4.networks import build_network
-from monai_fp4.quantization.conversion import Action
+from monai_fp4.quantization.layers import LAYER_TYPES
 from monai_fp4.quantization.layers.attention import fp4_product
 from monai_fp4.quantization.layers.separate import maxima, separate, separated
 
@@ -46,9 +46,8 @@ RECIPES: dict[str, Any] = {
 def test_each_tensor_is_quantized_as_if_it_were_alone(kind: str, recipe: str) -> None:
     torch.manual_seed(1)
     module, shape = LAYERS[kind]
-    network, report = convert(nn.ModuleDict({"layer": copy.deepcopy(module), "head": nn.Linear(1, 1)}), RECIPES[recipe])
-    assert report.count(Action.SWAPPED) or report.count(Action.PADDED)
-    layer, parts = network["layer"], tensors(*shape)
+    layer = LAYER_TYPES[type(module)].from_float(copy.deepcopy(module), Recipe.from_config(RECIPES[recipe]))
+    parts = tensors(*shape)
     alone = [layer(part) for part in parts]
     with separate(COUNTS):
         together = layer(torch.cat(parts)).split(COUNTS)
@@ -91,7 +90,7 @@ def test_a_tensor_of_zeros_stays_zero_and_one_that_is_not_finite_is_no_scale() -
     with separate([1, 1, 1, 1]):
         found = maxima(x)
     assert found is not None and found.flatten().tolist() == [1, 1, 1, 2]
-    layer = convert(nn.Sequential(nn.Linear(32, 16, bias=False), nn.Linear(1, 1)), "full")[0][0]
+    layer = LAYER_TYPES[nn.Linear].from_float(nn.Linear(32, 16, bias=False), "full")
     with separate([1, 1]):
         assert torch.equal(layer(torch.zeros(2, 32)), torch.zeros(2, 16))
 
