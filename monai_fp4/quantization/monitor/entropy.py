@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,15 +65,11 @@ def attention_entropy(network: nn.Module) -> Iterator[dict[str, AttentionEntropy
         (True, 1.0)
     """
     found: dict[str, AttentionEntropy] = {}
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, (SABlock, WindowAttention)):
-            handles.append(module.register_forward_hook(_Look(name, found), with_kwargs=True))
-    try:
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, (SABlock, WindowAttention)):
+                hooks.enter_context(module.register_forward_hook(_Look(name, found), with_kwargs=True))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Look:

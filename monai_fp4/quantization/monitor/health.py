@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +107,11 @@ def quantization_health(network: nn.Module, *, gradients: bool = True) -> Iterat
         {'0': ['gradient', 'input', 'weight']}
     """
     health: dict[str, dict[str, OperandHealth]] = {}
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, NVFP4Layer):
-            handles.append(module.register_forward_hook(_Watch(name, health, gradients)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, NVFP4Layer):
+                hooks.enter_context(module.register_forward_hook(_Watch(name, health, gradients)))
         yield health
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watch:
