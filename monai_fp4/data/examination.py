@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.patients import read_raw
+from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.masks import looks_inverted, values_of
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
@@ -195,8 +196,10 @@ def _doubts(
 
 def _mask_name(entry: FoundPatient) -> str:
     """A mask's name without what changes from patient to patient."""
-    path = PurePosixPath(entry.pairs[0][1])
-    return re.sub(r"\d+", "*", path.as_posix().replace(entry.id, "*"))
+    path = entry.pairs[0][1]
+    if is_series(path):
+        return "DICOM-SEG"
+    return re.sub(r"\d+", "*", path.replace(entry.id, "*"))
 
 
 def _meaning(reading: Reading) -> str:

@@ -99,6 +99,7 @@ def test_a_localizer_and_files_that_are_none_are_listed_and_left(tmp_path):
     (tmp_path / "anna" / "notes.txt").write_text("x")
     manifest, findings = find_and_examine(tmp_path, folds=2)
     assert manifest.channels == ("FLAIR",)
+    assert findings.facts[2] == "masks: DICOM-SEG"
     assert findings.facts[-1] == "not read, as no rule takes them: anna/notes.txt, anna/scout/IM0000.dcm"
 
 
