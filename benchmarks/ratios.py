@@ -56,8 +56,15 @@ def collect(folder: Path) -> list[Ratio]:
         "networks": networks,
         "auprc": auprc,
         "input": input_wait,
+        "predict": predict,
     }
     return [ratio for name, read in readers.items() if (content := load(folder, name)) for ratio in read(content)]
+
+
+def predict(content: Mapping[str, Any]) -> Iterator[Ratio]:
+    """Our prediction of a study over MONAI's."""
+    seconds = {name: row["seconds"] for name, row in content["predict"].items()}
+    yield Ratio("predict: a study, ours / MONAI's", seconds["ours"] / seconds["MONAI"], 1.0)
 
 
 def quantize(content: Mapping[str, Any]) -> Iterator[Ratio]:

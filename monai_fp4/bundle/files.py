@@ -6,7 +6,7 @@ its tools. A test, and ``monai-fp4 bundles check``, fail when a file on disk dif
 other files in the folder are the user's own, and are left alone.
 
 >>> len(bundle_files())
-114
+115
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from monai_fp4.quantization.recipes import RECIPES
 
 __all__ = ["bundle_files", "check_bundles", "write_bundles"]
 
-_COPIED = ("evaluate.json", "protocols/lgg.json", "metadata.json", "logging.conf")
+_COPIED = ("evaluate.json", "inference.json", "protocols/lgg.json", "metadata.json", "logging.conf")
 
 
 def bundle_files() -> dict[str, str]:

@@ -1,6 +1,21 @@
 """A run writes one folder, and this module is the only one that knows its files.
 
-==========================  ===================================================================
+==========================  ==========================================================================
+``config.json``             the run's whole config; an overlay that runs it again
+``environment.json``        versions, machine and backend that it ran on
+``conversion.json``         what became of every layer: swapped, padded or left, and why
+``patients.json``           which patients trained, validated and were held out; channels, and hashes of images
+``training_data.json``      the range of the training scans: spacing, slice planes, intensities
+``checkpoint.pt``           everything that resuming needs, replaced after every epoch
+``checkpoint.previous.pt``  the one before, kept until an epoch was trained from the newer; gone at the end
+``model.pt``                the weights of the best validation AUPRC (the last ones under ``fold: all``)
+``metrics.json``            what the validation said; written as it goes, ``"finished": true`` at the end
+``pr_curve.json``           precision-recall curve behind ``model.pt``: thresholds from high to low, with true and false
+                            positives at or above each
+``health.json``             by epoch: health of the quantized layers, entropy of attention, histogram of probabilities
+``events.out.tfevents.*``   one TensorBoard file
+==========================  ==========================================================================
+
 Every file is written beside its place and then moved into it, so that a run that is killed leaves whole files.
 """
 
@@ -27,7 +42,7 @@ __all__ = ["RunFolder"]
 
 _WRITTEN = (
     "checkpoint.pt", "checkpoint.previous.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json",
-    "conversion.json", "environment.json", "health.json",
+    "conversion.json", "environment.json", "health.json", "training_data.json",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,69 @@ from monai_fp4.errors import ConfigError, DataError, unknown_name
 from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
 
-__all__ = ["TrainedRun", "evaluate_network", "network_of_run"]
+__all__ = ["TrainedNetwork", "TrainedRun", "evaluate_network", "network_of_run"]
 
 SPLITS = ("auto", "test", "val", "all")
 
 
-class TrainedRun:
+class TrainedNetwork:
+    """The network of a run with the weights that it chose.
+
+    Args:
+        run_dir: folder that a training bundle wrote.
+        device: as the option of the training bundles.
+        trust_run_dir: build the network by evaluating the folder's config, as MONAI does, whatever that runs.
+
+    Attributes:
+        folder: the run's folder.
+        options: the run's options.
+        network: the converted network with the run's best weights, in evaluation mode, on ``device``.
+        image_size: the size that the network sees.
+        threshold: the probability from which on a voxel is called tumour, chosen by the run on its validation patients.
+
+    Raises:
+        ConfigError: when the folder holds no finished epoch, or the weights are of another network.
+    """
+
+    def __init__(self, run_dir: str, device: str = "auto", trust_run_dir: bool | str = False) -> None:
+        self._trusted = flag("trust_run_dir", trust_run_dir)
+        self.folder = RunFolder(run_dir)
+        self._config = self.folder.read_config()
+        self._metrics = self.folder.read_json("metrics.json")
+        self.options = RunOptions.of_run(self._config)
+        self.image_size = self.options.image_size
+        self.device = pick_device(device)
+        threshold = self._metrics.get("threshold")
+        if not isinstance(threshold, (int, float)):
+            raise ConfigError(
+                f"{self.folder.metrics_path} must hold a 'threshold', but does not; let the run validate once"
+            )
+        self.threshold = float(threshold)
+        self._seen = self.folder.read_json("patients.json")
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """The image channels that the run was trained on; an earlier version's run names them in its manifest alone."""
+        known = self._seen.get("channels")
+        return tuple(load_manifest(self.options.manifest).channels if known is None else known)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Build, load and convert the network."""
+        if "network_def" not in self._config:
+            raise ConfigError(f"{self.folder.config_path} must hold a 'network_def', but does not; restore it")
+        build = evaluate_network if self._trusted else network_of_run
+        network = build(self._config, len(self.channels))
+        path = self.folder.model_path
+        self.folder.load_weights(network, self.folder.load(path), path)
+        # The backends agree in their numbers, so a run of one machine may be evaluated on another.
+        network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)
+        if self._metrics.get("fp4") is False:  # the schedule had switched to BF16 when these weights were chosen
+            set_active(network, False)
+        return to_channels_last(network, self.image_size).eval()
+
+
+class TrainedRun(TrainedNetwork):
     """The network of a run and the patients to evaluate it on.
 
     Args:
@@ -50,11 +108,8 @@ class TrainedRun:
         trust_run_dir: build the network by evaluating the folder's config, as MONAI does, whatever that runs.
 
     Attributes:
-        network: the converted network with the run's best weights, in evaluation mode, on ``device``.
         datalist: one record a patient.
-        image_size: the size that the network sees.
         source: run, manifest and split, for the record.
-        threshold: the probability above which a pixel is called tumour, chosen by the run on its validation patients.
 
     Raises:
         ConfigError: when the folder holds no finished epoch, or the weights are of another network.
@@ -87,22 +142,10 @@ class TrainedRun:
                 f"output_dir must be a new folder, but {output_dir} holds a config.json, as a training does; choose"
                 " another output_dir"
             )
-        self.folder = RunFolder(run_dir)
-        config = self.folder.read_config()
-        metrics = self.folder.read_json("metrics.json")
-        self.options = RunOptions.of_run(config)
-        self.image_size = self.options.image_size
-        self.device = pick_device(device)
-        threshold = metrics.get("threshold")
-        if not isinstance(threshold, (int, float)):
-            raise ConfigError(
-                f"{self.folder.metrics_path} must hold a 'threshold', but does not; let the run validate once"
-            )
-        self.threshold = float(threshold)
+        super().__init__(run_dir, device, trust_run_dir)
         records = load_manifest(manifest)
         root = prepare_data(records, dataset_dir)
-        self._seen = self.folder.read_json("patients.json")
-        channels = self._channels(records)
+        channels = self.channels = self._channels(records)
         chosen = self._choose(records, split)
         self.datalist = [
             {**patient_record(records, patient, root), "select": list(channels)}
@@ -110,9 +153,7 @@ class TrainedRun:
             if patient.id in chosen
         ]
         self.source = {"run_dir": run_dir, "manifest": records.name, "split": split, "patients": len(self.datalist)}
-        self.network = self._load_network(config, len(channels), flag("trust_run_dir", trust_run_dir))
-        if metrics.get("fp4") is False:  # the precision schedule had switched to BF16 when these weights were chosen
-            set_active(self.network, False)
+        self.network  # noqa: B018 - built now, so that weights of another network are refused before data is read
 
     def _channels(self, manifest: Manifest) -> tuple[str, ...]:
         """The channels that the run was trained on, in its order; an earlier version's run does not name them."""
@@ -165,16 +206,6 @@ class TrainedRun:
         if left:
             print("Left out: " + ", ".join(left))
         return chosen
-
-    def _load_network(self, config: Mapping[str, Any], in_channels: int, trusted: bool) -> nn.Module:
-        if "network_def" not in config:
-            raise ConfigError(f"{self.folder.config_path} must hold a 'network_def', but does not; restore it")
-        network = evaluate_network(config, in_channels) if trusted else network_of_run(config, in_channels)
-        path = self.folder.model_path
-        self.folder.load_weights(network, self.folder.load(path), path)
-        # The backends agree in their numbers, so a run of one machine may be evaluated on another.
-        network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)
-        return to_channels_last(network, self.image_size).eval()
 
 
 def network_of_run(config: Mapping[str, Any], in_channels: int) -> nn.Module:

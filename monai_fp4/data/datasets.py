@@ -19,6 +19,7 @@ import torch
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset
 
+from monai_fp4.data.acquisition import summarize
 from monai_fp4.data.batched import batch_transform
 from monai_fp4.data.image_size import check_size
 from monai_fp4.data.patient_batches import in_batches
@@ -91,8 +92,10 @@ class SliceDataset(Dataset):
             )
         self._images: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
+        self._facts: list[dict[str, Any]] = []
         for item in read_patients(data, self.image_size, progress):
             image, label = item["image"], item["label"]
+            self._facts.append(item["facts"])
             # A volume of its own, or slices first.
             volumes = len(self.image_size) == 3
             self._images.append((image[None] if volumes else image.permute(3, 0, 1, 2)).contiguous())
@@ -105,6 +108,10 @@ class SliceDataset(Dataset):
     def __len__(self) -> int:
         """The number of slices, or of volumes."""
         return len(self._index)
+
+    def summary(self) -> dict[str, Any]:
+        """The range of the scans, for the run to keep; see :mod:`monai_fp4.data.acquisition`."""
+        return summarize(self._facts)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the random numbers of another epoch, from now on and in all workers."""

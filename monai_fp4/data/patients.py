@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.files import load
-from monai_fp4.data.readers.geometry import lay_onto, orientation_of, turned
+from monai_fp4.data.readers.geometry import lay_onto, orientation_of, place_of, turned
 from monai_fp4.data.readers.masks import binary_mask
-from monai_fp4.data.readers.volume import Decoded, Volume, format_size
+from monai_fp4.data.readers.volume import Decoded, Place, Volume, format_size
 from monai_fp4.data.records import Header, Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["Raw", "read_patient", "read_raw"]
+__all__ = ["Image", "Raw", "read_image", "read_patient", "read_raw"]
 
 _LARGEST = 1e36
 """Intensities up to here can be subtracted and averaged in float32."""
@@ -32,6 +32,7 @@ class Raw:
     image: NDArray[np.float32]
     mask: NDArray[Any]
     mask_paths: tuple[str, ...]
+    place: Place | None = None
 
     def volume(self, reading: Reading) -> Volume:
         """The patient with a binary mask.
@@ -40,7 +41,8 @@ class Raw:
             DataError: the mask holds other values than ``reading`` allows.
         """
         mask = binary_mask(self.mask, self.mask_paths, reading)
-        return Volume(self.image, np.ascontiguousarray(mask)[None] if len(self.mask_paths) == 1 else mask[None])
+        whole = np.ascontiguousarray(mask) if len(self.mask_paths) == 1 else mask
+        return Volume(self.image, whole[None], self.place)
 
 
 def read_patient(record: Mapping[str, Any]) -> Volume:
@@ -92,12 +94,23 @@ class _Scan:
     mask: NDArray[Any]
     path: str
     mask_path: str
+    place: Place | None = None
 
 
 def _read_scan(pairs: Sequence[Mapping[str, str]], reading: Reading) -> _Scan:
     """Read the images that share one mask, and the mask, and turn all as the first image has to be."""
     mask_path, first_path = str(pairs[0]["mask"]), str(pairs[0]["image"])
     mask = _load(mask_path, pairs[0].get("mask_sha256"), reading, is_mask=True)
+    first, together = _read_channels(pairs, reading)
+    mask = lay_onto(first, mask, first_path, mask_path, reading.tolerance)
+    orientation = orientation_of(first, first_path)
+    place = place_of(first, orientation)
+    return _Scan(together, turned(mask.values, orientation)[0], first_path, mask_path, place)
+
+
+def _read_channels(pairs: Sequence[Mapping[str, str]], reading: Reading) -> tuple[Decoded, NDArray[Any]]:
+    """The first image as it is in its file, and all of them together, turned as the first has to be."""
+    first_path = str(pairs[0]["image"])
     first = _load(first_path, pairs[0].get("sha256"), reading)
     orientation = orientation_of(first, first_path)
     channels = [turned(first.values, orientation)]
@@ -105,9 +118,59 @@ def _read_scan(pairs: Sequence[Mapping[str, str]], reading: Reading) -> _Scan:
         path = str(pair["image"])
         image = lay_onto(first, _load(path, pair.get("sha256"), reading), first_path, path, reading.tolerance)
         channels.append(turned(image.values, orientation))
-    mask = lay_onto(first, mask, first_path, mask_path, reading.tolerance)
-    together = channels[0] if len(channels) == 1 else np.concatenate(channels)
-    return _Scan(together, turned(mask.values, orientation)[0], first_path, mask_path)
+    return first, channels[0] if len(channels) == 1 else np.concatenate(channels)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A scan without a mask, and how to get from its voxels back to those of its files.
+
+    Attributes:
+        values: float32 ``[C, H, W, D]``, as :func:`read_patient` hands them out.
+        shape: of the first file, ``(I, J, K)``; of slices, ``(H, W, D)``.
+        affine: of the first file, from voxels to millimetres to the right, front and head; ``None``: it does not say.
+        orientation: how the file's axes were turned; ``None``: they were not.
+        place: how it was acquired; ``None``: the file does not say.
+    """
+
+    values: NDArray[np.float32]
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64] | None
+    orientation: NDArray[np.float64] | None
+    place: Place | None
+
+    def to_file(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Turn ``[H, W, D]`` back into the order of the first file's axes."""
+        if self.orientation is None:
+            return values
+        back = np.empty_like(self.orientation)
+        for axis, (target, flip) in enumerate(self.orientation):
+            back[int(target)] = axis, flip
+        return turned(values[None], back)[0]
+
+
+def read_image(slices: Sequence[Sequence[str]], reading: Reading) -> Image:
+    """Read a scan without a mask.
+
+    Args:
+        slices: the files of each slice, or those of one volume; each a file a channel.
+        reading: what the user said of the files.
+
+    Raises:
+        DataError: as :func:`read_patient`, of the images.
+    """
+    read = [_read_channels([{"image": path} for path in paths], reading) for paths in slices]
+    first = read[0][0]
+    scans = [
+        _Scan(values, np.broadcast_to(np.uint8(0), values.shape[1:]), paths[0], paths[0])
+        for (_, values), paths in zip(read, slices, strict=True)
+    ]
+    if len(scans) > 1 or scans[0].image.ndim == 3:
+        stack = _stack(scans).image
+        return Image(stack, stack.shape[1:], None, None, None)
+    orientation = orientation_of(first, slices[0][0])
+    place = place_of(first, orientation)
+    return Image(_volume(scans[0]).image, first.values.shape[1:], first.affine, orientation, place)
 
 
 def _load(path: str, digest: str | None, reading: Reading, *, is_mask: bool = False) -> Decoded:
@@ -130,7 +193,7 @@ def _one_channel(mask: NDArray[Any], path: str) -> NDArray[Any]:
 
 def _volume(scan: _Scan) -> Raw:
     # A volume that was turned is a view with negative strides, which torch does not take.
-    return Raw(np.ascontiguousarray(scan.image, dtype=np.float32), scan.mask, (scan.mask_path,))
+    return Raw(np.ascontiguousarray(scan.image, dtype=np.float32), scan.mask, (scan.mask_path,), scan.place)
 
 
 def _stack(scans: Sequence[_Scan]) -> Raw:

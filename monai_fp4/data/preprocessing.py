@@ -17,13 +17,14 @@ import torch
 from monai.data import get_track_meta, set_track_meta
 from tqdm import tqdm
 
+from monai_fp4.data.acquisition import facts
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers.masks import IGNORED
-from monai_fp4.data.transforms import NormalizeForegroundd, resize
+from monai_fp4.data.transforms import NormalizeForegroundd, Scale, resize
 from monai_fp4.errors import DataError
 from monai_fp4.machine import free_memory
 
-__all__ = ["FULL", "without_metadata", "read_patients"]
+__all__ = ["FULL", "network_image", "read_patients", "without_metadata"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +119,8 @@ def without_metadata(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
 
 def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label: bool) -> dict[str, Any]:
     volume = read_patient(record)
-    image, label = torch.from_numpy(volume.image), torch.from_numpy(volume.mask)
-    size = (*image_size, image.shape[3])[:3]
-    normalise = NormalizeForegroundd("image")
-    scales = normalise.scales(image)
-
-    def network_image(piece: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-        return resize(normalise.scale(piece, scales, out=piece), size)  # nobody else has the reader's volume
+    label = torch.from_numpy(volume.mask)
+    size = (*image_size, label.shape[3])[:3]
 
     def network_label(piece: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         # Most slices show no lesion, and zero is zero at any size.
@@ -137,13 +133,34 @@ def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label:
 
     ignores = bool(record.get("reading", {}).get("ignore_label"))
     dtype = torch.float16 if ignores else torch.uint8
+    image, scales = network_image(torch.from_numpy(volume.image), image_size)
     return {
-        "image": _by_pieces(network_image, image, size, torch.float16),
+        "image": image,
         "label": label if keep_label else _by_pieces(network_label, label, size, dtype),
         "volume_bytes": volume.image.nbytes,
         "patient": record["patient"],
         "group": record.get("group", ""),
+        "facts": facts(volume.place, scales),
     }
+
+
+def network_image(image: torch.Tensor, image_size: tuple[int, ...]) -> tuple[torch.Tensor, list[Scale]]:
+    """Normalise a scan over its whole volume and bring it to the size that a network sees, as training does.
+
+    Args:
+        image: float32 ``[C, H, W, D]``; it is overwritten.
+        image_size: two numbers resize each slice and keep their number; three resize the volume.
+
+    Returns:
+        float16 ``[C, h, w, D]`` or ``[C, *image_size]``, and how each channel was normalised.
+    """
+    normalise = NormalizeForegroundd("image")
+    scales = normalise.scales(image)
+
+    def change(piece: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+        return resize(normalise.scale(piece, scales, out=piece), size)
+
+    return _by_pieces(change, image, (*image_size, image.shape[3])[:3], torch.float16), scales
 
 
 def _by_pieces(

@@ -19,7 +19,7 @@ from monai.transforms import MapTransform
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["NormalizeForegroundd", "resize"]
+__all__ = ["NormalizeForegroundd", "Scale", "resize"]
 
 
 _SMALL_BLOCK = 4
@@ -33,7 +33,7 @@ _NO_SPREAD = 1e-30
 """A spread that float32 cannot divide by."""
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
     """Normalisation of one channel: bounds to clip to, then what to subtract and what to divide by."""
 
     low: float
@@ -81,18 +81,18 @@ class NormalizeForegroundd(MapTransform):
             result[key] = self.scale(image, self.scales(image), torch.empty_like(image))
         return result
 
-    def scales(self, image: torch.Tensor) -> list[_Scale]:
+    def scales(self, image: torch.Tensor) -> list[Scale]:
         """Compute the normalisation of each channel of a volume, float32 ``[C, ...]``."""
         return [self._scale(channel.numpy()) for channel in image]
 
     @staticmethod
-    def scale(image: torch.Tensor, scales: Sequence[_Scale], out: torch.Tensor) -> torch.Tensor:
+    def scale(image: torch.Tensor, scales: Sequence[Scale], out: torch.Tensor) -> torch.Tensor:
         """Normalise a volume, or a part of it, into ``out``, which may be the volume itself."""
         for channel, place, (low, high, mean, spread) in zip(image, out, scales, strict=True):
             torch.clamp(channel, low, high, out=place).sub_(mean).div_(spread)
         return out
 
-    def _scale(self, channel: np.ndarray) -> _Scale:
+    def _scale(self, channel: np.ndarray) -> Scale:
         # A quarter of a million voxels tell as much as all of them, in a fraction of the time; all slices take part.
         step = max(1, int((channel.size / 2**18) ** 0.5))
         # In one order whatever the layout in memory, since the sums below depend on it in their last bits.
@@ -101,7 +101,7 @@ class NormalizeForegroundd(MapTransform):
         # The mean without the very brightest, or a few hot voxels of a small volume would be the foreground.
         inside = values[values > values.clip(max=peak).mean(dtype=np.float64)]
         if inside.size == 0:  # one value everywhere: a channel that is not there
-            return _Scale(low, low, low, 1.0)
+            return Scale(low, low, low, 1.0)
         high = float(_percentiles(inside, self.upper))
         inside = inside.clip(low, high)
         mean = float(inside.mean(dtype=np.float64))
@@ -109,7 +109,7 @@ class NormalizeForegroundd(MapTransform):
         spread = max(float(inside.std(dtype=np.float64)), (mean - low) / _FARTHEST)
         if inside.min() == inside.max():
             spread = mean - low
-        return _Scale(low, high, mean, spread if spread > _NO_SPREAD else 1.0)
+        return Scale(low, high, mean, spread if spread > _NO_SPREAD else 1.0)
 
 
 def _percentiles(values: np.ndarray, percents: float | list[float]) -> Any:

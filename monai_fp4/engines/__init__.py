@@ -12,7 +12,7 @@ Where to read on:
 * `failure`: what is called when an engine fails.
 """
 
-from monai_fp4.engines.evaluation import EvaluationStep
+from monai_fp4.engines.evaluation import EvaluationStep, mirrored, segment_pieces
 from monai_fp4.engines.failure import on_failure
 from monai_fp4.engines.network import autocast, build_and_seed, prepare_network, seed_everything, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer, nonfinite_tensors, what_is_kept
@@ -25,10 +25,12 @@ __all__ = [
     "build_and_seed",
     "first_nonfinite_layer",
     "fuse_adam",
+    "mirrored",
     "nonfinite_tensors",
     "on_failure",
     "prepare_network",
     "seed_everything",
+    "segment_pieces",
     "unwrap_ddp",
     "what_is_kept",
 ]

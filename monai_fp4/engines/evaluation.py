@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from monai_fp4.errors import NumericsError
 from monai_fp4.networks.memory_format import channels_last
 from monai_fp4.quantization.layers.separate import separate
 
-__all__ = ["EvaluationStep", "mirrored", "segment"]
+__all__ = ["EvaluationStep", "mirrored", "segment", "segment_pieces"]
 
 Views = tuple[tuple[int, ...], ...]
 
@@ -36,7 +36,7 @@ def mirrored(flips: bool) -> Views:
     return ((), (2,), (3,), (2, 3)) if flips else ((),)
 
 
-def segment(
+def segment_pieces(
     network: nn.Module,
     scans: Sequence[Tensor],
     sizes: Sequence[tuple[int, ...]],
@@ -45,8 +45,8 @@ def segment(
     inferer: Inferer,
     chunk: int = 64,
     views: Views = ((),),
-) -> list[Tensor]:
-    """Segment the scans of one batch, each at its own size.
+) -> Iterator[tuple[int, Tensor]]:
+    """Segment the scans of one batch, each at its own size, piece by piece, since a scan at its own size may be large.
 
     A scan's logits do not depend on what else is in the batch: FP4 layers scale each scan by its own maximum. The
     caller sets evaluation mode, ``no_grad`` and autocast.
@@ -61,25 +61,36 @@ def segment(
         chunk: slices a forward pass.
         views: see `mirrored`.
 
-    Returns:
-        FP32 logits ``[n, 1, *size]`` of each scan.
+    Yields:
+        The number of a scan, and FP32 logits ``[b, 1, *size]`` of its next ``b`` slices.
     """
 
-    def logits(piece: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+    def logits(piece: Tensor) -> Tensor:
         images = channels_last(piece.to(device, torch.float32))
         seen = [inferer(images.flip(dims), network).flip(dims).float() for dims in views]
-        mean = torch.stack(seen).mean(0) if len(seen) > 1 else seen[0]
-        return mean if size is None else resized(mean, size)
+        return torch.stack(seen).mean(0) if len(seen) > 1 else seen[0]
 
     def resized(part: Tensor, size: tuple[int, ...]) -> Tensor:
         return functional.interpolate(part, size=size, mode="bilinear" if len(size) == 2 else "trilinear")
 
-    if len(scans) == 1:  # piece by piece, since a scan at its own size may be large
-        return [torch.cat([logits(piece, sizes[0]) for piece in scans[0].split(chunk)])]
+    if len(scans) == 1:
+        for piece in scans[0].split(chunk):
+            yield 0, resized(logits(piece), sizes[0])
+        return
     counts = [len(scan) for scan in scans]
     with separate(counts):
-        parts = logits(torch.cat(list(scans))).split(counts)
-    return [resized(part, size) for part, size in zip(parts, sizes, strict=True)]
+        parts = logits(torch.cat([scan.float() for scan in scans])).split(counts)
+    yield from ((number, resized(*each)) for number, each in enumerate(zip(parts, sizes, strict=True)))
+
+
+def segment(
+    network: nn.Module, scans: Sequence[Tensor], sizes: Sequence[tuple[int, ...]], **options: Any
+) -> list[Tensor]:
+    """Segment whole scans: FP32 logits ``[n, 1, *size]`` of each; arguments are those of `segment_pieces`."""
+    found: list[list[Tensor]] = [[] for _ in scans]
+    for number, piece in segment_pieces(network, scans, sizes, **options):
+        found[number].append(piece)
+    return [torch.cat(pieces) for pieces in found]
 
 
 class EvaluationStep:

@@ -25,6 +25,7 @@ from monai_fp4.bundle.checkpoint import (
     check_scheduler,
 )
 from monai_fp4.bundle.session import Session
+from monai_fp4.data import SliceDataset
 from monai_fp4.engines import nonfinite_tensors, unwrap_ddp, what_is_kept
 from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.handlers.auprc import cohort_of
@@ -93,6 +94,7 @@ class Recorder:
         """Resume at STARTED, record after every epoch and its validation, finish at COMPLETED."""
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.STARTED, self._record_last)
+        engine.add_event_handler(Events.STARTED, self._record_data)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
@@ -103,6 +105,11 @@ class Recorder:
         # When the run begins and not when this is attached: behind the validation wherever that stands in the list.
         if not engine.has_event_handler(self.record, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.record)
+
+    def _record_data(self, engine: Engine) -> None:
+        dataset = getattr(engine.state.dataloader, "dataset", None)
+        if self.session.rank == 0 and isinstance(dataset, SliceDataset):  # not a data set of the user's own
+            self.folder.write_json("training_data.json", dataset.summary())
 
     def resume(self, engine: Engine) -> None:
         """Take up a run where its checkpoint left it.

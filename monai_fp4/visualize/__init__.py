@@ -4,17 +4,26 @@
 happens to layers.
 """
 
-from monai_fp4.visualize.figures import overlay_figure, pr_curve_figure, probabilities_figure, save_figure, to_array
+from monai_fp4.visualize.figures import (
+    overlay_figure,
+    pr_curve_figure,
+    probabilities_figure,
+    save_figure,
+    to_array,
+)
 from monai_fp4.visualize.heat_maps import heat_map_figure
-from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery
+from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery, grey_slice
+from monai_fp4.visualize.preview import prediction_preview
 
 __all__ = [
     "Overlay",
     "Reason",
     "SliceGallery",
+    "grey_slice",
     "heat_map_figure",
     "overlay_figure",
     "pr_curve_figure",
+    "prediction_preview",
     "probabilities_figure",
     "save_figure",
     "to_array",

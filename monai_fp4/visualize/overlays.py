@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Overlay", "Reason", "SliceGallery"]
+__all__ = ["Overlay", "Reason", "SliceGallery", "grey_slice"]
 
 
 class Reason(StrEnum):
@@ -110,22 +110,31 @@ class SliceGallery:
 
 def _overlay(item: Mapping[str, Any], index: int, reason: Reason, amount: float) -> Overlay:
     label, pred = item["label"][0, ..., index], item["pred"][0, ..., index]
-    image: Tensor = item["image"].float()
-    depth = item["label"].shape[-1]
-    # A network that works in 3D saw the scan at another depth.
-    at = index if image.shape[-1] == depth else min(int((index + 0.5) * image.shape[-1] / depth), image.shape[-1] - 1)
-    # The second of three channels is FLAIR in the study's scans; alone it shows a lesion better than false colours do.
-    channel = 1 if image.shape[0] == 3 else 0
-    grey_values = image[None, channel : channel + 1, ..., at]
-    plane = functional.interpolate(grey_values, size=tuple(label.shape), mode="bilinear")
-    low, high = torch.quantile(plane, torch.tensor([0.01, 0.995], device=plane.device))
-    grey = ((plane[0, 0] - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     return Overlay(
         patient=str(item["patient"]),
         index=index,
         reason=reason,
         amount=amount,
-        image=grey.cpu().numpy(),
+        image=grey_slice(item["image"], index, tuple(item["label"].shape[1:])),
         label=(label == 1).cpu().numpy(),
         probability=pred.float().cpu().numpy(),
     )
+
+
+def grey_slice(image: Tensor, index: int, native: tuple[int, ...]) -> NDArray[np.float32]:
+    """One slice of a scan as grey values in 0..1.
+
+    Args:
+        image: `[C, h, w, D]` at the network's size.
+        index: number of the slice at the scan's own size.
+        native: that size, (H, W, D).
+    """
+    *size, depth = native
+    # A network that works in 3D saw the scan at another depth.
+    at = index if image.shape[-1] == depth else min(int((index + 0.5) * image.shape[-1] / depth), image.shape[-1] - 1)
+    # The second of three channels is FLAIR in the study's scans; alone it shows a lesion better than false colours do.
+    channel = 1 if image.shape[0] == 3 else 0
+    plane = functional.interpolate(image[None, channel : channel + 1, ..., at].float(), size=size, mode="bilinear")
+    low, high = torch.quantile(plane, torch.tensor([0.01, 0.995], device=plane.device))
+    grey = ((plane[0, 0] - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return grey.cpu().numpy()

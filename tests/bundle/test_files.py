@@ -33,13 +33,19 @@ def test_nothing_has_drifted() -> None:
 def test_all_the_files_are_there() -> None:
     assert len(TRAINING) == 110
     names = {f"{name}.json" for name in TRAINING}
-    assert set(bundle_files()) == names | {"evaluate.json", "protocols/lgg.json", "metadata.json", "logging.conf"}
+    assert set(bundle_files()) == names | {
+        "evaluate.json",
+        "inference.json",
+        "protocols/lgg.json",
+        "metadata.json",
+        "logging.conf",
+    }
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "damage"])
 def test_drift_is_found(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "bundles"
-    assert write_bundles(folder) == 114 and write_bundles(folder) == 0
+    assert write_bundles(folder) == 115 and write_bundles(folder) == 0
     check_bundles(folder)
     path = folder / "unet_4m_rht.json"
     if change == "edit":
@@ -68,7 +74,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match="must be writable"):
         write_bundles(tmp_path / "file")
-    with pytest.raises(ConfigError, match="114 files differ or are missing"):
+    with pytest.raises(ConfigError, match="115 files differ or are missing"):
         check_bundles(tmp_path / "file")
 
 

@@ -19,10 +19,10 @@ from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.itk import ITK
 from monai_fp4.data.readers.nifti import NIFTI
 from monai_fp4.data.readers.pictures import PICTURES
-from monai_fp4.data.readers.volume import Decoded, Reader, Source, Volume
+from monai_fp4.data.readers.volume import Decoded, Place, Reader, Source, Volume
 from monai_fp4.errors import DataError
 
-__all__ = ["READERS", "Decoded", "Reader", "Source", "Volume", "reader_of", "split_suffix"]
+__all__ = ["READERS", "Decoded", "Place", "Reader", "Source", "Volume", "reader_of", "split_suffix"]
 
 READERS: Mapping[str, Reader] = MappingProxyType({"pictures": PICTURES, "nifti": NIFTI, "itk": ITK, "dicom": DICOM})
 

@@ -15,10 +15,10 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
-from monai_fp4.data.readers.volume import Decoded, format_size
+from monai_fp4.data.readers.volume import Decoded, Place, format_size
 from monai_fp4.errors import DataError
 
-__all__ = ["lay_onto", "orientation_of", "turned"]
+__all__ = ["lay_onto", "orientation_of", "place_of", "turned"]
 
 _AS_LOOKED_AT = orientations.axcodes2ornt("PLS")
 
@@ -47,6 +47,20 @@ def orientation_of(scan: Decoded, path: str) -> NDArray[np.float64] | None:
             "correct its sform or qform"
         )
     return orientations.ornt_transform(axes, _AS_LOOKED_AT)
+
+
+_PLANES = ("coronal", "sagittal", "axial")
+"""What slices are called that lie along each axis of a volume as it is looked at."""
+
+
+def place_of(scan: Decoded, orientation: NDArray[np.float64] | None) -> Place | None:
+    """How a file was acquired; ``None`` where it has no place."""
+    if scan.affine is None or orientation is None:
+        return None
+    spacing = [0.0, 0.0, 0.0]
+    for (target, _), length in zip(orientation, np.linalg.norm(scan.affine[:3, :3], axis=0), strict=True):
+        spacing[int(target)] = float(length)
+    return Place((spacing[0], spacing[1], spacing[2]), _PLANES[int(orientation[2, 0])])
 
 
 def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, tolerance: float) -> Decoded:

@@ -12,15 +12,29 @@ from numpy.typing import NDArray
 
 from monai_fp4.data.records import Reading
 
-__all__ = ["Decoded", "Reader", "Source", "Volume", "format_size"]
+__all__ = ["Decoded", "Place", "Reader", "Source", "Volume", "format_size"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a scan was acquired, as far as its files say.
+
+    Attributes:
+        spacing: millimetres from row to row, column to column and slice to slice of the volume as it is looked at.
+        plane: of the file's slices: ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+    """
+
+    spacing: tuple[float, float, float]
+    plane: str
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One patient: image float32 ``[C, H, W, D]``, mask uint8 ``[1, H, W, D]`` of 0, 1 and 2 (does not count)."""
+    """One patient: image float32 ``[C, H, W, D]``; mask uint8 ``[1, H, W, D]`` of 0, 1 and 2 (not counted); place."""
 
     image: NDArray[np.float32]
     mask: NDArray[np.uint8]
+    place: Place | None = None
 
 
 @dataclass(frozen=True)

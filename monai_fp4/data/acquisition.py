@@ -1,0 +1,88 @@
+"""What scans a run was trained on, and whether another scan is one of their kind.
+
+A network answers whatever it is given. So a run keeps the range of its training scans (``training_data.json``), and a
+prediction says where a scan lies outside of it:
+
+* the spacing of an axis: more than a quarter below the smallest or above the largest;
+* the slice plane: none of the training scans had it;
+* the intensities of a channel, by mean and spread of the foreground as `NormalizeForegroundd` finds them: a spread
+  below half the smallest or above twice the largest, or a mean more than two of the largest spreads outside the range.
+
+>>> train = [{"spacing": [0.5, 0.5, z], "plane": "axial", "mean": [100.0], "spread": [20.0]} for z in (1.0, 2.0)]
+>>> known = summarize(train)
+>>> outside(known, {"spacing": [0.5, 0.5, 5.0], "plane": "axial", "mean": [110.0], "spread": [25.0]}, ["flair"])
+['slices are 5 mm apart, those of the training scans 1 to 2 mm']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai_fp4.data.readers import Place
+from monai_fp4.data.transforms import Scale
+
+__all__ = ["facts", "outside", "summarize"]
+
+_SPACING, _SPREAD, _MEANS = 1.25, 2.0, 2.0
+_AXES = ("rows", "columns", "slices")
+
+
+def facts(place: Place | None, scales: Sequence[Scale]) -> dict[str, Any]:
+    """One scan: ``spacing`` and ``plane``, None where its files do not say, ``mean`` and ``spread`` of each channel."""
+    return {
+        "spacing": None if place is None else list(place.spacing),
+        "plane": None if place is None else place.plane,
+        "mean": [scale.mean for scale in scales],
+        "spread": [scale.spread for scale in scales],
+    }
+
+
+def summarize(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The range of many scans, at least one, as plain JSON; no number of a single patient is in it beside the extremes.
+
+    Args:
+        scans: `facts` of each.
+    """
+    spacings = [scan["spacing"] for scan in scans if scan["spacing"] is not None]
+    return {
+        "scans": len(scans),
+        "spacing": [[min(axis), max(axis)] for axis in zip(*spacings, strict=True)],
+        "planes": sorted({scan["plane"] for scan in scans if scan["plane"] is not None}),
+        "mean": [[min(channel), max(channel)] for channel in zip(*(scan["mean"] for scan in scans), strict=True)],
+        "spread": [[min(channel), max(channel)] for channel in zip(*(scan["spread"] for scan in scans), strict=True)],
+    }
+
+
+def outside(known: Mapping[str, Any], scan: Mapping[str, Any], channels: Sequence[str]) -> list[str]:
+    """Where a scan lies outside of what a run was trained on, a sentence each, by the rule of this module.
+
+    Args:
+        known: `summarize` of the training scans.
+        scan: `facts` of the other.
+        channels: what the channels are called.
+    """
+    found = []
+    if scan["spacing"] is not None and not known["spacing"]:
+        found.append("the training scans had no known spacing, so that of this scan was not compared")
+    elif scan["spacing"] is None and known["spacing"]:
+        found.append("the files do not say the spacing, which was not compared")
+    for name, length, (low, high) in zip(_AXES, scan["spacing"] or (), known["spacing"], strict=False):
+        if not low / _SPACING <= length <= high * _SPACING:
+            found.append(f"{name} are {length:.3g} mm apart, those of the training scans {_range(low, high)} mm")
+    if scan["plane"] is not None and known["planes"] and scan["plane"] not in known["planes"]:
+        found.append(f"slices are {scan['plane']}, those of the training scans {' or '.join(known['planes'])}")
+    for number, name in enumerate(channels):
+        mean, spread = scan["mean"][number], scan["spread"][number]
+        (low, high), (least, most) = known["mean"][number], known["spread"][number]
+        if not (low - _MEANS * most <= mean <= high + _MEANS * most and least / _SPREAD <= spread <= most * _SPREAD):
+            found.append(
+                f"the foreground of channel '{name}' is {mean:.3g} with a spread of {spread:.3g}, that of the training"
+                f" scans {_range(low, high)} with {_range(least, most)}"
+            )
+    return found
+
+
+def _range(low: float, high: float) -> str:
+    first, last = f"{low:.3g}", f"{high:.3g}"
+    return first if first == last else f"{first} to {last}"

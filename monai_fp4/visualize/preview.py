@@ -1,0 +1,64 @@
+"""The preview of a prediction: slices of a scan, with the model's contour below.
+
+Drawn with Pillow, since there is one for each study: laying out the same picture with matplotlib takes longer than
+segmenting the study.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["prediction_preview"]
+
+_SIDE, _GAP, _LINE = 360, 8, 20
+_CONTOUR = (255, 77, 109)
+
+
+def prediction_preview(
+    slices: Sequence[tuple[int, NDArray[np.float32], NDArray[np.bool_]]], *, depth: int, title: str = ""
+) -> bytes:
+    """Draw slices without a reference: the scan alone above, with the model's contour below.
+
+    Args:
+        slices: number from 0, grey values `[H, W]` in 0..1 and mask `[H, W]` of each, at least one, all of one size.
+        depth: how many slices the scan has.
+        title: above them.
+
+    Returns:
+        A PNG; the same slices give the same bytes.
+    """
+    rows, columns = slices[0][1].shape
+    scale = _SIDE / max(rows, columns)
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    width = max(len(slices) * (_SIDE + _GAP) + _GAP, 2 * _SIDE)
+    picture = Image.new("RGB", (width, 3 * _LINE + 2 * size[1] + 3 * _GAP), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    draw.text((_GAP, _GAP // 2), title, "black", font)
+    for place, (number, image, mask) in enumerate(slices):
+        left, top = _GAP + place * (_SIDE + _GAP), _LINE + _GAP
+        grey = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        draw.text((left, top), f"slice {number + 1} of {depth}", "black", font)
+        picture.paste(grey, (left, top + _LINE))
+        top += _LINE + size[1] + _GAP
+        count = int(np.count_nonzero(mask))
+        draw.text((left, top), f"{count:,} pixels marked" if count else "nothing marked", "black", font)
+        picture.paste(grey, (left, top + _LINE))
+        large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
+        contour = Image.fromarray((_rim(large) * np.uint8(255)).astype(np.uint8))
+        picture.paste(_CONTOUR, (left, top + _LINE), contour)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask, two deep, from which background or the edge of the picture is near."""
+    inner = np.pad(mask, 2)
+    for axis in (0, 1):
+        inner = np.logical_and.reduce([np.roll(inner, shift, axis) for shift in (-2, -1, 0, 1, 2)])
+    return mask & ~inner[2:-2, 2:-2]
