@@ -54,7 +54,7 @@ def _at_present(value: Any, separator: str) -> Any:
                 present["_target_"] = now + target.removeprefix(before)
     if target == "torch.utils.data.DataLoader" and present.get("batch_size", 1) is None:  # one patient at a time
         del present["batch_size"]
-        present |= {"batch_sampler": f"${present['dataset']}.batches()", "collate_fn": "$list"}
+        present["_target_"] = "monai_fp4.data.PatientLoader"
     if target == "monai_fp4.data.load_datalist" and present.get("manifest") == "@manifest":
         present["manifest"] = "$@session.manifest"  # which has read it already
     return present

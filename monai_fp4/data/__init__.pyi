@@ -8,6 +8,7 @@ from .folds import assign_folds as assign_folds
 from .folds import select_patients as select_patients
 from .image_size import check_size as check_size
 from .loader import BackgroundLoader as BackgroundLoader
+from .loader import PatientLoader as PatientLoader
 from .manifest import load_manifest as load_manifest
 from .manifest import save_manifest as save_manifest
 from .manifest import shipped_manifests as shipped_manifests

@@ -195,7 +195,7 @@ class PatientDataset(Dataset):
         return len(self._items)
 
     def batches(self, most: int = 64) -> list[list[int]]:
-        """Indices of patients who share a forward pass, for a ``DataLoader``'s ``batch_sampler``.
+        """Indices of patients who share a forward pass, for :class:`PatientLoader`.
 
         Args:
             most: slices in a batch of several patients, see :func:`monai_fp4.data.in_batches`. Where the network sees

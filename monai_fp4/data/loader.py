@@ -1,4 +1,4 @@
-"""The training's data loader: MONAI's, which makes the next batches in a thread while the network works on this one."""
+"""Data loaders: one makes training batches while the network works, the other gives the patients of an evaluation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from monai.data import ThreadDataLoader
 from monai.data.thread_buffer import buffer_iterator
+from torch.utils.data import DataLoader
 
-__all__ = ["BackgroundLoader"]
+from monai_fp4.data.datasets import PatientDataset
+
+__all__ = ["BackgroundLoader", "PatientLoader"]
 
 
 class BackgroundLoader(ThreadDataLoader):
@@ -35,3 +38,16 @@ class BackgroundLoader(ThreadDataLoader):
         yield from buffer_iterator(watched(), self.buffer_size, self.buffer_timeout, self.repeats)
         if failed:
             raise failed[0]
+
+
+class PatientLoader(DataLoader):
+    """An evaluation's data loader: lists of the patients who share a forward pass, in the order of the data set.
+
+    Args:
+        dataset: the patients.
+        slices: in a batch of several patients, see :meth:`PatientDataset.batches`.
+        kwargs: those of torch's ``DataLoader`` that make no batches.
+    """
+
+    def __init__(self, dataset: PatientDataset, slices: int = 64, **kwargs: Any) -> None:
+        super().__init__(dataset, batch_sampler=dataset.batches(slices), collate_fn=list, **kwargs)

@@ -149,7 +149,7 @@ def test_an_edited_bundle_of_an_old_study_stays_edited(old_study: Path) -> None:
 @pytest.mark.parametrize("dataset", ["@validate#dataset", "@dataset"])
 def test_patients_that_came_one_at_a_time_come_in_the_batches_of_their_data_set(dataset: str) -> None:
     loader = {"_target_": "torch.utils.data.DataLoader", "dataset": dataset}
-    today = {**loader, "batch_sampler": f"${dataset}.batches()", "collate_fn": "$list"}
+    today = {"_target_": "monai_fp4.data.PatientLoader", "dataset": dataset}
     assert brought_up_to_date({"dataloader": {**loader, "batch_size": None}}) == {"dataloader": today}
     own = {"dataloader": {**loader, "batch_size": 4}}
     assert brought_up_to_date(own) == own

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import lgg_ids, write_lgg
 
-from monai_fp4.data import PatientDataset, build_manifest, in_batches, load_datalist
+from monai_fp4.data import PatientDataset, PatientLoader, build_manifest, in_batches, load_datalist
 
 
 @given(st.lists(st.integers(1, 20), max_size=40), st.integers(1, 16), st.integers(1, 12))
@@ -50,3 +50,6 @@ def test_a_data_set_s_batches_follow_slices_and_volumes_stay_alone(tmp_path):
     assert flat.batches() == list(in_batches(range(4), slices.__getitem__))
     assert max(map(len, flat.batches())) > 1 and len(flat.batches(most=1)) == 4
     assert volumes.batches() == [[0], [1], [2], [3]]
+    given = [[patient["patient"] for patient in batch] for batch in PatientLoader(flat)]
+    assert given == [[data[index]["patient"] for index in batch] for batch in flat.batches()]
+    assert [len(batch) for batch in PatientLoader(flat, slices=1)] == [1] * 4
