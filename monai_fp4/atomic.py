@@ -1,4 +1,4 @@
-"""Write files whole or not at all: every file of a run, a study, a report and a manifest goes through here.
+"""Write files whole or not at all, as all of a run, a study and a report are, and read JSON within bounds.
 
 A file is written beside its place, flushed to the disk, and then renamed into it; POSIX makes the rename atomic. So a
 reader sees the old file or the new one, a process that is killed leaves whole files, and so does a machine that loses
@@ -16,15 +16,20 @@ its power: the content reaches the disk before the name does, and the folder's e
 from __future__ import annotations
 
 import errno
+import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["make_folder", "not_writable", "remove_leftovers", "replacing", "write_atomically"]
+__all__ = ["make_folder", "not_writable", "read_json", "remove_leftovers", "replacing", "write_atomically"]
+
+LARGEST_JSON = 2**28
+"""Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
 
 
 @contextmanager
@@ -55,6 +60,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
             raise not_writable(path, reason) from error
         raise
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that may be anybody's, within bounds.
+
+    Raises:
+        ConfigError: when it is missing, no regular file, too large, not JSON, nested too deep, or has a key twice.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_JSON:
+            raise ValueError(f"it is no regular file of at most {LARGEST_JSON} bytes")
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text, object_pairs_hook=_without_doubles)
+        if "\\ud" in text.lower():
+            json.dumps(document, ensure_ascii=False).encode()  # half of a pair of surrogates is in no alphabet
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else getattr(error, "strerror", None) or "nested too deep"
+        raise ConfigError(
+            f"{path} must hold JSON, but reading it failed ({reason:.300}); restore or remove it"
+        ) from error
+    return document
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

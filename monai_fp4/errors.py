@@ -12,11 +12,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "unknown_name"]
+__all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "printable", "unknown_name"]
+
+
+def printable(text: str) -> str:
+    r"""Write out what a terminal or a page would obey rather than show, as a stranger's file name may hold it.
+
+    >>> print(printable("scan\x1b[2J of \u202egpj.exe"))
+    scan\x1b[2J of \u202egpj.exe
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class MonaiFP4Error(Exception):
     """Base class: catch this one to catch everything that this package reports to its user."""
+
+    def __str__(self) -> str:
+        """The sentence, on one line, with nothing that a terminal would obey."""
+        return printable(super().__str__())
 
 
 class ConfigError(MonaiFP4Error, ValueError):

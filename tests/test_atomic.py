@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_fp4.atomic import make_folder, replacing, write_atomically
+from monai_fp4.atomic import make_folder, read_json, replacing, write_atomically
 from monai_fp4.errors import ConfigError
 
 
@@ -67,3 +67,32 @@ def test_a_full_disk_behind_the_words_of_a_library_is_told_by_its_cause(tmp_path
 
     with pytest.raises(ConfigError, match=r"No space left.*make room"):
         fail()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": ' * 100_000, "nested too deep"),
+        ('{"a": 1, "a": 2}', "a key stands there twice"),
+        ("9" * 5000, "digits"),
+        ('"\\ud800"', "surrogates"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_is_read_within_bounds(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_json(tmp_path / "x.json")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    for name in ("pipe", "zeros", "large"):
+        with pytest.raises(ConfigError, match="no regular file of at most"):
+            read_json(tmp_path / name)
+    (tmp_path / "good").write_text('{"a": ["\\ud83d\\ude00", NaN]}')
+    assert read_json(tmp_path / "good")["a"][0] == "😀"

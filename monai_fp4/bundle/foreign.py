@@ -24,7 +24,7 @@ from typing import Any
 
 from monai_fp4.bundle.allowed import refusal_of
 from monai_fp4.bundle.running_config import SEPARATOR
-from monai_fp4.errors import ConfigError
+from monai_fp4.errors import ConfigError, printable
 
 __all__ = ["Finding", "check_bundle", "check_config", "read_config_file"]
 
@@ -66,7 +66,7 @@ class Finding:
 
     def __str__(self) -> str:
         """``file: id: reason``."""
-        return ": ".join(part for part in (self.file, self.id, self.reason) if part)
+        return printable(": ".join(part for part in (self.file, self.id, self.reason) if part))
 
 
 class _AnyReference(dict[str, Any]):

@@ -28,7 +28,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from monai_fp4.atomic import remove_leftovers, replacing, write_atomically
+from monai_fp4.atomic import read_json, remove_leftovers, replacing, write_atomically
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import differences
@@ -122,14 +122,9 @@ class RunFolder:
             ConfigError: when it is missing or not JSON.
         """
         path = self.path / name
-        try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ConfigError(f"{path} must exist, but it does not; give the folder that a run wrote") from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{path} must hold JSON, but reading it failed ({error}); restore or remove it"
-            ) from error
+        if not os.path.lexists(path):
+            raise ConfigError(f"{path} must exist, but it does not; give the folder that a run wrote")
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(content).__name__}; restore it")
         return content

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import cached_property
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from monai_fp4.data import Manifest, load_manifest, prepare_data
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
-from monai_fp4.errors import ConfigError, DataError, unknown_name
+from monai_fp4.errors import ConfigError, DataError, printable, unknown_name
 from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
 
@@ -65,12 +65,24 @@ class TrainedNetwork:
         self.image_size = self.options.image_size
         self.device = pick_device(device)
         threshold = self._metrics.get("threshold")
-        if not isinstance(threshold, (int, float)):
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not abs(threshold) < inf:
             raise ConfigError(
                 f"{self.folder.metrics_path} must hold a 'threshold', but does not; let the run validate once"
             )
         self.threshold = float(threshold)
-        self._seen = self.folder.read_json("patients.json")
+        self._seen = self._read_patients()
+
+    def _read_patients(self) -> dict[str, Any]:
+        """``patients.json``: lists of names, and of each patient's images where the run says so."""
+        found = self.folder.read_json("patients.json")
+        images = found.get("images") or {}
+        lists = [found.get(part, []) for part in ("train", "val", "channels")]
+        lists += list(images.values()) if isinstance(images, dict) else [None]
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+            raise ConfigError(
+                f"{self.folder.path / 'patients.json'} must hold lists of names, but does not; restore it"
+            )
+        return found
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
@@ -176,7 +188,8 @@ class TrainedRun(TrainedNetwork):
         found = {p.id for p in manifest.patients if any(same_images(image_keys(p), keys) for keys in seen)}
         others = sorted(ids & {p.id for p in manifest.patients} - found)
         if others:
-            print(f"{len(others)} patients are called like some of '{part}' but have other images: {', '.join(others)}")
+            names = printable(", ".join(others))
+            print(f"{len(others)} patients are called like some of '{part}' but have other images: {names}")
         return found
 
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
@@ -204,7 +217,7 @@ class TrainedRun(TrainedNetwork):
         left = [p.id for p in manifest.patients if p.id not in chosen]
         print(f"Evaluating {len(chosen)} patients (split: {split}); {len(left)} others of the manifest are left out.")
         if left:
-            print("Left out: " + ", ".join(left))
+            print(printable("Left out: " + ", ".join(left)))
         return chosen
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from monai_fp4.durations import format_seconds
+from monai_fp4.errors import printable
 from monai_fp4.study.layout import Cell
 
 __all__ = ["State", "SweepProgress"]
@@ -76,7 +77,7 @@ class SweepProgress:
 
     def say(self, text: str) -> None:
         """Write one line, above the bars where there are any."""
-        self._spoken = self.clock()
+        self._spoken, text = self.clock(), printable(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:

@@ -37,6 +37,7 @@ def heat_map_figure(
     width = np.clip(0.16 * len(epochs), 1.3, 2.6)
     size = (max(6.4, names + 1.4 + (width + 0.25) * len(panels)), max(2.9, 0.17 * len(rows) + 1.3))
     figure = Figure(figsize=size, layout="constrained")
+    rows = [name.replace("$", r"\$") for name in rows]  # matplotlib takes dollars for formulas
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for panel, (title, table) in zip(axes, panels.items(), strict=True):
         image = panel.imshow(table, aspect="auto", cmap="cividis", vmin=limits[0], vmax=limits[1],

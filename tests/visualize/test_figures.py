@@ -10,6 +10,8 @@ from synthetic_patients import synthetic_cohort
 from monai_fp4.metrics import ScoreHistogram
 from monai_fp4.metrics.bootstrap import Interval
 from monai_fp4.visualize import (
+    Overlay,
+    Reason,
     SliceGallery,
     overlay_figure,
     pr_curve_figure,
@@ -85,3 +87,18 @@ def test_legends_stand_beside_the_curves(histogram):
         to_array(figure)  # draws
         (legend,) = figure.legends
         assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def test_a_patient_s_name_is_no_formula(tmp_path):
+    overlay = Overlay(
+        patient="$\\frac{a_\x1b[2J",
+        index=0,
+        reason=next(iter(Reason)),
+        amount=0.0,
+        image=np.zeros((8, 8)),
+        label=np.zeros((8, 8), bool),
+        probability=np.zeros((8, 8)),
+    )
+    figure = overlay_figure([overlay], threshold=0.5)
+    save_figure(figure, tmp_path / "x.png")
+    assert "\\x1b[2J" in texts(figure) and (tmp_path / "x.png").exists()

@@ -8,6 +8,7 @@ this one does not write are removed.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from io import BytesIO
 from itertools import chain
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from monai_fp4.atomic import write_atomically
+from monai_fp4.atomic import read_json, write_atomically
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.analyse import analyse
 from monai_fp4.report.figures.style import save_picture
@@ -28,6 +29,10 @@ from monai_fp4.report.tables import StudyTables, collect
 __all__ = ["write_report"]
 
 _MARK = "report.json"
+_OWN = re.compile(r"[a-z_]+\.html|(figures|data)/[\w-]+\.(png|svg|csv|parquet)", re.ASCII)
+"""Files of a report, below its folder."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet would compute rather than show."""
 
 
 def write_report(
@@ -102,12 +107,17 @@ def _previous(folder: Path) -> list[str]:
         return []
     if not folder.is_dir():
         raise ConfigError(f"output_dir must be a folder, but {folder} is a file; choose another output_dir")
+    for part in ("figures", "data"):
+        if (folder / part).is_symlink():
+            raise ConfigError(
+                f"output_dir must hold the whole report, but {folder / part} is a link that leads elsewhere; remove it"
+            )
     try:
-        names = json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]
-        # A name that leads out of the folder, or is none, was not written by a report.
-        return [name for name in names if name and ".." not in Path(name).parts and not Path(name).is_absolute()]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+        names = read_json(folder / _MARK)["files"]
+    except (ConfigError, KeyError, TypeError):
+        names = None
+    if isinstance(names, list):  # anything else than a report's own was not written by one
+        return [name for name in names if isinstance(name, str) and _OWN.fullmatch(name)]
     if any(folder.iterdir()):
         raise ConfigError(
             f"output_dir must be new or hold an earlier report, but {folder} holds other files; choose another"
@@ -117,7 +127,8 @@ def _previous(folder: Path) -> list[str]:
 
 
 def _write_table(path: Path, frame: pd.DataFrame) -> None:
-    write_atomically(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
+    shown = frame.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value)
+    write_atomically(path.with_suffix(".csv"), shown.to_csv(index=False, lineterminator="\n"))
     buffer = BytesIO()
     # A column of options may mix numbers and texts, which Parquet does not know.
     mixed = {name: frame[name].map(str, na_action="ignore") for name in frame if frame[name].dtype == object}

@@ -6,7 +6,6 @@ be read makes a cell `damaged` if it holds the results, and costs a note if it o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from monai_fp4.errors import ConfigError
+from monai_fp4.errors import ConfigError, printable
 from monai_fp4.report.tables.run_health import read_health
 from monai_fp4.study.layout import Cell, StudyFolder, read_json
 
@@ -78,7 +77,7 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
     rows["curves"] += [{**keys, **point} for point in _curve(run, row["best_epoch"], problems)]
     rows["patients"] += [{**keys, **patient} for patient in _patients(run, metrics, problems)]
     row["problem"] = "; ".join(problems)
-    rows["cells"].append(row)
+    rows["cells"].append({name: printable(value) if isinstance(value, str) else value for name, value in row.items()})
 
 
 def _record(folder: StudyFolder, cell: Cell, problems: list[str]) -> dict[str, Any]:
@@ -192,11 +191,12 @@ def _patients(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> lis
     found = metrics.get("per_patient")
     for path in () if found else sorted(run.glob("*/metrics.json")):
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("per_patient", found)
-        except (OSError, ValueError, AttributeError) as error:
+            found = read_json(path).get("per_patient", found)
+        except (ConfigError, AttributeError) as error:
             problems.append(f"{path} is no evaluation that can be read ({error})")
     entries = [entry for entry in found or () if isinstance(entry, Mapping) and "patient" in entry]
     return [
-        {"patient": str(entry["patient"])} | {name: _number(entry.get(name)) for name in ("auprc", "recall", "dice")}
+        {"patient": printable(str(entry["patient"]))}
+        | {name: _number(entry.get(name)) for name in ("auprc", "recall", "dice")}
         for entry in entries
     ]

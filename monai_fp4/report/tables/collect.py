@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from monai_fp4.errors import ConfigError
+from monai_fp4.errors import ConfigError, printable
 from monai_fp4.quantization.recipes import RECIPES
 from monai_fp4.report.tables.cell_files import KEYS, METRICS, STATUSES, collect_cell
 from monai_fp4.report.tables.run_health import ATTENTION, LAYERS, SCORES
@@ -131,7 +131,7 @@ def _data_set(folder: StudyFolder, definition: StudyDefinition) -> str:
     """The manifest's own name, where the study keeps a copy of it; else what the study calls it."""
     path = folder.path / definition.manifest
     try:
-        return str(read_json(path)["name"]) if path.is_file() else definition.manifest
+        return printable(str(read_json(path)["name"])) if path.is_file() else definition.manifest
     except (ConfigError, KeyError, TypeError):
         return definition.manifest
 

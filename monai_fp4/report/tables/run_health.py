@@ -40,6 +40,9 @@ def read_health(path: Path, best_epoch: float) -> dict[str, Any]:
     content = read_json(path)
     try:
         for entry in content["epochs"]:
+            for name in (*entry["layers"], *entry.get("attention", {})):
+                if not name.isprintable() or "$" in name:  # which a figure would take for a formula
+                    raise ValueError(f"a layer cannot be called {name!a:.100}")
             epoch = int(entry["epoch"])
             found["health"] += [
                 dict(zip(LAYERS, (epoch, layer, operand, *(_number(values, name) for name in LAYERS[3:])), strict=True))

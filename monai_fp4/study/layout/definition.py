@@ -111,6 +111,9 @@ class StudyDefinition:
         # These become names of folders.
         wrong += ["folds" for fold in values.get("folds", ()) if type(fold) is not int and fold != "all"]
         wrong += ["seeds" for seed in values.get("seeds", ()) if type(seed) is not int]
+        names = [*values.get("recipes", ()), *values.get("further", ()), values.get("version", "")]
+        shown = all(isinstance(name, str) and name.isprintable() and "$" not in name for name in names)
+        wrong += [] if shown else ["recipes"]
         wrong += ["manifest"] if re.search(r"[^\w.-]|^\.", str(values.get("manifest"))) else []
         if wrong:
             raise ConfigError(

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from monai_fp4.atomic import write_atomically
+from monai_fp4.atomic import read_json, write_atomically
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.layout.cell import Cell, CellRecord, CellStatus
 from monai_fp4.study.layout.definition import StudyDefinition
@@ -94,18 +94,6 @@ class StudyFolder:
         if document is not None and not isinstance(document, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(document).__name__}; restore it")
         return document
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ConfigError: when it cannot be read as JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} must hold JSON, but reading it failed ({error}); restore or remove it") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
