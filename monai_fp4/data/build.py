@@ -105,7 +105,7 @@ def find_and_examine(
     if split == Split.TRAIN and folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
     root = data_root(dataset_dir)
-    listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series))
+    listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series), groups or ())
     format, found = find_patients(listing, format)
     found = with_fields(found, groups)
     known_fields = {patient.id: patient for patient in found}

@@ -185,6 +185,12 @@ def _doubts(
             f"every patient has one picture, and {count} names begin with {alike!r}: if these are slices of one "
             f"person, they must be in one fold; say who is who with --patient_pattern"
         )
+    sparse = [entry.id for entry in found if format == "png" and _far_apart([image for image, _ in entry.pairs])]
+    if sparse:
+        doubts.append(
+            f"the pictures of {listed(sparse)} have numbers far apart, as slices of one scan have not: if each picture "
+            "is a patient of its own, say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups"
+        )
     groups = Counter(entry.group for entry in found if entry.group)
     if len(groups) > 2 and median(groups.values()) <= 2 and not any(entry.person for entry in found):
         doubts.append(
@@ -192,6 +198,16 @@ def _doubts(
             f"the folds: if they are persons, name the table's column person, which is kept together"
         )
     return doubts
+
+
+def _far_apart(images: Sequence[str]) -> bool:
+    """Whether the numbers that pictures' names end in leave out more than three of four.
+
+    >>> _far_apart(["a/p_1.png", "a/p_2.png", "a/p_4.png"]), _far_apart(["a/p_461.png", "a/p_743.png"])
+    (False, True)
+    """
+    numbers = [int(found[1]) for image in images if (found := re.search(r"(\d+)\.\w+$", image))]
+    return len(numbers) > 1 and max(numbers) - min(numbers) >= 4 * len(numbers)
 
 
 def _mask_name(entry: FoundPatient) -> str:

@@ -209,8 +209,8 @@ def _stack(scans: Sequence[_Scan]) -> Raw:
         if scan.image.shape != first.image.shape:
             raise DataError(
                 f"expected slices of one size and number of channels, found {format_size(first.image.shape)} in "
-                f"{first.path} and {format_size(scan.image.shape)} in {scan.path}; resample them, or list them as "
-                "two patients"
+                f"{first.path} and {format_size(scan.image.shape)} in {scan.path}; resample them, or if each is a "
+                "patient say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups"
             )
         if scan.image.dtype != first.image.dtype:
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from monai_fp4.data.layouts import LAYOUTS, FoundPatient, Layout
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers import READERS, Reader, reader_of
 from monai_fp4.data.readers.volume import Decoded, Source
+from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
 
@@ -161,3 +163,48 @@ def test_slices_of_volumes_are_refused(tmp_path):
     images = [{"image": str(tmp_path / f"{i}.nii"), "mask": str(tmp_path / f"{m}.nii")} for i, m in ("am", "bn")]
     with pytest.raises(DataError, match=r"one mask for all channels of a volume, found .*m\.nii and .*n\.nii"):
         read_patient({"patient": "p", "images": images})
+
+
+def write_objects(root: Path, *sizes: int) -> list[str]:
+    """JPEG pictures of one object each under names that end in a number, with soft masks; their names."""
+    names = [f"exp{n % 2}_num_{461 + 97 * n}" for n in range(len(sizes))]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        grey = np.random.default_rng(number).integers(0, 255, (size, size + 5), np.uint8)
+        Image.fromarray(grey).save(root / "images" / f"{name}.jpg")
+        mask = np.zeros_like(grey)
+        mask[2:5, 3:6], mask[2, 3], mask[2, 4] = 255, 127, 128
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    return names
+
+
+def test_names_that_a_table_holds_are_patients_and_not_slices_of_what_precedes_an_underscore(tmp_path, capsys):
+    names = write_objects(tmp_path / "tiles", 9, 12, 9, 15)
+    table = tmp_path / "groups.csv"
+    table.write_text(
+        "patient,group\n" + "".join(f"{name},{'crack' if n < 2 else 'free'}\n" for n, name in enumerate(names))
+    )
+    command = ["manifest", "build", "--dataset_dir", str(tmp_path / "tiles"), "--folds", "2"]
+    command += ["--mask_threshold", "128", "--output", str(tmp_path / "tiles.json")]
+    assert main(command) != 0
+    assert "if each is a patient say so with --patient_pattern" in capsys.readouterr().err
+    assert main([*command, "--groups", str(table)]) == 0
+    manifest = load_manifest(tmp_path / "tiles.json")
+    assert [patient.id for patient in manifest.patients] == sorted(names)
+    assert {patient.group for patient in manifest.patients} == {"crack", "free"}
+    assert {patient.tumour_voxels for patient in manifest.patients} == {8}  # 128 is in, 127 is out
+    assert manifest.reading.mask_threshold == 128
+    check_manifest(manifest, tmp_path / "tiles")
+
+
+def test_pictures_whose_numbers_lie_far_apart_are_doubted_as_slices(tmp_path):
+    write_objects(tmp_path / "alike", 9, 9, 9, 9)
+    reading = Reading(mask_threshold=128)
+    with pytest.warns(UserWarning, match="of exp0_num and exp1_num have numbers far apart|of exp0_num, exp1_num have"):
+        manifest = build_manifest(tmp_path / "alike", folds=2, reading=reading)
+    assert [patient.id for patient in manifest.patients] == ["exp0_num", "exp1_num"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*far apart")
+        alone = build_manifest(tmp_path / "alike", folds=2, reading=reading, patient_pattern="([^/]+)[.]")
+    assert len(alone.patients) == 4

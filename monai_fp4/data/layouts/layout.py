@@ -68,15 +68,20 @@ class Listing:
         root: the data folder.
         patient_pattern: a regular expression whose first group, or all of it, says who the patient of a file is.
         series: a regular expression for the descriptions or UIDs of the DICOM series that are wanted.
+        named: patients that the user's own table names.
 
     Attributes:
         files: paths relative to the folder, with forward slashes, sorted.
     """
 
     def __init__(
-        self, root: Path, patient_pattern: re.Pattern[str] | None = None, series: re.Pattern[str] | None = None
+        self,
+        root: Path,
+        patient_pattern: re.Pattern[str] | None = None,
+        series: re.Pattern[str] | None = None,
+        named: Iterable[str] = (),
     ) -> None:
-        self.root, self.patient_pattern, self.series = root, patient_pattern, series
+        self.root, self.patient_pattern, self.series, self.named = root, patient_pattern, series, frozenset(named)
         self.files = tuple(sorted(self._walk(root, "", frozenset())))
 
     def _walk(self, folder: Path, prefix: str, above: frozenset[Path]) -> Iterable[str]:

@@ -1,7 +1,8 @@
 """Pairs of pictures (or of volumes) under the same name in ``images`` and ``masks``, in any format that is read.
 
-The patient is the sub-folder where there is one, else all of the name before its last underscore; where names are built
-otherwise, ``--patient_pattern`` says it. A mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``::
+The patient is the sub-folder where there is one, else all of the name before its last underscore. A name that the
+table of ``--groups`` holds as a whole is a patient; where names are built otherwise, ``--patient_pattern`` says it. A
+mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``::
 
     images/anna_01.png   masks/anna_01.png          images/anna/01.jpg   masks/anna/01_mask.png
 """
@@ -32,7 +33,8 @@ def _find(listing: Listing) -> list[FoundPatient]:
     patients: dict[str, list[str]] = {}
     for name, path in images.items():
         folder, _, last = name.rpartition("/")
-        patient = listing.patient_of(path) or folder or last.rpartition("_")[0] or last
+        whole = last if last in listing.named else ""  # the user's table knows better than an underscore
+        patient = listing.patient_of(path) or whole or folder or last.rpartition("_")[0] or last
         patients.setdefault(patient, []).append(name)
     return [
         FoundPatient(patient, "", tuple((images[name], masks[name]) for name in sorted(names, key=natural_order)))
