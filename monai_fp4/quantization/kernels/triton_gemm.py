@@ -21,7 +21,6 @@ mantissa bits hold ``q * s`` (six bits) exactly; :func:`scale_and_cast` then sca
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ def multiply_fused(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tens
         return out.zero_()
     tile = _tile(rows, columns, depth, left.device)
     programs = -(-rows // tile["ROWS"]) * -(-columns // tile["COLUMNS"])
-    with _device(left):
+    with torch.cuda.device_of(left):
         multiply_kernel[(programs,)](
             left, right, out, a.amax, b.amax, rows, columns, depth, *left.stride(), *right.stride(), **tile, **_COMPILE
         )
@@ -105,7 +104,7 @@ def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype:
         out = torch.empty_like(accumulated, dtype=dtype)
     count = out.numel()
     if count:
-        with _device(out):
+        with torch.cuda.device_of(out):
             scale_kernel[(-(-count // _SCALED_AT_ONCE),)](
                 accumulated, out, a.amax, b.amax, count, BLOCK=_SCALED_AT_ONCE, num_warps=4, **_COMPILE
             )
@@ -136,7 +135,3 @@ def _tile(rows: int, columns: int, depth: int, device: torch.device) -> dict[str
 def _power_of_two(number: int, largest: int) -> int:
     """The smallest power of two that is not below a number, from 16 on and no larger than the largest."""
     return min(largest, 1 << max(4, (number - 1).bit_length()))
-
-
-def _device(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

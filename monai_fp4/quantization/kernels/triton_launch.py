@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -110,7 +109,7 @@ def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax:
     values = x.new_empty((items, rows, width), dtype=options.dtype)
     scales = x.new_empty((items, rows, blocks) if options.with_scales else (0,), dtype=torch.float32)
     found = x.new_empty(1, dtype=torch.float32)
-    with _device(x):
+    with torch.cuda.device_of(x):
         if amax is not None:
             partials = as_partials(amax, x.device)
         else:
@@ -179,7 +178,7 @@ def _columns(
     blocks = -(-columns // BLOCK_SIZE)
     row_scales = x.new_empty((items, rows, blocks) if wanted and both else (0,), dtype=torch.float32)
     found = x.new_empty(2, dtype=torch.float32)
-    with _device(x):
+    with torch.cuda.device_of(x):
         if partials is not None:
             count, step = 1, len(partials) - 1
         elif options.rht:
@@ -245,7 +244,3 @@ def _padded(length: int) -> int:
 def _power_of_two(number: int, smallest: int) -> int:
     """The smallest power of two that is not below either."""
     return 1 << (max(number, smallest) - 1).bit_length()
-
-
-def _device(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
