@@ -235,7 +235,7 @@ def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, to
     with torch.autocast("cuda", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         y = layer(x)
         again = copy.deepcopy(layer)(x).detach()
-    if layer._te is None:
+    if not layer._te:
         raise RuntimeError("the layer left this case to the emulation: nothing of te.Linear was run")
     multiplied.clear()
     y.backward(case["dy"])

@@ -5,6 +5,12 @@ into ``nn.Linear`` nor from it; it refuses sizes that are not multiples of 32; a
 `TEProduct` layer owns weight and bias as its float class does, and keeps a parameterless ``te.Linear`` beside them,
 which it lends a weight matrix for the length of one call. Padding with zeros changes neither the maxima nor the sums.
 
+Its ``te.Linear`` is built on the device ``meta``, because a real one draws initial weights from the caller's generator:
+whatever that generator feeds (dropout, shuffling) would differ between a run and its resumption. There is one for each
+device that the layer computes on: the quantizers inside hold a rotation matrix of the device they were made on. All
+calls go through one lock, since ``autocast`` of Transformer Engine is a switch of the whole process, which the threads
+of DataParallel would turn under each other.
+
 Transformer Engine takes over on CUDA, where the layer works in BF16 (a BF16 input, or BF16 autocast). Anything else is
 computed by the emulated layer that this one derives from, in the same numbers, and the first such call says why.
 
@@ -15,13 +21,14 @@ goes to FP4 in one rounding.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -30,7 +37,7 @@ from monai_fp4.quantization.layers import NVFP4Layer
 from monai_fp4.quantization.layers.base import working_dtype
 from monai_fp4.quantization.layers.operands import without_autocast
 from monai_fp4.quantization.layers.separate import separated
-from monai_fp4.quantization.recipes import Backward
+from monai_fp4.quantization.recipes import Backward, Recipe
 
 __all__ = ["MULTIPLE", "TEProduct", "WithInputGradient", "obstacle", "pad_axis"]
 
@@ -38,17 +45,27 @@ MULTIPLE = 32
 """Rows, input features and output features are padded to multiples of this: each is one product's reduction axis."""
 
 _warned: set[str] = set()
+_one_call = threading.RLock()  # reentrant: a hook on all modules of the process may run another layer
 
 
 class TEProduct(NVFP4Layer):
     """Mixin in front of an emulated layer: `product` multiplies with ``te.Linear`` where `on_te` says that it can."""
 
-    _te: Any = None
+    _te: dict[tuple[torch.device, Recipe], Any]
     weight: Tensor
+
+    @classmethod
+    def from_float(cls, module: nn.Module, recipe: Recipe | str) -> Self:
+        """Build the layer, and its te.Linear if it is on a GPU; see `NVFP4Layer.from_float`."""
+        layer = super().from_float(module, recipe)
+        layer._te = {}  # here, so that the replicas of DataParallel share it
+        if layer.weight.is_cuda:
+            layer.te_linear(layer.weight.device)
+        return layer
 
     def __getstate__(self) -> dict[str, Any]:
         # te.Linear holds handles of its process; a copy or an unpickled layer makes its own on first use.
-        return {key: value for key, value in self.__dict__.items() if key != "_te"}
+        return self.__dict__ | {"_te": {}}
 
     def on_te(self, input: Tensor) -> bool:
         """Whether Transformer Engine computes this call; if it should and cannot, warn once for each reason."""
@@ -80,9 +97,14 @@ class TEProduct(NVFP4Layer):
         # an FP32 weight cuBLAS has no such product, so that one is ours; then te.Linear's own need not be computed.
         ours = self.recipe.backward is Backward.HIGH_PRECISION
         # Autocast, and no cast: te.Linear quantizes input and weight as they are, and returns BF16.
-        with torch.autocast("cuda", dtype=torch.bfloat16), autocast(enabled=True, recipe=self._te_recipe()):
+        with (
+            _one_call,
+            torch.cuda.device_of(rows),  # kernels run on the current device, whatever their operands are on
+            torch.autocast("cuda", dtype=torch.bfloat16),
+            autocast(enabled=True, recipe=self._te_recipe()),
+        ):
             lent = pad_axis(pad_axis(weight, -1), -2)
-            te_linear = self._te_linear(*lent.shape)
+            te_linear = self.te_linear(rows.device)
             # Lent, not registered: nn.Module would refuse a tensor that is no Parameter under the name of one.
             te_linear.__dict__["weight"] = lent
             try:
@@ -97,15 +119,20 @@ class TEProduct(NVFP4Layer):
     def _te_recipe(self) -> Any:
         return te_recipe(self.recipe)
 
-    def _te_linear(self, outputs: int, inputs: int) -> Any:
-        if self._te is None:
-            from transformer_engine.pytorch.module.linear import Linear
+    def te_linear(self, device: torch.device) -> Any:
+        """Return the ``te.Linear`` that computes on a device, built without drawing a random number."""
+        with _one_call:
+            key = (device, self.recipe)  # te.Linear keeps the quantizers of its first recipe
+            if key not in self._te:
+                from transformer_engine.pytorch.module.linear import Linear
+                from transformer_engine.pytorch.quantization import quantized_model_init
 
-            te_linear = Linear(inputs, outputs, bias=False, params_dtype=torch.bfloat16, device=self.weight.device)
-            del te_linear.weight
-            # past nn.Module, so that it is no submodule and in no state_dict
-            object.__setattr__(self, "_te", te_linear)
-        return self._te
+                # Every size comes from the operands of a call. A caller's quantized_model_init is not for us.
+                with quantized_model_init(enabled=False):
+                    te_linear = Linear(MULTIPLE, MULTIPLE, bias=False, params_dtype=torch.bfloat16, device="meta")
+                del te_linear.weight
+                self._te[key] = te_linear  # in a dict, so that it is no submodule and in no state_dict
+            return self._te[key]
 
 
 class WithInputGradient(Function):

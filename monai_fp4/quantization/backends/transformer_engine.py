@@ -66,11 +66,7 @@ class TransformerEngineBackend(Backend):
                 f"Transformer Engine's NVFP4 kernels take BF16 and the layers compute in {dtype}:"
                 " turn on BF16 autocast (amp)"
             )
-        if os.environ.get("NVTE_USE_FAST_MATH", "0") not in ("", "0"):
-            reasons.append(
-                "NVTE_USE_FAST_MATH is set, under which Transformer Engine rounds rotated values otherwise than the"
-                " contract of the numbers says: unset it"
-            )
+        reasons += _environment_faults()
         reasons += _installation_faults()
         # Imported only where nothing else is in the way: without CUDA the import itself fails.
         return Availability.of(reasons or _import_faults())
@@ -133,6 +129,16 @@ def _capability_fault(capability: tuple[int, int]) -> str:
     else:
         what = "has no FP4 tensor cores and"
     return f"a GPU of compute capability {_dotted(capability)} {what} {needed}"
+
+
+def _environment_faults() -> list[str]:
+    """Refuse shortcuts that change numbers: NVTE_USE_FAST_MATH and its siblings for rotations and four over six."""
+    shortcuts = (name for name in sorted(os.environ) if name.startswith("NVTE_") and name.endswith("FAST_MATH"))
+    return [
+        f"{name} is set, under which Transformer Engine rounds otherwise than NVFP4 is defined here: unset it"
+        for name in shortcuts
+        if os.environ[name] not in ("", "0")
+    ]
 
 
 def _installation_faults() -> list[str]:

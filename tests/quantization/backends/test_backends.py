@@ -179,6 +179,18 @@ def test_fast_math_would_be_other_numbers(machine: SimpleNamespace, monkeypatch:
     assert "unset it" in TE.check(CUDA).reasons[0]
 
 
+# The first is a variable of four over six, the second of the fused rotation, the third is none that exists.
+@pytest.mark.parametrize("kind", ["NVFP4_4OVER6_ERR", "RHT_CAST_FUSION", "TOMORROWS"])
+def test_every_shortcut_of_its_kind_is_refused_by_name(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv(f"NVTE_{kind}_USE_FAST_MATH", "1")
+    (reason,) = TE.check(CUDA).reasons
+    assert f"NVTE_{kind}_USE_FAST_MATH is set" in reason
+    monkeypatch.setenv(f"NVTE_{kind}_USE_FAST_MATH", "")
+    assert TE.check(CUDA).available
+
+
 def test_an_installation_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformer_engine", None)
     (reason,) = transformer_engine._import_faults()
@@ -269,9 +281,9 @@ def test_a_wrapped_layer_is_a_plain_layer_to_everybody_else(plain: nn.Module) ->
     assert list(layer.state_dict()) == ["weight", "bias"]
     copy.deepcopy(plain).load_state_dict(layer.state_dict(), strict=True)
     layer.load_state_dict(copy.deepcopy(plain).state_dict(), strict=True)
-    object.__setattr__(layer, "_te", "a handle of this process")
-    assert copy.deepcopy(layer)._te is None
-    assert pickle.loads(pickle.dumps(layer))._te is None
+    layer._te["a device"] = lambda: "a handle of this process, which cannot be pickled"  # type: ignore[operator,index]
+    assert copy.deepcopy(layer)._te == pickle.loads(pickle.dumps(layer))._te == {}
+    assert len(layer._te) == 1  # type: ignore[arg-type]
     assert [name for name, _ in layer.named_modules()] == [""]
 
 
