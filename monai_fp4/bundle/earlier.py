@@ -36,6 +36,8 @@ def brought_up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
     # Between the parts of an id, MONAI writes "::" into the config that it runs, where a file has "#".
     separator = SEPARATOR if SEPARATOR in json.dumps(config) else "#"
     present: dict[str, Any] = _at_present(config, separator)
+    if "epochs" in present and "recipe" in present:
+        present = _with_init_from(present, None)
     if present.get("initialize") == ["$@session"]:
         present["initialize"] = ["$@session.begin()"]
     return present
@@ -52,12 +54,23 @@ def _at_present(value: Any, separator: str) -> Any:
         for before, now in _MOVED.items():
             if target.startswith(before):
                 present["_target_"] = now + target.removeprefix(before)
+    if present.get("_target_") == "monai_fp4.bundle.Session" and "epochs" in present:
+        present = _with_init_from(present, "@init_from")
     if target == "torch.utils.data.DataLoader" and present.get("batch_size", 1) is None:  # one patient at a time
         del present["batch_size"]
         present["_target_"] = "monai_fp4.data.PatientLoader"
     if target == "monai_fp4.data.load_datalist" and present.get("manifest") == "@manifest":
         present["manifest"] = "$@session.manifest"  # which has read it already
     return present
+
+
+def _with_init_from(config: dict[str, Any], value: Any) -> dict[str, Any]:
+    """The same with the option that there was not, in its place, or a bundle would differ from today's in its order."""
+    if "init_from" in config:
+        return config
+    items = list(config.items())
+    at = next((number for number, (name, _) in enumerate(items, 1) if name == "seed"), len(items))
+    return dict([*items[:at], ("init_from", value), *items[at:]])
 
 
 def _divided(item: Any, separator: str) -> list[Any]:

@@ -53,6 +53,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("output_dir", "runs/unet_500k_bf16", "run folder; started again with the same one, a run resumes", False),
     Option("fold", 0, "fold to validate on, or all: train on every patient that is not in the test split"),
     Option("seed", 0, "seed of weights, data order and augmentation; the same for every recipe that is compared"),
+    Option("init_from", None, "weights to begin with: folder of a run, model.pt or MONAI checkpoint; null: the seed's"),
     Option("epochs", 12, "passes over the training slices"),
     Option("batch_size", 16, "slices a step, over all processes together"),
     Option("learning_rate", 0.003, "peak of the one-cycle schedule"),
@@ -84,6 +85,7 @@ class RunOptions:
     output_dir: str
     fold: int | str
     seed: int
+    init_from: str | None
     epochs: int
     batch_size: int
     learning_rate: float
@@ -116,6 +118,7 @@ class RunOptions:
             output_dir=_text("output_dir", config["output_dir"]),
             fold=_fold(config["fold"]),
             seed=_seed(config["seed"]),
+            init_from=None if config["init_from"] is None else _text("init_from", config["init_from"]),
             epochs=_whole("epochs", config["epochs"], 1),
             batch_size=_whole("batch_size", config["batch_size"], 1),
             learning_rate=_positive("learning_rate", config["learning_rate"]),

@@ -6,6 +6,7 @@
 ``conversion.json``         what became of every layer: swapped, padded or left, and why
 ``patients.json``           which patients trained, validated and were held out; channels, and hashes of images
 ``training_data.json``      the range of the training scans: spacing, slice planes, intensities
+``init_from.json``          which weights were taken from elsewhere, and which were not
 ``checkpoint.pt``           everything that resuming needs, replaced after every epoch
 ``checkpoint.previous.pt``  the one before, kept until an epoch was trained from the newer; gone at the end
 ``model.pt``                the weights of the best validation AUPRC (the last ones under ``fold: all``)
@@ -42,7 +43,7 @@ __all__ = ["RunFolder"]
 
 _WRITTEN = (
     "checkpoint.pt", "checkpoint.previous.pt", "model.pt", "metrics.json", "pr_curve.json", "patients.json",
-    "conversion.json", "environment.json", "health.json", "training_data.json",
+    "conversion.json", "environment.json", "health.json", "training_data.json", "init_from.json",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ quantized. BF16 has the range of FP32 and needs no scaler.
 Where to read on:
 
 * `network`: build, seed and convert, in the order that lets recipes be compared;
+* `warm_start`: begin from weights that there are;
 * `training` and `evaluation`: the steps;
 * `nonfinite`: which layer a NaN came from;
 * `failure`: what is called when an engine fails.

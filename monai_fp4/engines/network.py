@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from monai_fp4.bundle.session import Session
+from monai_fp4.engines.warm_start import take_weights, what_was_taken
 from monai_fp4.networks import build_network
 from monai_fp4.networks.memory_format import to_channels_last
 from monai_fp4.quantization.conversion import convert
@@ -62,12 +63,17 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
     Returns:
         The network to train.
     """
-    options = session.options
+    options, taken = session.options, None
+    if options.init_from is not None and session.begun and not session.run_folder.checkpoint_path.exists():
+        taken = take_weights(network, options.init_from)
     network = network.to(session.device)
     network, report = convert(network, options.recipe, backend=session.backend.name, dtype=options.compute_dtype)
     network = to_channels_last(guard_conv3d(network), options.image_size)
     if session.begun and session.rank == 0:  # MONAI's verify_net_in_out builds networks of runs that never begin
         session.run_folder.write_json("conversion.json", report.to_dict())
+        if taken is not None:
+            session.run_folder.write_json("init_from.json", taken)
+            print(what_was_taken(taken))
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
     seed_everything(options.seed)
     if session.world_size > 1:
