@@ -1,0 +1,51 @@
+"""A study folder of somebody hostile: its cells run checked bundles, and import nothing from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_study import definition
+from tiny_runs import REPOSITORY, Dataset
+
+from monai_fp4.study.commands import arguments_of, write_study
+from monai_fp4.study.layout import StudyFolder
+
+CODE = "__import__('pathlib').Path('PWNED').touch()"
+
+
+@pytest.mark.parametrize(
+    ("options", "section", "refused"),
+    [
+        ({"epochs": 1}, {}, False),
+        ({"epochs": f"${CODE}"}, {}, True),
+        ({"epochs": 1, "hostile": f"${CODE}"}, {}, True),
+        ({"epochs": 1}, {"loss": {"_target_": "os.system", "command": "touch PWNED"}}, True),
+        ({"epochs": 1}, {"initialize": [f"${CODE}", "$@session.begin()"]}, True),
+    ],
+)
+def test_a_cell_runs_nothing_else(
+    tiny: Dataset, tmp_path: Path, options: dict[str, Any], section: dict[str, Any], refused: bool
+) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    small = {"image_size": [32, 32], "batch_size": 6, "device": "cpu"}
+    data = {"manifest": "manifest.json", "dataset_dir": str(tiny.dataset_dir)}
+    defined = definition(archs=("unet",), recipes={"sr": "sr"}, seeds=(0,), options=small | options, **data)
+    write_study(folder, defined, str(tiny.manifest))
+    bundle = folder.bundles_path / "unet_500k_sr.json"
+    bundle.write_text(json.dumps(json.loads(bundle.read_text()) | section))
+    for name in ("torch.py", "monai.py", "monai_fp4.py", "bundles/scipy.py"):
+        (folder.path / name).write_text(f"{CODE}\nraise SystemExit(77)")
+    [cell] = defined.cells()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments_of(defined, cell, "cpu", folder)],
+        cwd=folder.path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not list(folder.path.rglob("PWNED")) and done.returncode == int(refused), done.stderr
+    assert folder.finished(cell) is not refused
