@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from monai.networks.blocks import SABlock
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.attention import FP4SABlock
 
 __all__ = ["FP4TokenAttention", "TokenAttention", "cached_attention"]
@@ -121,8 +121,12 @@ class _CachedAttention(torch.autograd.Function):
             return _side_by_side(attended[None], heads)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # torch's `once_differentiable` would answer a Hessian with zeros
+            raise ConfigError(
+                "the attention of this network expected a backward pass without create_graph, found one that is to be"
+                " differentiated again (a gradient penalty, a Hessian): compute it in FP32, with autocast off"
+            )
         (operands,) = ctx.saved_tensors
         q, k, v = operands
         scale = ctx.scale

@@ -34,16 +34,18 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.backends import AUTO, BACKENDS, Backend, select_backend
 from monai_fp4.quantization.conversion_report import Action, ConversionReport, LayerReport
 from monai_fp4.quantization.coverage import Coverage
-from monai_fp4.quantization.heads import find_special_layers
+from monai_fp4.quantization.heads import are_patterns, find_special_layers
 from monai_fp4.quantization.layer_rules import (
     attends,
     channels,
+    reason_by_attributes,
     reason_by_channels,
     reason_by_class,
     reason_by_name,
 )
 from monai_fp4.quantization.layers import NVFP4Layer
 from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
+from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 from monai_fp4.quantization.layers.history import history_of
 from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe
 
@@ -84,9 +86,10 @@ def convert(
         The model, which is the same object, and the report.
 
     Raises:
-        ConfigError: the recipe or the backend is unknown or cannot be used here, or a pattern of ``skip`` or ``heads``
-            matches nothing. The model is unchanged then.
+        ConfigError: the model is no module, the recipe or the backend is unknown or cannot be used here, another option
+            is no value for it, or a pattern of ``skip`` or ``heads`` matches nothing. The model is unchanged then.
     """
+    _check_module(model)
     recipe = Recipe.from_config(recipe)
     _check_skip(model, skip)
     chosen = select_backend(backend, *_where(model, dtype))
@@ -137,8 +140,10 @@ def unconvert(model: nn.Module) -> nn.Module:
         The model, which is the same object.
 
     Raises:
-        ConfigError: the ``forward`` of an FP4 layer was replaced since the conversion. The model is unchanged then.
+        ConfigError: the model is no module, or the ``forward`` of an FP4 layer was replaced since the conversion. The
+            model is unchanged then.
     """
+    _check_module(model)
     layers = list(quantized_layers(model))
     for name, module in layers:
         if "forward" in module.__dict__:  # and it may call the FP4 layer's
@@ -165,7 +170,11 @@ def set_active(model: nn.Module, active: bool) -> int:
 
     Returns:
         The number of FP4 layers and attention blocks switched (those that already were as asked included).
+
+    Raises:
+        ConfigError: the model is no module.
     """
+    _check_module(model)
     layers = [module for _, module in quantized_layers(model)]
     for module in layers:
         module.active = active  # type: ignore[assignment]
@@ -203,6 +212,7 @@ def _attention(
         reason = f"its products of attention stay in high precision: FP4 ones are known for {_known_attention()}"
     if reason is None and "forward" in module.__dict__:
         reason = "its forward was replaced on this instance: convert before that"
+    reason = reason or reason_by_attributes(module)
     if reason is not None or kind is None:
         return None, {"action": Action.LEFT, "reason": reason}
     outcome = {"action": Action.SWAPPED, "reason": "products of attention in FP4, softmax high", "backend": "emulated"}
@@ -241,7 +251,7 @@ def _become_float(module: nn.Module) -> None:
     made_so = next(base for base in type(module).__mro__ if "float_type" in vars(base))
     float_type, fp4_type = module.__dict__.pop("_float_class", (float_type, made_so))
     module.__class__ = _rebased(type(module), fp4_type, float_type)
-    for key in ("recipe", "active", "history", "_te"):
+    for key in ADDED_ATTRIBUTES:
         module.__dict__.pop(key, None)
 
 
@@ -271,6 +281,8 @@ def _leave_fused_paths(model: nn.Module) -> list[str]:
 
 def _where(model: nn.Module, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     """Device of the model, and the dtype that its layers will compute in as far as it is known."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype expected one that layers compute in, such as torch.bfloat16, found {dtype!r}")
     parameter = next(model.parameters(), torch.empty(0))
     device = parameter.device
     if dtype is None and device.type == "meta":  # autocast does not know it
@@ -280,8 +292,16 @@ def _where(model: nn.Module, dtype: torch.dtype | None) -> tuple[torch.device, t
     return device, dtype
 
 
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"expected a network, which is a torch.nn.Module, found {model!r:.80}: build it first, and put several in"
+            " an nn.ModuleList"
+        )
+
+
 def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
-    if isinstance(skip, str):
+    if not are_patterns(skip):
         raise ConfigError(f"skip expected a list of patterns over module names, found {skip!r}: put it in a list")
     names = [name for name, _ in model.named_modules()]
     for pattern in skip:

@@ -75,6 +75,9 @@ class ConversionReport:
     notes: tuple[str, ...] = ()
     coverage: Coverage | None = field(default=None, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"coverage": None}  # a copy, or what a file holds, is a record: its network is another
+
     def after(self, forward: Callable[[], Any]) -> ConversionReport:
         """Run one forward pass, and report what every swapped layer did in it.
 

@@ -31,7 +31,7 @@ class Use(StrEnum):
 
     FP4 = "ran in FP4"
     INACTIVE = "switched off"
-    """It was in high precision, by `monai_fp4.quantization.set_active`."""
+    """It was in high precision, by `monai_fp4.quantization.set_active`, or converted back, or again, since."""
     BYPASSED = "bypassed"
     """Its weight was used, and not by its FP4 products."""
     NEVER = "never ran"
@@ -45,7 +45,8 @@ class Coverage:
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        self._layers = {name: weakref.ref(layer) for name, layer in layers.items()}
+        # A layer that was converted again, or back, since has another history, or none, and is no affair of this one.
+        self._layers = {name: (weakref.ref(layer), history_of(layer)) for name, layer in layers.items()}
         self._before: dict[int, tuple[int, bool]] | None = (
             None  # of each weight: its version, whether it had a gradient
         )
@@ -54,28 +55,26 @@ class Coverage:
 
     def uses(self) -> dict[str, Use]:
         """What each layer did since it was converted; a layer that was never seen in FP4 counts as never run."""
-        return {name: Use.FP4 if history_of(layer).passes else Use.NEVER for name, layer in self._alive()}
+        return {name: Use.FP4 if history.passes else Use.NEVER for name, (_, history) in self._layers.items()}
 
     def observe(self, forward: Callable[[], Any]) -> dict[str, Use]:
         """Run ``forward`` once, without a compiler, and say what each layer did in it."""
-        passes = {name: history_of(layer).passes for name, layer in self._alive()}
+        passes = {name: history.passes for name, (_, history) in self._layers.items()}
         with torch.compiler.set_stance("force_eager"), _Touched() as touched:
             forward()
-        uses = {}
+        uses = dict.fromkeys(passes, Use.INACTIVE)
         for name, layer in self._alive():
             if history_of(layer).passes > passes[name]:
                 uses[name] = Use.FP4
-            elif not layer.active:
-                uses[name] = Use.INACTIVE
-            else:
+            elif layer.active:
                 weights = {id(parameter) for parameter in layer.parameters(recurse=False) if parameter.ndim > 1}
                 uses[name] = Use.BYPASSED if weights & touched.parameters else Use.NEVER
         return uses
 
     def _alive(self) -> Iterator[tuple[str, nn.Module]]:
-        for name, reference in self._layers.items():
+        for name, (reference, history) in self._layers.items():
             layer = reference()
-            if layer is not None:
+            if layer is not None and layer.__dict__.get("history") is history:
                 yield name, layer
 
     def _trains(self, layer: nn.Module) -> None:

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.numerics import BLOCK_SIZE
 
-__all__ = ["SpecialLayers", "find_special_layers", "multiplies"]
+__all__ = ["SpecialLayers", "are_patterns", "find_special_layers", "multiplies"]
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _HEAD_NAME = re.compile(r"head|classif|logit|output|final|seg|supervis|aux|^(fc|out|pred)", re.IGNORECASE)
@@ -54,6 +54,11 @@ class SpecialLayers:
 def multiplies(module: nn.Module) -> bool:
     """Whether a module is a linear layer or a convolution of torch's, or derived from one."""
     return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+
+
+def are_patterns(value: object) -> bool:
+    """Whether a value is a list, a tuple or a set of strings."""
+    return isinstance(value, list | tuple | set | frozenset) and all(isinstance(text, str) for text in value)
 
 
 def find_special_layers(
@@ -93,7 +98,7 @@ def _matching(layers: Iterable[str], pattern: str) -> set[str]:
 
 
 def _named(model: nn.Module, heads: Sequence[str], layers: Iterable[str]) -> set[str]:
-    if isinstance(heads, str) or not all(isinstance(pattern, str) for pattern in heads):
+    if not are_patterns(heads):
         raise ConfigError(f"heads expected a list of patterns over module names, found {heads!r}: put them in a list")
     found = set()
     for pattern in heads:
@@ -119,7 +124,7 @@ def _declared(model: nn.Module, attribute: str, layers: Iterable[str]) -> tuple[
         if patterns is None:
             continue
         names: set[str] = set()
-        texts = isinstance(patterns, list | tuple | set | frozenset) and all(isinstance(text, str) for text in patterns)
+        texts = are_patterns(patterns)
         for pattern in patterns if texts else ():
             names |= _matching(layers, f"{prefix}.{pattern}" if prefix else pattern)
         if names or (texts and not patterns):

@@ -18,23 +18,27 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from monai_fp4.quantization.formats.rounding import dtype_names
 from monai_fp4.quantization.heads import SpecialLayers
 from monai_fp4.quantization.layers import LAYER_TYPES
+from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES
 from monai_fp4.quantization.recipes import Precision, Recipe
 
-__all__ = ["attends", "channels", "reason_by_channels", "reason_by_class", "reason_by_name"]
+__all__ = ["attends", "channels", "reason_by_attributes", "reason_by_channels", "reason_by_class", "reason_by_name"]
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_FEW = 4  # channels of an image, classes of a small task; a bottleneck may have five to fifteen as well
 _NO_PRODUCT: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     (_NORMS, "normalisation stays in high precision"),
     ((nn.Embedding, nn.EmbeddingBag), "a table look-up has no product to quantize"),
     ((nn.PReLU,), "the slope of an activation, no product to quantize"),
     ((nn.RNNBase, nn.RNNCellBase), "recurrent layers have no FP4 counterpart here"),
+    ((torch.jit.ScriptModule,), "compiled by torch.jit, which fixed what it computes: convert before that"),
     ((nn.MultiheadAttention,), "torch's fused attention reads its weights directly; use MONAI's SABlock for FP4"),
 )
 
@@ -76,7 +80,17 @@ def _reason_by_state(module: nn.Module) -> str | None:
         return f"its weight is {weight.dtype}, and FP4 is rounded from {dtype_names(SUPPORTED_DTYPES)}"
     if is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor"):  # fully_shard gathers a DTensor
         return f"its weight is a {type(weight).__name__}, which is no tensor in plain memory"
-    return None
+    return reason_by_attributes(module)
+
+
+def reason_by_attributes(module: nn.Module) -> str | None:
+    """Why a layer or attention block has no room for what its FP4 counterpart keeps beside its parameters, or None."""
+    taken = [name for name in ADDED_ATTRIBUTES if hasattr(module, name)]
+    return (
+        f"it has attributes of its own called {', '.join(taken)}, which FP4 layers have too: rename them"
+        if taken
+        else None
+    )
 
 
 def attends(module: nn.Module) -> bool:
@@ -120,7 +134,7 @@ def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: Spe
     per_group = "" if groups == 1 else f" per group ({groups} groups)"
     for size, side, usual in ((inputs, "input", "the image stem"), (outputs, "output", "an output head")):
         if size // groups < BLOCK_SIZE:
-            hint = f"; usually {usual}" if groups == 1 else ""
+            hint = f"; usually {usual}" if groups == 1 and size <= _FEW else ""
             return f"{size // groups} {side} channels{per_group}, less than one block of {BLOCK_SIZE}{hint}"
     return None
 

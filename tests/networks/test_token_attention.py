@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monai.networks.blocks import SABlock
 from torch import Tensor
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.networks import token_attention
 
 
@@ -75,3 +76,11 @@ def test_token_attention_equals_monais_block(tokens: int, quick: bool, amp: bool
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-2 if amp else 1e-5, atol=1e-2 if amp else 1e-5)
     for one, other in zip(gradients[1], gradients[0], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=other.abs().max().item() * (2e-2 if amp else 1e-4))
+
+
+def test_cached_attention_refuses_a_second_derivative() -> None:
+    projected = torch.randn(1, 4, 3 * 16)
+    with pytest.raises(ConfigError, match="without create_graph"):
+        torch.autograd.functional.hvp(
+            lambda x: token_attention.cached_attention(x, 2, 0.3).square().sum(), projected, torch.ones_like(projected)
+        )

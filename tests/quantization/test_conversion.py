@@ -228,6 +228,46 @@ def test_unknown_names_are_answered_with_the_nearest_and_change_nothing() -> Non
     assert not list(quantized_layers(model))
 
 
+@pytest.mark.parametrize("found", [None, 3, "unet", nn.Linear, [nn.Linear(32, 32)], lambda x: x], ids=repr)
+def test_what_is_no_network_is_refused(found: Any) -> None:
+    for call in (lambda: convert(found, "sr"), lambda: unconvert(found), lambda: set_active(found, True)):
+        with pytest.raises(ConfigError, match=r"expected a network, which is a torch\.nn\.Module, found"):
+            call()
+
+
+@pytest.mark.parametrize("option", ["skip", "heads", "dtype", "backend"])
+@pytest.mark.parametrize("value", [3, [3], "conv", torch.int8, object()], ids=str)
+def test_options_of_another_kind_are_refused_and_change_nothing(option: str, value: Any) -> None:
+    model = unet()
+    with pytest.raises(ConfigError, match=rf"^{option} "):
+        convert(model, "sr", **{option: value})
+    assert not list(quantized_layers(model))
+
+
+def test_attributes_of_the_users_own_are_kept_and_the_layer_is_left() -> None:
+    block = FP4SABlock.float_type(32, 2)
+    model = nn.ModuleList([nn.Linear(32, 32), nn.Linear(32, 32), nn.Conv2d(32, 32, 1), block])
+    model[0].active, model[2].history, block.recipe = "mine", [3], "own"
+    _, report = convert(model, {"base": "sr", "attention": "fp4"}, heads=[])
+    left = {layer.name: layer.reason for layer in report.layers if not layer.quantized}
+    assert set(left) == {"0", "2", "3"}
+    assert "attributes of its own called active, which FP4 layers have too" in left["0"]
+    unconvert(model)
+    assert (model[0].active, model[2].history, block.recipe) == ("mine", [3], "own")
+
+
+def test_what_torch_has_compiled_is_left_and_says_so() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(32, 32)))
+    _, report = convert(scripted, "sr")
+    assert report.layers[0].reason == "compiled by torch.jit, which fixed what it computes: convert before that"
+
+
+def test_few_channels_are_called_a_stem_or_head_only_where_they_are_few() -> None:
+    model = nn.ModuleList([nn.Conv2d(3, 32, 1), nn.Linear(12, 32), nn.Linear(32, 8), nn.Linear(32, 2)])
+    _, report = convert(model, "sr", heads=[])
+    assert ["usually" in layer.reason for layer in report.layers] == [True, False, False, True]
+
+
 def test_converting_again_starts_from_the_float_model() -> None:
     model, first = convert(unet(), "sr")
     parameters = dict(model.named_parameters())

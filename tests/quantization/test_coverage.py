@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import warnings
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from stand_ins import WindowBlock, image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_fp4.quantization import convert, set_active, unconvert
+from monai_fp4.quantization import ConversionReport, convert, set_active, unconvert
 
 
 def uses(report: object) -> dict[str, str]:
@@ -157,3 +158,24 @@ def test_evaluation_is_in_the_precision_of_training(container: bool, norm_first:
     with torch.no_grad():
         restored, expected = (each(x, src_key_padding_mask=mask) for each in (model, plain))
     assert torch.equal(restored, expected), "the fused path is back, to the last bit"
+
+
+@pytest.mark.parametrize("then", [unconvert, lambda layer: convert(layer, "full", heads=[])], ids=["back", "again"])
+def test_a_part_that_is_converted_back_or_again_since(then: Callable[[nn.Module], object]) -> None:
+    model, report = convert(nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)), "sr", heads=[])
+    model(image(4, 32))
+    then(model[0])
+    assert not train(model, 3, image(4, 32))
+    assert uses(report.so_far()) == {"0": "ran in FP4", "1": "ran in FP4"}
+    assert uses(report.after(lambda: model(image(4, 32)))) == {"0": "switched off", "1": "ran in FP4"}
+    unconvert(model)
+    assert set(uses(report.after(lambda: model(image(4, 32)))).values()) == {"switched off"}
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))])
+def test_a_report_that_is_copied_or_stored_is_a_record(again: Callable[[ConversionReport], ConversionReport]) -> None:
+    model, report = convert(nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)), "sr", heads=[])
+    seen = again(report.after(lambda: model(image(4, 32))))
+    assert set(uses(seen).values()) == {"ran in FP4"} and seen.coverage is None
+    assert seen.so_far() is seen and str(again(report)) == str(report)
+    assert report.coverage is not None, "the report itself looks on"

@@ -12,6 +12,7 @@ import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.losses import DiceLoss
+from monai.networks.blocks import SABlock
 from monai.networks.nets import UNet
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ScaleIntensityd
 from stand_ins import image
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization import convert
+from monai_fp4.quantization import convert, set_active
 
 LAYERS = {
     "linear": (lambda: nn.Linear(32, 48), (2, 5, 32)),
@@ -157,3 +158,21 @@ def test_batched_gradients_are_refused(name: str) -> None:
         torch.autograd.grad(y, x, torch.stack([torch.ones_like(y)] * 2), is_grads_batched=True)
     with pytest.raises(ConfigError, match=r"torch\.func"):
         torch.func.vmap(layer)(x.unsqueeze(1))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(ConfigError, match="forward-mode"):
+        layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+@pytest.mark.parametrize("recipe", ["sr", "chain_rule", "forward_only", {"base": "sr", "attention": "fp4"}], ids=str)
+@pytest.mark.parametrize("name", [*LAYERS, "attention"])
+def test_second_derivatives_are_refused(name: str, recipe: Any) -> None:
+    build, shape = LAYERS.get(name, (lambda: SABlock(32, 2), (1, 5, 32)))
+    layer, _ = convert(build(), recipe)
+    x = image(*shape)
+    with pytest.raises(ConfigError, match="second derivative"):
+        torch.autograd.functional.hvp(lambda x: layer(x).square().sum(), x, torch.ones_like(x))
+    leaf = x.clone().requires_grad_()
+    with pytest.raises(ConfigError, match="second derivative"):  # dy is a constant here, and needs no gradient
+        torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True)
+    set_active(layer, False)
+    torch.autograd.grad(layer(leaf).square().sum(), leaf, create_graph=True)[0].square().sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().max() > 0

@@ -54,7 +54,7 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype = torch.b
     """
     if name == AUTO:
         return next(backend for backend in BACKENDS.values() if backend.check(device, dtype).available)
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise unknown_name("backend", name, [AUTO, *BACKENDS])
     backend = BACKENDS[name]
     availability = backend.check(device, dtype)

@@ -30,7 +30,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from monai_fp4.quantization.backends.te_recipe import te_recipe
 from monai_fp4.quantization.layers import NVFP4Layer
@@ -147,7 +146,6 @@ class WithInputGradient(Function):
         return y.view_as(y)
 
     @staticmethod
-    @once_differentiable
     @without_autocast
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Pass dy on to whatever made y, which has the weight's gradient to compute."""

@@ -29,7 +29,6 @@ import torch
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from monai_fp4.quantization.formats.philox import KeySource, key_source, keys_from
 from monai_fp4.quantization.layers.history import LayerHistory
@@ -95,7 +94,6 @@ class _Product(torch.autograd.Function):
         return matrix_product(qa, qb, a.dtype)
 
     @staticmethod
-    @once_differentiable
     @without_autocast
     def backward(ctx: Any, dc: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, b = ctx.saved_tensors

@@ -20,6 +20,9 @@ from monai_fp4.quantization.recipes import Recipe
 __all__ = ["NVFP4Layer", "add_bias", "check_image", "leaves_to_torch", "working_dtype"]
 
 
+ADDED_ATTRIBUTES = ("recipe", "active", "history", "_te")
+"""What FP4 layers and attention blocks keep beside what the float class has; ``_te`` is Transformer Engine's layer."""
+
 _PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 

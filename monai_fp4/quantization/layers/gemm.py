@@ -32,7 +32,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from monai_fp4.quantization.kernels.dispatch import dispatch
 from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
@@ -101,7 +100,6 @@ class _Multiply(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     @without_autocast
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parts = ctx.saved_tensors

@@ -95,7 +95,8 @@ def without_autocast(method: _Method) -> _Method:
     """Decorate a ``forward`` or ``backward`` of an autograd function: its GEMMs stay in the dtypes that it chose.
 
     The backward pass, which autograd runs later and perhaps on another thread, draws its keys for stochastic rounding
-    from where the forward pass did.
+    from where the forward pass did. It has no derivative itself, and is refused where autograd asks for one: torch's
+    ``once_differentiable`` would answer `torch.autograd.functional.hessian` with zeros.
     """
     backward = method.__name__ == "backward"
 
@@ -103,6 +104,12 @@ def without_autocast(method: _Method) -> _Method:
     def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
         if backward:
             check_untransformed(tensor)
+            if torch.is_grad_enabled():
+                raise ConfigError(
+                    "FP4 layers expected a backward pass without create_graph, found one that is to be differentiated"
+                    " again (a gradient penalty, a Hessian): rounding has no second derivative, so switch the layers"
+                    " off there with monai_fp4.quantization.set_active"
+                )
         else:
             ctx.keys = key_source()
         # Autocast knows no device "meta", where only shapes are computed.
@@ -121,9 +128,9 @@ def check_untransformed(gradient: Tensor | None = None) -> None:
     if torch.compiler.is_compiling():
         return
     batched = gradient is not None and torch._C._dispatch_keys(gradient).has(_BATCHED)
-    if batched or torch._C._are_functorch_transforms_active():
+    if batched or torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         raise ConfigError(
-            "FP4 layers expected a plain forward and backward pass, found one inside torch.func or a batched gradient"
-            " (vmap, grad, jvp, is_grads_batched): use autograd and one gradient at a time there, or switch the layers"
-            " off with monai_fp4.quantization.set_active"
+            "FP4 layers expected a plain forward and backward pass, found one inside torch.func, forward-mode autograd"
+            " or a batched gradient (vmap, grad, jvp, dual_level, is_grads_batched): use autograd and one gradient at a"
+            " time there, or switch the layers off with monai_fp4.quantization.set_active"
         )
