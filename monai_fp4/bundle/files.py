@@ -33,6 +33,7 @@ def bundle_files() -> dict[str, str]:
         )
         + "\n"
         for cell in network_table()
+        if not cell.config.of_the_paper
         for recipe in RECIPES
     }
     return files | {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in _COPIED}

@@ -17,7 +17,15 @@ from monai_fp4.networks.sizes import SizeRule
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NetworkConfig", "SwinConfig", "SwinUNETRConfig", "UNetConfig", "ViTConfig"]
+__all__ = [
+    "NetworkConfig",
+    "PaperCNNConfig",
+    "PaperTransformerConfig",
+    "SwinConfig",
+    "SwinUNETRConfig",
+    "UNetConfig",
+    "ViTConfig",
+]
 
 
 class NetworkConfig(ABC):
@@ -25,6 +33,9 @@ class NetworkConfig(ABC):
 
     learning_rate: ClassVar[float] = 0.001
     """Peak of the one-cycle schedule in the bundles at 500k; larger networks take half of it."""
+
+    of_the_paper: ClassVar[bool] = False
+    """Whether this is a network of arXiv 2605.27616 as it is: of its own size, and chosen by ``--arch``."""
 
     @abstractmethod
     def build(self, in_channels: int, out_channels: int, image_size: tuple[int, ...]) -> nn.Module:
@@ -173,6 +184,64 @@ class SwinUNETRConfig(NetworkConfig):
     @property
     def first_and_last(self) -> tuple[str, str]:
         return _swin_blocks("swinViT", self.depths)
+
+
+@dataclass(frozen=True)
+class PaperCNNConfig(NetworkConfig):
+    """The CNN of arXiv 2605.27616: ``stages`` that halve the resolution, each of ``width`` channels; 2D only."""
+
+    of_the_paper = True
+
+    stages: int
+    width: int
+
+    def build(self, in_channels: int, out_channels: int, image_size: tuple[int, ...]) -> nn.Module:
+        from monai_fp4.networks.paper_cnn import PaperCNN
+
+        return PaperCNN(self, in_channels=in_channels, out_channels=out_channels)
+
+    @property
+    def stride(self) -> int:
+        return 2**self.stages
+
+    @property
+    def size_rule(self) -> SizeRule:
+        return SizeRule(self.stride, 2 * self.stride, spatial_dims=(2,))
+
+    @property
+    def first_and_last(self) -> tuple[str, str]:
+        return "encoders.1.*", f"decoders.{self.stages - 2}.*"
+
+
+@dataclass(frozen=True)
+class PaperTransformerConfig(NetworkConfig):
+    """Swin or, without a ``window_size``, ViT of arXiv 2605.27616; ``hidden`` units of the MLP; 2D only."""
+
+    of_the_paper = True
+
+    width: int
+    depth: int
+    num_heads: int
+    hidden: int
+    window_size: int | None = None
+    patch_size: int = 16
+
+    def build(self, in_channels: int, out_channels: int, image_size: tuple[int, ...]) -> nn.Module:
+        from monai_fp4.networks.paper_transformer import PaperTransformer
+
+        return PaperTransformer(self, in_channels=in_channels, out_channels=out_channels, image_size=image_size)
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size
+
+    @property
+    def size_rule(self) -> SizeRule:
+        return SizeRule(self.stride, self.stride * (self.window_size or 2), spatial_dims=(2,), powers_of_two=True)
+
+    @property
+    def first_and_last(self) -> tuple[str, str]:
+        return "blocks.0.*", f"blocks.{self.depth - 1}.*"
 
 
 def _swin_blocks(encoder: str, depths: tuple[int, ...]) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 A *scale* is a parameter count that the architectures are matched at, so that a comparison of recipes compares
 architectures and not sizes. Each entry below gives a network within 3 % of its scale at the default arguments (2D,
-3 -> 1 channels, 256 x 256). The command line, the bundles, the docs and the tests all read this table; nothing else
-knows which cells exist.
+3 -> 1 channels, 256 x 256); the paper's own networks, `paper_*`, have the sizes that they have, up to a tenth off. The
+command line, the bundles, the docs and the tests all read this table; nothing else knows which cells exist.
 
 Channel widths are multiples of 32 wherever the parameter budget allows, because NVFP4 scales blocks of 16 channels and
 Transformer Engine's GEMMs want multiples of 32; no width is off the 16 grid, so no layer pads a block in the middle of
@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from monai_fp4.errors import ConfigError, unknown_name
-from monai_fp4.networks.configs import NetworkConfig, SwinConfig, SwinUNETRConfig, UNetConfig, ViTConfig
+from monai_fp4.networks.configs import (
+    NetworkConfig,
+    PaperCNNConfig,
+    PaperTransformerConfig,
+    SwinConfig,
+    SwinUNETRConfig,
+    UNetConfig,
+    ViTConfig,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,7 +44,7 @@ SCALES: Mapping[str, int] = MappingProxyType({"500k": 500_000, "4m": 4_000_000, 
 """Scale name -> the parameter count that its networks are matched at."""
 
 SCALE_TOLERANCE = 0.03
-"""Largest relative distance of a network from its scale, at the default arguments."""
+"""Largest relative distance of a network from its scale, at the default arguments, if it is not `of_the_paper`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Architecture:
 
 _REGISTRY: Mapping[str, Architecture] = {
     "unet": Architecture(
-        "MONAI UNet with batch norm, the paper's CNN",
+        "MONAI UNet with batch norm",
         {
             "500k": UNetConfig((16, 32, 64, 128, 160), 0),
             "4m": UNetConfig((48, 96, 144, 192, 288), 2),
@@ -74,6 +82,26 @@ _REGISTRY: Mapping[str, Architecture] = {
     ),
     "swinunetr": Architecture(
         "MONAI SwinUNETR as it is, at 15m only", {"15m": SwinUNETRConfig(36, (2, 2, 6, 2), (3, 6, 12, 24))}
+    ),
+    "paper_cnn": Architecture(
+        "the paper's CNN, layer by layer; 2D",
+        {"500k": PaperCNNConfig(4, 64), "4m": PaperCNNConfig(6, 128), "15m": PaperCNNConfig(7, 224)},
+    ),
+    "paper_swin": Architecture(
+        "the paper's Swin-ViT, layer by layer; 2D",
+        {
+            "500k": PaperTransformerConfig(64, 10, 4, 192, 4),
+            "4m": PaperTransformerConfig(192, 9, 6, 576, 8),
+            "15m": PaperTransformerConfig(448, 8, 14, 896, 16),
+        },
+    ),
+    "paper_vit": Architecture(
+        "the paper's ViT, layer by layer; 2D",
+        {
+            "500k": PaperTransformerConfig(64, 10, 2, 192),
+            "4m": PaperTransformerConfig(192, 9, 6, 576),
+            "15m": PaperTransformerConfig(448, 8, 14, 896),
+        },
     ),
 }
 

@@ -42,7 +42,8 @@ def test_unet_is_monais(size: tuple[int, ...], amp: bool) -> None:
 
 @pytest.mark.parametrize("cell", network_table(), ids=lambda cell: f"{cell.arch}_{cell.scale}")
 def test_first_and_last_are_blocks_with_weights(cell: NetworkCell) -> None:
-    names = [name for name, _ in build_network(cell.arch, cell.scale, image_size=(64, 64)).named_parameters()]
+    network = build_network(cell.arch, cell.scale, image_size=(256, 256))
+    names = [name for name, _ in network.named_parameters()]
     first, last = ([name for name in names if fnmatch(name, pattern)] for pattern in cell.config.first_and_last)
     assert first and last and not set(first) & set(last)
 
