@@ -20,7 +20,7 @@ from monai_fp4.bundle.options import OPTIONS
 from monai_fp4.data.layouts import LAYOUTS
 from monai_fp4.data.readers import READERS
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
-from monai_fp4.quantization.recipes import RECIPES, Backward, Precision, Recipe
+from monai_fp4.quantization.recipes import FURTHER_RECIPES, PAPER_RECIPES, RECIPES, Backward, Precision, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere
@@ -46,7 +46,26 @@ def recipes() -> str:
         return [f"`{recipe.name}`", recipe.forward.upper(), backward, *tick]
 
     header = ["Recipe", "Forward", "Backward", "Stochastic rounding", "Hadamard transform", "2D weight scales"]
-    return markdown(header, map(row, RECIPES.values()))
+    return markdown(header, map(row, {**RECIPES, **FURTHER_RECIPES}.values()))
+
+
+def paper_recipes() -> str:
+    """The numbers of the paper's code and our names."""
+    said = [
+        "no quantization, FP16 autocast",
+        "all three products",
+        "the forward product; gradients from the original operands",
+        "the forward product; gradients from the decoded operands",
+        "1, weights in 16 x 16 blocks, weight gradient rotated",
+        "4, gradients rounded stochastically",
+        "1, gradients rounded stochastically",
+        "2, weight gradient rotated; by its flags, not its text, also weights in 16 x 16 blocks",
+    ]
+    rows = (
+        [str(number), text, " or ".join(f"`{name}`" for name in names)]
+        for (number, names), text in zip(PAPER_RECIPES.items(), said, strict=True)
+    )
+    return markdown(["Id", "What its code says is in FP4", "Here"], rows)
 
 
 @cache
@@ -85,6 +104,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layouts": layouts,
     "networks": networks,
     "options": options,
+    "paper_recipes": paper_recipes,
     "readers": readers,
     "recipes": recipes,
     **result_tables.TABLES,

@@ -155,7 +155,7 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
         ConfigError: for a name that is not known, or a number that is none.
     """
     from monai_fp4.networks import ARCHITECTURES, SCALES
-    from monai_fp4.quantization.recipes import RECIPES
+    from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES
     from monai_fp4.study import grid
     from monai_fp4.study.commands import OPTIMIZERS
     from monai_fp4.study.layout import StudyDefinition, read_json
@@ -164,7 +164,7 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
     own = read_json(args.recipes_file) if args.recipes_file else {}
     if not isinstance(own, dict):
         raise ConfigError(f"{args.recipes_file} must hold a mapping of names to recipes, but does not; correct it")
-    if taken := sorted(RECIPES.keys() & own):
+    if taken := sorted({*RECIPES, *FURTHER_RECIPES} & set(own)):
         raise ConfigError(
             f"{args.recipes_file} must give recipes names of their own, but {taken[0]!r} is one of the package's;"
             " rename it"

@@ -23,7 +23,7 @@ from typing import Any
 
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks import find_cell
-from monai_fp4.quantization.recipes import RECIPES, Precision, Recipe
+from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES, Precision, Recipe
 
 __all__ = ["ADDITIONS", "grid_recipes", "recipe_of"]
 
@@ -56,7 +56,7 @@ def grid_recipes(text: str, own: Mapping[str, Any] = MappingProxyType({})) -> di
     Raises:
         ConfigError: an unknown name, an addition to a recipe that does not quantize, or fields that do not fit.
     """
-    known = {**{name: name for name in RECIPES}, **own}
+    known = {**{name: name for name in (*RECIPES, *FURTHER_RECIPES)}, **own}
     chosen: dict[str, Any] = {}
     for word in (part.strip() for part in text.split(",")):
         name, *additions = word.split("+")

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.scheme import Scheme
 from monai_fp4.quantization.recipes import (
+    FURTHER_RECIPES,
+    PAPER_RECIPES,
     RECIPES,
     AttentionPrecision,
     Backward,
@@ -54,6 +56,19 @@ def test_the_eleven_recipes_are_the_design_s() -> None:
         assert recipe.bf16_last_share == 0
         assert recipe.standard_format
         assert {recipe.scheme_of(operand) for operand in Operand} == {Scheme.NVFP4}
+
+
+def test_every_recipe_of_the_paper_has_a_name() -> None:
+    named = [[Recipe.from_config(name) for name in names] for names in PAPER_RECIPES.values()]
+    assert list(PAPER_RECIPES) == list(range(8)) and [len(readings) for readings in named] == [1] * 7 + [2]
+    assert set(FURTHER_RECIPES) == {"forward_rht", "forward_rht_2d"} and not FURTHER_RECIPES.keys() & RECIPES.keys()
+    for recipe in named[7]:
+        assert (recipe.forward, recipe.backward, recipe.hadamard) == ("fp4", "high_precision", True)
+    assert [recipe.two_d_weights for recipe in named[7]] == [False, True]
+    only = {"base": "forward_only", "hadamard": True, "name": "forward_rht"}
+    assert Recipe.from_config(only) == FURTHER_RECIPES["forward_rht"]
+    with pytest.raises(ConfigError, match="'forward_rht_2d'"):
+        Recipe.from_config("forward_rht2d")
 
 
 def test_the_table_and_its_recipes_are_frozen() -> None:
@@ -148,7 +163,7 @@ def test_configs_that_do_not_fit_are_refused_in_one_sentence(config: Any, messag
     "config",
     [
         {"backward": "high_precision", "stochastic_rounding": True},
-        {"backward": "high_precision", "hadamard": True},
+        {"base": "bf16", "hadamard": True},
         {"backward": "dequantized", "stochastic_rounding": True},
         {"base": "chain_rule", "hadamard": True},
         {"forward": "bf16"},
@@ -249,7 +264,7 @@ def test_configs_round_trip_through_json(
         name="any",
         backward=backward,
         stochastic_rounding=techniques[0] and fp4_gradients,
-        hadamard=techniques[1] and fp4_gradients,
+        hadamard=techniques[1] and backward is not Backward.DEQUANTIZED,
         two_d_weights=techniques[2],
         attention=attention,
         overrides=tuple(overrides),

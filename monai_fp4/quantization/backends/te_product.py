@@ -71,6 +71,8 @@ class TEProduct(NVFP4Layer):
         if not self.quantizing or input.numel() == 0 or separated():  # te.Linear has one maximum for all of its input
             return False
         reason = obstacle(input, self.weight)
+        if self.recipe.hadamard and self.recipe.backward is Backward.HIGH_PRECISION:
+            reason = "Transformer Engine does not rotate the operands of a weight gradient in high precision"
         if reason is not None and reason not in _warned:
             _warned.add(reason)
             warnings.warn(

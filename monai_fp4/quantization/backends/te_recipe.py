@@ -42,7 +42,7 @@ def te_flags(recipe: Recipe) -> dict[str, Any]:
             " use the backend 'emulated'"
         )
     return {
-        "disable_rht": not recipe.hadamard,
+        "disable_rht": not recipe.hadamard or recipe.backward is not Backward.FP4,
         "disable_stochastic_rounding": not recipe.stochastic_rounding,
         "disable_2d_quantization": not recipe.two_d_weights,
         "backward_override": _BACKWARD_OVERRIDES[recipe.backward],

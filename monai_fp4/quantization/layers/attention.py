@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from monai_fp4.quantization.formats.philox import KeySource, key_source, keys_from
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
-from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.layers.operands import rotated_product, without_autocast
 from monai_fp4.quantization.layers.operators import LIBRARY, recipe_of, text_of
 from monai_fp4.quantization.layers.separate import maxima
 from monai_fp4.quantization.numerics import Scheme, decode, scaled_values
@@ -100,7 +100,10 @@ class _Product(torch.autograd.Function):
         recipe: Recipe = ctx.recipe
         needs_a, needs_b, _ = ctx.needs_input_grad
         if recipe.backward is not Backward.FP4:
-            return dc @ b if needs_a else None, dc.mT @ a if needs_b else None, None
+            da = dc @ b if needs_a else None
+            if not needs_b:
+                return da, None, None
+            return da, rotated_product(dc.mT, a.mT, b.dtype) if recipe.hadamard else dc.mT @ a, None
         stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
         scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
         da = None

@@ -21,7 +21,7 @@ from monai_fp4.quantization.layers.operands import (
     kernel_values,
     scale_and_cast,
 )
-from monai_fp4.quantization.layers.products import correlate, gather, scatter, weight_product
+from monai_fp4.quantization.layers.products import correlate, gather, rotated_weight_product, scatter, weight_product
 from monai_fp4.quantization.numerics import ScaledValues, decode
 from monai_fp4.quantization.recipes import Operand, Recipe
 
@@ -82,9 +82,11 @@ class ConvSpec:
         return self.backward(dy, weight.to(self.dtype))
 
     def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
-        """The gradient of the kernel in high precision."""
+        """The gradient of the kernel in high precision, of rotated operands where the recipe says so."""
         x = x.to(self.dtype)
         image, pixels = self.sides(x, dy)
+        if self.recipe.hadamard:
+            return rotated_weight_product(image, pixels, self.kernel_shape(x, dy), self.geometry)
         return correlate(image, pixels, self.kernel_shape(x, dy), self.geometry)
 
     def sides(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_fp4.quantization.layers.layer_products import Forward, Products
-from monai_fp4.quantization.layers.operands import scale_and_cast
+from monai_fp4.quantization.layers.operands import rotated_product, scale_and_cast
 from monai_fp4.quantization.numerics import ScaledValues, decode, scaled_values
 from monai_fp4.quantization.recipes import Operand, Recipe
 
@@ -54,7 +54,9 @@ class LinearSpec:
         return dy @ weight.to(self.dtype)
 
     def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
-        """``dy^T x`` in high precision."""
+        """``dy^T x`` in high precision, of rotated operands where the recipe says so."""
+        if self.recipe.hadamard:
+            return rotated_product(dy.mT, x.mT, self.dtype)
         return dy.mT @ x.to(self.dtype)
 
 

@@ -12,6 +12,9 @@ wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
 (grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
 accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
 
+**High precision.** Where a recipe's backward pass is in high precision, wgrad keeps the rotation if the recipe has it,
+and nothing is rounded to FP4 (`rotated_product`).
+
 **Other formats.** `Recipe.scheme_of` names the format of each of the three tensors. The kernels know the standard one;
 a layer whose recipe has another for any of them computes all of its products in plain torch, on any device, with the
 operands and the alpha of that format. Blocks over two axes are chosen once and used in fprop and dgrad alike.
@@ -35,7 +38,16 @@ from torch import Tensor
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import key_source, keys_from
-from monai_fp4.quantization.numerics import STANDARD, ScaledValues, Scheme, gemm_alpha, scaled_values
+from monai_fp4.quantization.numerics import (
+    BLOCK_SIZE,
+    STANDARD,
+    ScaledValues,
+    Scheme,
+    gemm_alpha,
+    pad_last,
+    rotate,
+    scaled_values,
+)
 
 __all__ = [
     "along_channels",
@@ -44,6 +56,7 @@ __all__ = [
     "check_untransformed",
     "kernel_values",
     "scale_and_cast",
+    "rotated_product",
     "without_autocast",
 ]
 
@@ -89,6 +102,23 @@ def as_kernel(taps: Tensor, *, along_first: bool) -> Tensor:
 def scale_and_cast(accumulated: Tensor, a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
     """Scale the FP32 sums of a GEMM by alpha (in place) and cast them."""
     return accumulated.mul_(gemm_alpha(a.amax, b.amax, a.scheme.bound, b.scheme.bound)).to(dtype)
+
+
+def rotated_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``a @ b.mT`` with both operands rotated along their last axis and neither quantized.
+
+    The rotation cancels in the product, so this is the plain product with operands that were rounded to BF16 in another
+    basis. Recipes with the Hadamard transform and a backward pass in high precision have it as their weight gradient.
+
+    Args:
+        a: ``[..., M, K]``, FP32, BF16 or FP16.
+        b: ``[..., N, K]``.
+        dtype: of the result; the products are summed in FP32.
+    """
+    a, b = rotate(pad_last(a, BLOCK_SIZE)), rotate(pad_last(b, BLOCK_SIZE))
+    if dtype is not torch.bfloat16:  # FP16 has not the range of rotated gradients
+        a, b = a.float(), b.float()
+    return (a @ b.mT).to(dtype)
 
 
 def without_autocast(method: _Method) -> _Method:

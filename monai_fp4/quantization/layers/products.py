@@ -28,9 +28,10 @@ from torch import Tensor
 
 from monai_fp4.quantization.layers.conv3d_guard import is_thin
 from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.operands import rotated_product
 from monai_fp4.quantization.numerics import BLOCK_SIZE, STANDARD, Scheme, gemm_alpha, pad_last, rotate, scaled_values
 
-__all__ = ["correlate", "gather", "scatter", "weight_product"]
+__all__ = ["correlate", "gather", "rotated_weight_product", "scatter", "weight_product"]
 
 _backward = torch.ops.aten.convolution_backward
 
@@ -88,6 +89,19 @@ def weight_product(
         image, pixels, kernel_shape, geometry, rht=rht, stochastic=stochastic, schemes=schemes
     )
     return kernel.mul_(gemm_alpha(image_amax, pixels_amax, image_scheme.bound, pixels_scheme.bound))
+
+
+def rotated_weight_product(
+    image: Tensor, pixels: Tensor, kernel_shape: tuple[int, ...], geometry: ConvGeometry
+) -> Tensor:
+    """Multiply both operands of `weight_product` rotated and not quantized, in the dtype of the image."""
+    out, groups = geometry.out_shape(tuple(image.shape[2:])), geometry.groups
+    padded, kernel = geometry.pad(image), image.new_empty(kernel_shape)
+    y = pixels.transpose(0, 1).flatten(1).unflatten(0, (groups, -1))
+    for index, tap in enumerate(itertools.product(*(range(k) for k in geometry.kernel))):
+        x = geometry.tap(padded, tap, out).transpose(0, 1).flatten(1).unflatten(0, (groups, -1))
+        kernel.flatten(2)[..., index] = rotated_product(y, x, image.dtype).flatten(0, 1)
+    return kernel
 
 
 def _by_rows(

@@ -38,9 +38,11 @@ from monai_fp4.quantization.recipes.choices import (
     Override,
     Precision,
 )
-from monai_fp4.quantization.recipes.recipe import RECIPES, Recipe
+from monai_fp4.quantization.recipes.recipe import FURTHER_RECIPES, PAPER_RECIPES, RECIPES, Recipe
 
 __all__ = [
+    "FURTHER_RECIPES",
+    "PAPER_RECIPES",
     "RECIPES",
     "AttentionPrecision",
     "Backward",

@@ -58,6 +58,8 @@ def check_consistency(recipe: Recipe) -> None:
 def _contradictions(recipe: Recipe) -> Iterator[tuple[str, object, str, str]]:
     """Field, its value, the field that it does not go with, and what to do."""
     if recipe.forward is Precision.BF16:
+        if recipe.hadamard:
+            yield "hadamard", True, "forward", "set forward to 'fp4' or leave hadamard out"
         if recipe.backward is not Backward.HIGH_PRECISION:
             yield "backward", recipe.backward, "forward", "set backward to 'high_precision'"
         needs_fp4 = {
@@ -73,12 +75,13 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[str, object, str, str]]:
             if item.precision is Precision.FP4:
                 remedy = "set forward to 'fp4' and override the other layers to 'bf16'"
                 yield f"overrides[{item.pattern!r}]", item.precision, "forward", remedy
-    if recipe.backward is not Backward.FP4:
-        for field in ("stochastic_rounding", "hadamard"):
-            if getattr(recipe, field):
-                yield field, True, "backward", f"set backward to 'fp4' or leave {field} out"
+    if recipe.stochastic_rounding and recipe.backward is not Backward.FP4:
+        yield "stochastic_rounding", True, "backward", "set backward to 'fp4' or leave stochastic_rounding out"
+    if recipe.hadamard and recipe.backward is Backward.DEQUANTIZED:
+        yield "hadamard", True, "backward", "set backward to 'fp4' or 'high_precision', or leave hadamard out"
     if recipe.four_over_six is not FourOverSix.NONE and recipe.format is not Format.NVFP4:
         yield "four_over_six", recipe.four_over_six, "format", "set format to 'nvfp4' or leave it out"
-    if recipe.hadamard and recipe.four_over_six.covers(Operand.INPUT):
+    rotates_fp4 = recipe.hadamard and recipe.backward is Backward.FP4
+    if rotates_fp4 and recipe.four_over_six.covers(Operand.INPUT):
         remedy = "set four_over_six to 'weights', which are never rotated, or leave hadamard out"
         yield "four_over_six", recipe.four_over_six, "hadamard", remedy

@@ -27,7 +27,7 @@ from monai_fp4.quantization.recipes.choices import (
 )
 from monai_fp4.quantization.recipes.consistency import FLAGS, check_consistency, check_types
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["FURTHER_RECIPES", "PAPER_RECIPES", "RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,15 @@ class Recipe:
         forward: precision of the forward product.
         backward: operands of the two backward products.
         stochastic_rounding: round the FP4 gradients stochastically; needs ``backward="fp4"``.
-        hadamard: rotate both operands of the weight gradient; needs ``backward="fp4"``.
+        hadamard: rotate both operands of the weight gradient, which a backward pass in high precision then multiplies
+            without rounding them to FP4; does not go with ``backward="dequantized"``.
         two_d_weights: scale weights in 16 x 16 blocks; needs ``forward="fp4"``.
         attention: precision of the products inside attention; ``"fp4"`` needs ``forward="fp4"``.
         overrides: precisions of single layers, the first matching pattern wins.
         bf16_last_share: share of the training steps, at the end, that run in BF16, from 0 to 1.
         format: of the four-bit numbers; ``"mxfp4"`` needs ``forward="fp4"``.
         four_over_six: which tensors are scaled adaptively; needs ``forward="fp4"`` and ``format="nvfp4"``, and
-            ``"activations"`` and ``"all"`` do not go with ``hadamard``, which rotates them.
+            ``"activations"`` and ``"all"`` do not go with ``hadamard`` and ``backward="fp4"``, which rotate them.
 
     Raises:
         ConfigError: a field has another type or value than these, or two fields contradict each other.
@@ -125,8 +126,9 @@ class Recipe:
         """Read a recipe from a config.
 
         Args:
-            config: a name of :data:`RECIPES`; or a mapping of fields, which start from the recipe named by ``"base"``
-                where there is one and from the defaults otherwise; or a recipe, returned as it is.
+            config: a name of :data:`RECIPES` or :data:`FURTHER_RECIPES`; or a mapping of fields, which start from the
+                recipe named by ``"base"`` where there is one and from the defaults otherwise; or a recipe, returned as
+                it is.
 
         Returns:
             The recipe. A mapping that changes its base and gives no ``name`` is ``<base>_custom``, or ``custom``.
@@ -137,9 +139,10 @@ class Recipe:
         if isinstance(config, Recipe):
             return config
         if isinstance(config, str):
-            if config not in RECIPES:
-                raise unknown_name("recipe", config, RECIPES)
-            return RECIPES[config]
+            named = {**RECIPES, **FURTHER_RECIPES}
+            if config not in named:
+                raise unknown_name("recipe", config, named)
+            return named[config]
         if not isinstance(config, Mapping):
             raise ConfigError(
                 f"recipe expected a name or a mapping of fields, found {config!r}: write one of {list(RECIPES)}"
@@ -187,3 +190,28 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 """The eleven recipes of the study by name, from the baseline to all techniques at once."""
+
+FURTHER_RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            Recipe(name="forward_rht", backward=Backward.HIGH_PRECISION, hadamard=True),
+            Recipe(name="forward_rht_2d", backward=Backward.HIGH_PRECISION, hadamard=True, two_d_weights=True),
+        )
+    }
+)
+"""Recipes with a name and no bundles: the two readings of the paper's recipe 7."""
+
+PAPER_RECIPES: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        0: ("bf16",),
+        1: ("full",),
+        2: ("forward_only",),
+        3: ("chain_rule",),
+        4: ("rht_2d",),
+        5: ("sr_rht_2d",),
+        6: ("sr",),
+        7: ("forward_rht", "forward_rht_2d"),
+    }
+)
+"""Number of a recipe in the code of arXiv 2605.27616 -> our names: two where its text and its flags differ."""

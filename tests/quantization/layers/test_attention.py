@@ -183,6 +183,17 @@ def test_gradients_are_computed_only_where_they_are_needed() -> None:
     assert b.grad is None
 
 
+def test_the_gradient_in_high_precision_may_be_rotated() -> None:
+    a, b = (torch.randn(2, 20, 24, requires_grad=True) for _ in range(2))
+    dc = torch.randn(2, 20, 20)
+    gradients = [
+        torch.autograd.grad(fp4_product(a, b, Recipe.from_config(name)), (a, b), dc)
+        for name in ("forward_only", "forward_rht")
+    ]
+    assert torch.equal(gradients[0][0], gradients[1][0]) and not torch.equal(gradients[0][1], gradients[1][1])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0, atol=0.1)
+
+
 def test_nan_stays_nan() -> None:
     a, b = torch.randn(16, 32), torch.randn(16, 32)
     a[3, 5] = float("nan")

@@ -276,6 +276,10 @@ def test_high_precision_and_dequantized_backward(case: Case, transposed: bool) -
     for found, wanted in zip((dx, dw, db), plain[1:], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
+    rotated = run(build(case, "forward_rht", transposed=transposed), x, dy)
+    assert torch.equal(rotated[0], y) and torch.equal(rotated[1], dx) and torch.equal(rotated[3], db)
+    assert not torch.equal(rotated[2], dw) and relative(rotated[2], dw) < 0.02
+
     layer = build(case, "chain_rule", transposed=transposed)
     y, dx, dw, db = run(layer, x, dy)
     assert torch.equal(y, full(x))

@@ -25,6 +25,7 @@ from monai_fp4.quantization.layers import (
     NVFP4Linear,
     seed_rounding,
 )
+from monai_fp4.quantization.numerics import rotate
 from monai_fp4.quantization.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("both_paths")
@@ -124,6 +125,24 @@ def test_leading_axes_are_tokens(shape: tuple[int, ...]) -> None:
     assert found[0].shape == dy.shape
     for a, b in zip(found, flat, strict=True):
         assert torch.equal(a.flatten(), b.flatten())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weight_gradient_in_high_precision_may_be_rotated(dtype: torch.dtype) -> None:
+    x, dy = numbers(40, 48, seed=3, dtype=dtype), numbers(40, 20, seed=4, dtype=dtype)
+    plain = run(build(48, 20, "forward_only").to(dtype), x, dy)
+    found = run(build(48, 20, "forward_rht").to(dtype), x, dy)
+    for a, b in zip((*found[:2], found[3]), (*plain[:2], plain[3]), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(found[2], plain[2])
+    assert found[2].dtype == dtype and relative(found[2].float(), plain[2].float()) < 0.02
+    a, b = (rotate(pad_last(operand.mT)).double() for operand in (dy, x))
+    torch.testing.assert_close(
+        found[2], (a @ b.mT).to(dtype), rtol=2**-7 if dtype is torch.bfloat16 else 1e-3, atol=1e-2
+    )
+    two_d = run(build(48, 20, "forward_rht_2d").to(dtype), x, dy)
+    assert torch.equal(two_d[0], build(48, 20, {"base": "forward_only", "two_d_weights": True}).to(dtype)(x))
+    assert torch.equal(two_d[2], found[2])
 
 
 def test_high_precision_and_dequantized_backward() -> None:
