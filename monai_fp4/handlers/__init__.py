@@ -13,6 +13,7 @@ the trainer when it is attached, so nothing has to refer back.
 `progress`           one line an epoch, in the terminal
 `input_wait`         the share of an epoch that was spent waiting for batches
 `peak_memory`        the most memory that a run took
+`soft`               the soft scores of arXiv 2605.27616
 `evaluation_report`  numbers with intervals and pictures of a trained model
 ===================  =========================================================================
 """
@@ -24,6 +25,7 @@ from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
 from monai_fp4.handlers.recorder import Recorder
 from monai_fp4.handlers.schedule import EpochSeeder, PrecisionSchedule, Validation
+from monai_fp4.handlers.soft import SoftScoring
 from monai_fp4.handlers.tensorboard import TensorBoard, TensorBoardValidation
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "PrecisionSchedule",
     "Progress",
     "Recorder",
+    "SoftScoring",
     "TensorBoard",
     "TensorBoardValidation",
     "Validation",

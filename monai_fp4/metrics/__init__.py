@@ -13,6 +13,7 @@ module       concept
 `confusion`  counts at a threshold: Dice, recall, precision, F2
 `cohort`     patients: pooled values, and values a patient
 `bootstrap`  intervals by drawing patients anew
+`soft`       the soft scores of arXiv 2605.27616, which are not the usual ones
 ===========  =====================================================================================
 """
 
@@ -20,5 +21,16 @@ from monai_fp4.metrics.auprc import AUPRCMetric, compute_auprc
 from monai_fp4.metrics.cohort import Cohort
 from monai_fp4.metrics.confusion import Confusion, PRCurve
 from monai_fp4.metrics.histogram import NoPositivesWarning, ScoreHistogram
+from monai_fp4.metrics.soft import SOFT_SCORES, SoftScores
 
-__all__ = ["AUPRCMetric", "Cohort", "Confusion", "NoPositivesWarning", "PRCurve", "ScoreHistogram", "compute_auprc"]
+__all__ = [
+    "SOFT_SCORES",
+    "AUPRCMetric",
+    "Cohort",
+    "Confusion",
+    "NoPositivesWarning",
+    "PRCurve",
+    "ScoreHistogram",
+    "SoftScores",
+    "compute_auprc",
+]

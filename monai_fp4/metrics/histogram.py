@@ -160,6 +160,17 @@ class ScoreHistogram:
         """The lowest and highest AUPRC that any order within the merged cells could give; equal when `exact`."""
         return average_precision_bounds(self.cells) if self._has_positives("AUPRC") else (math.nan, math.nan)
 
+    def roc_auc(self) -> float:
+        """Area under the ROC curve: the share of pairs in which the positive has the higher score, ties counting half.
+
+        Returns:
+            A value from 0 to 1, exact while `exact`; NaN when all labels are alike.
+        """
+        cells = self.cells
+        below = np.cumsum(cells.negatives) - cells.negatives / 2
+        pairs = self.positives * self.negatives
+        return float((cells.positives * below).sum() / pairs) if pairs else math.nan
+
     def pr_curve(self, points: int | None = None) -> PRCurve:
         """The precision-recall curve, from the highest threshold down.
 
