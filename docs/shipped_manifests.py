@@ -2,12 +2,13 @@
 
     python docs/shipped_manifests.py phantom --output data_manifests/phantom.json
     python docs/shipped_manifests.py nodules --output data_manifests/nodules.json
+    python docs/shipped_manifests.py lgg_paper --output data_manifests/lgg_paper.json
     python docs/shipped_manifests.py lgg --dataset_dir D --hashes files.sha256 --output data_manifests/lgg.json
 
 For LGG, ``files.sha256`` lists the SHA-256 of all published files, in the format of ``sha256sum``. Patients whose
 files are in ``D`` are read and assigned to five folds. The others are known by their hashes alone and form the test
 split: their tumour volume is not known, but the number of slices with tumour is, since all empty masks are one and
-the same file.
+the same file. ``lgg_paper`` is the same patients in the splits of arXiv 2605.27616.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from monai_fp4.data.checks import check_patients, slice_number
 from monai_fp4.data.folds import assign_folds
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.layouts.lgg import LGG_CHANNELS
-from monai_fp4.data.manifest import save_manifest
+from monai_fp4.data.manifest import load_manifest, save_manifest
+from monai_fp4.data.paper_split import FOLDS, SEED, assign_paper_splits
 from monai_fp4.data.phantoms.generators import GENERATORS
 from monai_fp4.data.records import ImagePair, Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
-__all__ = ["generated_manifest", "lgg_manifest"]
+__all__ = ["generated_manifest", "lgg_manifest", "lgg_paper_manifest"]
 
 LGG_DESCRIPTION = (
     "Lower-grade glioma, brain MRI of 110 patients: Buda, Saha and Mazurowski, Computers in Biology and Medicine "
@@ -97,6 +99,23 @@ def lgg_manifest(dataset_dir: Path, hashes: Path, folds: int = 5, seed: int = 0)
     )
 
 
+def lgg_paper_manifest() -> Manifest:
+    """The patients of the shipped manifest ``lgg``, all 110, in the splits of :mod:`monai_fp4.data.paper_split`."""
+    lgg = load_manifest("lgg")
+    patients, splits = assign_paper_splits(lgg.patients)
+    source = lgg.description.partition(" 88 patients in five folds")[0]
+    return replace(
+        lgg,
+        name="lgg_paper",
+        patients=patients,
+        folds=FOLDS,
+        seed=SEED,
+        splits=splits,
+        description=f"{source} Five folds and a holdout of arXiv 2605.27616, each with patients to validate and to "
+        "test on.",
+    )
+
+
 def _from_hashes(name: str, files: dict[str, str], no_tumour: str) -> Patient:
     images = sorted((path for path in files if "_mask" not in path), key=lambda path: slice_number(path) or 0)
     masks = [path.replace(".tif", "_mask.tif") for path in images]
@@ -114,7 +133,7 @@ def _from_hashes(name: str, files: dict[str, str], no_tumour: str) -> Patient:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one of the shipped manifests."""
     parser = argparse.ArgumentParser(prog="python docs/shipped_manifests.py", description="Write a shipped manifest.")
-    parser.add_argument("name", choices=(*GENERATORS, "lgg"))
+    parser.add_argument("name", choices=(*GENERATORS, "lgg", "lgg_paper"))
     parser.add_argument("--dataset_dir", type=Path, help="lgg: the kaggle_3m folder or its parent")
     parser.add_argument("--hashes", type=Path, help="lgg: the published hashes, as sha256sum writes them")
     parser.add_argument("--output", type=Path, required=True)
@@ -123,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("lgg needs --dataset_dir and --hashes")
     if options.name == "lgg":
         manifest = lgg_manifest(options.dataset_dir, options.hashes)
+    elif options.name == "lgg_paper":
+        manifest = lgg_paper_manifest()
     else:
         manifest = generated_manifest(options.name)
     check_patients(manifest, source=str(options.output))

@@ -51,7 +51,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("dataset_dir", "data/phantom", "folder that holds the scans of the manifest", starts_a_new_run=False),
     Option("output_dir", "runs/unet_500k_bf16", "run folder; started again with the same one, a run resumes", False),
-    Option("fold", 0, "fold to validate on, or all: train on every patient that is not in the test split"),
+    Option(
+        "fold",
+        0,
+        "fold to validate on; holdout, where the manifest has one; all: train on all who are not in the test split",
+    ),
     Option("seed", 0, "seed of weights, data order and augmentation; the same for every recipe that is compared"),
     Option("init_from", None, "weights to begin with: folder of a run, model.pt or MONAI checkpoint; null: the seed's"),
     Option("epochs", 12, "passes over the training slices"),
@@ -200,8 +204,8 @@ def flag(name: str, value: Any) -> bool:
 
 
 def _fold(value: Any) -> int | str:
-    if value == "all":
-        return "all"
+    if value in ("all", "holdout"):
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"fold must be a whole number from 0 on, or 'all', but {value!r} was given")
+        raise ConfigError(f"fold must be a whole number from 0 on, 'holdout' or 'all', but {value!r} was given")
     return value

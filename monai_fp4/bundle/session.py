@@ -30,7 +30,7 @@ from monai_fp4.atomic import not_writable
 from monai_fp4.bundle.options import OPTIONS, RunOptions
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.running_config import running_config
-from monai_fp4.data import Split, load_manifest, prepare_data, select_patients
+from monai_fp4.data import load_manifest, prepare_data, select_patients, unseen_patients
 from monai_fp4.data.identity import content_of
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
 from monai_fp4.lock import FolderLock
@@ -92,7 +92,7 @@ class Session:
         parts = ["train"] if self.options.fold == "all" else ["train", "val"]
         members = {part: select_patients(self.manifest, self.options.fold, part) for part in parts}
         self._patients = {part: [patient.id for patient in patients] for part, patients in members.items()}
-        self._patients["test"] = [p.id for p in self.manifest.patients if p.split is Split.TEST]
+        self._patients["test"] = [p.id for p in unseen_patients(self.manifest, self.options.fold)]
         self._content = content_of(self.manifest, members)
         if self.batch_size * self.world_size != self.options.batch_size:
             raise ConfigError(

@@ -24,7 +24,7 @@ from torch import nn
 from monai_fp4.bundle.options import RunOptions, flag
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
-from monai_fp4.data import Manifest, load_manifest, prepare_data
+from monai_fp4.data import Manifest, load_manifest, prepare_data, unseen_patients
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
@@ -194,7 +194,8 @@ class TrainedRun(TrainedNetwork):
 
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
         trained, validated = self._known(manifest, "train"), self._known(manifest, "val")
-        held_out = [p.id for p in manifest.patients if p.split == "test"]
+        own_split = str(self.options.fold) in manifest.splits or not manifest.splits
+        held_out = [p.id for p in unseen_patients(manifest, self.options.fold if own_split else "all")]
         if split == "auto":
             chosen = held_out or [p.id for p in manifest.patients if p.id not in trained | validated]
         elif split == "test":

@@ -6,6 +6,7 @@ from .datasets import PatientDataset as PatientDataset
 from .datasets import SliceDataset as SliceDataset
 from .folds import assign_folds as assign_folds
 from .folds import select_patients as select_patients
+from .folds import unseen_patients as unseen_patients
 from .image_size import check_size as check_size
 from .loader import BackgroundLoader as BackgroundLoader
 from .loader import PatientLoader as PatientLoader
@@ -13,8 +14,10 @@ from .manifest import load_manifest as load_manifest
 from .manifest import save_manifest as save_manifest
 from .manifest import shipped_manifests as shipped_manifests
 from .patient_batches import in_batches as in_batches
+from .paper_split import paper_splits as paper_splits
 from .phantoms.nodules import write_nodules as write_nodules
 from .phantoms.phantom import write_phantom as write_phantom
+from .records import HeldOut as HeldOut
 from .records import ImagePair as ImagePair
 from .records import Manifest as Manifest
 from .records import Patient as Patient

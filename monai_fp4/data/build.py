@@ -23,14 +23,18 @@ from monai_fp4.data.examination import Examined, Findings, examine
 from monai_fp4.data.groups import folds_of, with_fields
 from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
+from monai_fp4.data.paper_split import FOLDS, SEED, assign_paper_splits
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom_series import is_there
 from monai_fp4.data.readers.files import digest_of
-from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
+from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["build_manifest", "check_manifest", "find_and_examine"]
+__all__ = ["SPLIT_RULES", "build_manifest", "check_manifest", "find_and_examine"]
+
+SPLIT_RULES = ("folds", "paper")
+"""Ways to choose whom to validate and to test on."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +53,7 @@ def build_manifest(dataset_dir: str | Path, **options: object) -> Manifest:
 
     Raises:
         DataError: whatever is wrong with the data, in one sentence.
-        ConfigError: no such split, or fewer than two folds.
+        ConfigError: no such split or rule, or fewer than two folds.
 
     Returns:
         The manifest; :func:`monai_fp4.data.save_manifest` writes it.
@@ -74,6 +78,7 @@ def find_and_examine(
     series: str | None = None,
     channels: Sequence[str] = (),
     reading: Reading | None = None,
+    split_rule: str = "folds",
 ) -> tuple[Manifest, Findings]:
     """Read all of a data folder, assign its patients to folds, and say what was found.
 
@@ -92,6 +97,8 @@ def find_and_examine(
         series: a regular expression for the DICOM series to take, by description or UID.
         channels: names of the channels in their order, in place of those of the files.
         reading: how the files become images and masks.
+        split_rule: ``"folds"``, or ``"paper"`` for the splits of :mod:`monai_fp4.data.paper_split`, which draw from
+            their own seed and make five folds and a holdout, with patients to test on in each.
 
     Raises:
         DataError: whatever is wrong with the data, in one sentence.
@@ -104,6 +111,11 @@ def find_and_examine(
         raise unknown_name("split", split, [each.value for each in Split])
     if split == Split.TRAIN and folds < 2:
         raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
+    if split_rule not in SPLIT_RULES:
+        raise unknown_name("split_rule", split_rule, SPLIT_RULES)
+    by_paper = split_rule == "paper"
+    if by_paper and split != Split.TRAIN:
+        raise ConfigError("split_rule 'paper' chooses the patients to test on itself; leave split at 'train'")
     root = data_root(dataset_dir)
     listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series), groups or ())
     format, found = find_patients(listing, format)
@@ -121,7 +133,14 @@ def find_and_examine(
         replace(patient, split=known_fields[patient.id].split or patient.split)
         if split == Split.TRAIN else patient for patient, _ in both
     ]  # fmt: skip
-    assigned, folds = folds_of(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
+    splits: dict[str, HeldOut] = {}
+    if by_paper:
+        if any(entry.split or entry.fold is not None for entry in found):
+            raise ConfigError("split_rule 'paper' draws folds and splits itself; leave them out of the table of groups")
+        assigned, splits = assign_paper_splits(patients)
+        folds, seed = FOLDS, SEED
+    else:
+        assigned, folds = folds_of(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
     manifest = Manifest(
         name=name or Path(str(dataset_dir)).resolve().name or "data",
         format=format,
@@ -131,6 +150,7 @@ def find_and_examine(
         seed=seed,
         description=description,
         reading=reading,
+        splits=splits,
     )
     check_patients(manifest, source=str(root))
     from_json(json.loads(to_json(manifest)), source=f"what {root} holds")  # names that no manifest can hold

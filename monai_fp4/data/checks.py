@@ -36,6 +36,8 @@ def check_patients(manifest: Manifest, source: str) -> None:
         _check_fold(patient, manifest, source)
         if layout_of(manifest.format).numbered:
             _check_slices(patient, source)
+    for name, held_out in manifest.splits.items():
+        _check_split(name, (*held_out.val, *held_out.test), manifest, source)
     for fold in range(manifest.folds):
         members = [patient for patient in manifest.patients if patient.fold == fold]
         if not any(_may_have_tumour(patient) for patient in members):
@@ -122,6 +124,19 @@ def _check_fold(patient: Patient, manifest: Manifest, source: str) -> None:
             f"expected a fold below {manifest.folds}, found {patient.fold} for patient {patient.id!r} in {source}; "
             "correct it, or the number of folds"
         )
+
+
+def _check_split(name: str, ids: tuple[str, ...], manifest: Manifest, source: str) -> None:
+    known = {patient.id for patient in manifest.patients if patient.split is Split.TRAIN}
+    for patient_id, count in Counter(ids).items():
+        if count > 1 or patient_id not in known:
+            found = f"{count} times" if count > 1 else "who is not among the patients to train on"
+            raise DataError(
+                f"expected split {name!r} to hold out patients of the manifest, each once, found {patient_id!r} "
+                f"{found} in {source}; correct the split"
+            )
+    if not known - set(ids):
+        raise DataError(f"expected patients to train on in split {name!r}, found none in {source}; hold out fewer")
 
 
 def _check_slices(patient: Patient, source: str) -> None:

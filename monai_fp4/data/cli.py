@@ -14,12 +14,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from monai_fp4.data.build import check_manifest, find_and_examine
+from monai_fp4.data.build import SPLIT_RULES, check_manifest, find_and_examine
 from monai_fp4.data.folds import select_patients
 from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
-from monai_fp4.data.records import Header, Manifest, Reading, Split
+from monai_fp4.data.records import Header, Manifest, Patient, Reading, Split
 from monai_fp4.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--split",
         default=Split.TRAIN.value,
         help="train: assign folds; test: everyone is in the named test split, never trained on (default: %(default)s)",
+    )
+    build.add_argument(
+        "--split_rule",
+        default=SPLIT_RULES[0],
+        help="folds: folds that validate; paper: the splits of arXiv 2605.27616, five folds and a holdout, each with "
+        "patients to test on (default: %(default)s)",
     )
     build.add_argument("--name", help="what reports call the data (default: the folder's name)")
     build.add_argument(
@@ -105,6 +111,7 @@ def _build(options: argparse.Namespace) -> int:
         folds=options.folds,
         seed=options.seed,
         split=options.split,
+        split_rule=options.split_rule,
         name=options.name,
         groups=read_groups(options.groups) if options.groups else None,
         description=options.description,
@@ -148,10 +155,15 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _summary(manifest: Manifest) -> str:
-    """A table, one line a fold, then the test split."""
-    parts = {f"fold {fold}": select_patients(manifest, fold, "val") for fold in range(manifest.folds)}
+    """A table, one line a fold or two for a named split, then the test split."""
+    parts: dict[str, tuple[Patient, ...]] = {}
+    for name in manifest.splits:
+        parts |= {f"{name} {part}": select_patients(manifest, name, part) for part in ("val", "test")}
+    if not manifest.splits:
+        parts = {f"fold {fold}": select_patients(manifest, fold, "val") for fold in range(manifest.folds)}
     parts["test"] = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
-    lines = [f"{'':8} {'patients':>8} {'images':>8} {'tumour voxels':>14}  groups"]
+    width = max(8, *map(len, parts))
+    lines = [f"{'':{width}} {'patients':>8} {'images':>8} {'tumour voxels':>14}  groups"]
     for name, patients in parts.items():
         if not patients:
             continue
@@ -160,5 +172,5 @@ def _summary(manifest: Manifest) -> str:
         voxels = [patient.tumour_voxels for patient in patients]
         total = "unknown" if None in voxels else str(sum(voxel or 0 for voxel in voxels))
         images = sum(len(patient.images) for patient in patients)
-        lines.append(f"{name:8} {len(patients):>8} {images:>8} {total:>14}  {groups}")
+        lines.append(f"{name:{width}} {len(patients):>8} {images:>8} {total:>14}  {groups}")
     return "\n".join(lines)

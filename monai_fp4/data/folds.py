@@ -19,7 +19,7 @@ from itertools import groupby
 from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Part", "assign_folds", "select_patients"]
+__all__ = ["Part", "assign_folds", "select_patients", "unseen_patients"]
 
 
 class Part(StrEnum):
@@ -98,10 +98,11 @@ def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Pat
 
     ``train`` are all folds but this one, ``val`` is this fold, ``test`` is the named test split, whatever the fold.
     Under ``fold="all"``, ``train`` is every patient outside the test split and ``val`` is empty, as nobody is held out.
+    In a manifest with named splits the fold names one, which says who validates and who tests; the others train.
 
     Args:
         manifest: where to pick from.
-        fold: a number, its digits, or ``"all"``.
+        fold: a number, its digits, the name of a split, or ``"all"``.
         part: ``"train"``, ``"val"`` or ``"test"``.
 
     Raises:
@@ -118,11 +119,11 @@ def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Pat
     if part not in tuple(Part):
         raise unknown_name("part", part, [each.value for each in Part])
     if part == Part.TEST:
-        chosen = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
+        chosen = unseen_patients(manifest, fold)
         if not chosen:
             raise DataError(
-                f"expected a test split, found none in manifest {manifest.name!r}; "
-                "build one with: monai-fp4 manifest build --split test"
+                f"expected patients to test on, found none in manifest {manifest.name!r} for fold {fold!r}; "
+                "build them with: monai-fp4 manifest build --split test, or --split_rule paper"
             )
         return chosen
     pool = tuple(patient for patient in manifest.patients if patient.split is Split.TRAIN)
@@ -132,15 +133,28 @@ def select_patients(manifest: Manifest, fold: int | str, part: str) -> tuple[Pat
         )
     if str(fold) == "all":
         return pool if part == Part.TRAIN else ()
-    number = _fold_number(fold, manifest)
-    return tuple(patient for patient in pool if (patient.fold == number) == (part == Part.VAL))
+    name = _fold_name(fold, manifest)
+    if manifest.splits:
+        held_out = manifest.splits[name]
+        without = {*held_out.val, *held_out.test}
+        return tuple(p for p in pool if (p.id in held_out.val if part == Part.VAL else p.id not in without))
+    return tuple(patient for patient in pool if (str(patient.fold) == name) == (part == Part.VAL))
 
 
-def _fold_number(fold: int | str, manifest: Manifest) -> int:
-    known = [*range(manifest.folds), "all"]
-    if isinstance(fold, bool) or str(fold) not in {str(each) for each in known}:
-        names = ", ".join(map(str, known))
+def unseen_patients(manifest: Manifest, fold: int | str) -> tuple[Patient, ...]:
+    """Whom nobody trains on under this fold: the test split and, in a manifest with named splits, the fold's own.
+
+    Raises:
+        ConfigError: no such fold.
+    """
+    named = manifest.splits[_fold_name(fold, manifest)].test if manifest.splits and str(fold) != "all" else ()
+    return tuple(patient for patient in manifest.patients if patient.split is Split.TEST or patient.id in named)
+
+
+def _fold_name(fold: int | str, manifest: Manifest) -> str:
+    known = [*(manifest.splits or map(str, range(manifest.folds))), "all"]
+    if isinstance(fold, bool) or str(fold) not in known:
         raise ConfigError(
-            f"expected fold to be one of {names} for manifest {manifest.name!r}, found {fold!r}; correct it"
+            f"expected fold to be one of {', '.join(known)} for manifest {manifest.name!r}, found {fold!r}; correct it"
         )
-    return int(fold)
+    return str(fold)

@@ -29,7 +29,7 @@ from jsonschema.exceptions import best_match
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.layouts import layout_of
-from monai_fp4.data.records import ImagePair, Manifest, Patient, Reading, Split
+from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
 
 __all__ = [
@@ -56,7 +56,7 @@ def shipped_manifests() -> tuple[str, ...]:
     """Names that :func:`load_manifest` takes in place of a path.
 
     >>> shipped_manifests()
-    ('lgg', 'nodules', 'phantom')
+    ('lgg', 'lgg_paper', 'nodules', 'phantom')
     """
     return tuple(sorted(path.stem for path in manifest_dir().glob("*.json") if path.name != SCHEMA_FILE))
 
@@ -154,15 +154,21 @@ def from_json(document: Any, source: str) -> Manifest:
         generator=document["generator"],
         description=document["description"],
         reading=Reading.from_json(document.get("reading", {})),
+        splits={
+            name: HeldOut(val=tuple(entry["val"]), test=tuple(entry["test"]))
+            for name, entry in document.get("splits", {}).items()
+        },
     )
 
 
 def to_json(manifest: Manifest) -> str:
     """The text of a manifest's file: ordinary JSON, set so that an image takes one line and a diff stays readable."""
     head: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    head |= {key: value for key, value in asdict(manifest).items() if key not in ("patients", "reading")}
+    head |= {key: value for key, value in asdict(manifest).items() if key not in ("patients", "reading", "splits")}
     if reading := manifest.reading.to_json():
         head["reading"] = reading
+    if manifest.splits:
+        head["splits"] = {name: asdict(held_out) for name, held_out in manifest.splits.items()}
     lines = ["{"] + [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     blocks = []
     for patient in manifest.patients:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Header", "ImagePair", "Manifest", "Patient", "Reading", "Split"]
+__all__ = ["Header", "HeldOut", "ImagePair", "Manifest", "Patient", "Reading", "Split"]
 
 
 class Split(StrEnum):
@@ -111,6 +111,14 @@ class Patient:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Ids of the patients that a named split validates on and of those that it tests on; the others are trained on."""
+
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A named list of patients; build one with :func:`monai_fp4.data.build_manifest`.
 
@@ -125,6 +133,8 @@ class Manifest:
             use; ``None`` where they are the user's own.
         description: free text: source, citation, licence.
         reading: how the files become images and masks.
+        splits: named splits that hold out patients to validate and others to test on, in place of folds that only
+            validate; their names are what ``fold`` chooses.
     """
 
     name: str
@@ -136,3 +146,4 @@ class Manifest:
     generator: str | None = None
     description: str = ""
     reading: Reading = field(default_factory=Reading)
+    splits: Mapping[str, HeldOut] = field(default_factory=dict)

@@ -1,6 +1,13 @@
 from .activations import quicken_prelu as quicken_prelu
 from .build import build_network as build_network
 from .build import check_image_size as check_image_size
+from .configs import NetworkConfig as NetworkConfig
+from .configs import PaperCNNConfig as PaperCNNConfig
+from .configs import PaperTransformerConfig as PaperTransformerConfig
+from .configs import SwinConfig as SwinConfig
+from .configs import SwinUNETRConfig as SwinUNETRConfig
+from .configs import UNetConfig as UNetConfig
+from .configs import ViTConfig as ViTConfig
 from .decoder import LightDecoder as LightDecoder
 from .memory_format import channels_last as channels_last
 from .memory_format import match_layouts as match_layouts

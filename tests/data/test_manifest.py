@@ -105,7 +105,7 @@ def test_unknown_names_come_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"nearest names are 'phantom'"):
         load_manifest("fantom")
-    with pytest.raises(DataError, match=r"no such file.*lgg, nodules, phantom"):
+    with pytest.raises(DataError, match=r"no such file.*lgg, lgg_paper, nodules, phantom"):
         load_manifest("elsewhere/m.json")
 
 
