@@ -40,6 +40,7 @@ class TverskyBCELoss(nn.Module):
         batch: True sums the voxels of the whole batch before dividing, as MONAI's `batch`, so that a slice with three
             tumour voxels does not weigh as much as one with 3,000; False takes one index an item.
         pos_weight: weight of the tumour voxels inside the cross-entropy; None is 1.
+        max_logit: clamp the logits to plus and minus this, beyond which there is no gradient; None clamps nothing.
 
     Raises:
         ConfigError: a weight is negative or not finite, or both terms, or alpha and beta, are zero.
@@ -64,6 +65,7 @@ class TverskyBCELoss(nn.Module):
         smooth: float = 1e-5,
         batch: bool = True,
         pos_weight: float | None = None,
+        max_logit: float | None = None,
     ) -> None:
         super().__init__()
         given = {
@@ -73,6 +75,7 @@ class TverskyBCELoss(nn.Module):
             "beta": beta,
             "smooth": smooth,
             "pos_weight": 1.0 if pos_weight is None else pos_weight,
+            "max_logit": 0.0 if max_logit is None else max_logit,
         }
         for name, value in given.items():
             if not math.isfinite(value) or value < 0:
@@ -86,6 +89,7 @@ class TverskyBCELoss(nn.Module):
                 )
         self.bce_weight = float(bce_weight)
         self.tversky_weight = float(tversky_weight)
+        self.max_logit = max_logit
         self.tversky = TverskyLoss(alpha=alpha, beta=beta, smooth_nr=smooth, smooth_dr=smooth, batch=batch)
         self.pos_weight: Tensor | None
         self.register_buffer(
@@ -112,6 +116,8 @@ class TverskyBCELoss(nn.Module):
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, labels = logits.float(), labels.float()
+            if self.max_logit is not None:
+                logits = logits.clamp(-self.max_logit, self.max_logit)
             counted = ~torch.isnan(labels)
             every = bool(counted.all())
             loss = logits.new_zeros(())

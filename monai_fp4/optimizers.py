@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import Adamax, AdamW, Muon, Optimizer
 
-__all__ = ["MuonAdamW"]
+from monai_fp4.errors import unknown_name
+
+__all__ = ["MuonAdamW", "paper_optimizer"]
 
 
 class MuonAdamW(Optimizer):
@@ -110,3 +112,22 @@ def _as_matrix(tensor: Tensor, parameter: Tensor) -> Tensor:
     if not parameter.is_contiguous() and tensor.ndim > 2:
         tensor = tensor.movedim(1, -1)
     return tensor.reshape(tensor.shape[0], -1)
+
+
+def paper_optimizer(params: Iterable[nn.Parameter], name: str, lr: float) -> Optimizer:
+    """Make one of the two optimizers of arXiv 2605.27616; decay reaches every parameter, norms and biases too.
+
+    Args:
+        params: of a network.
+        name: ``"adamax"`` (no decay: the paper's CNN and one of its ViTs) or ``"adamw"`` (decay 1e-4: Swin and the
+            other ViT).
+        lr: learning rate; the paper's are 5e-4 for Adamax and 1e-4 for AdamW.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name == "adamax":
+        return Adamax(params, lr=lr)
+    if name == "adamw":
+        return AdamW(params, lr=lr, weight_decay=1e-4)
+    raise unknown_name("optimizer", name, ["adamax", "adamw"])

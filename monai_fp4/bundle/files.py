@@ -22,7 +22,14 @@ from monai_fp4.quantization.recipes import RECIPES
 
 __all__ = ["bundle_files", "check_bundles", "write_bundles"]
 
-_COPIED = ("evaluate.json", "inference.json", "protocols/lgg.json", "metadata.json", "logging.conf")
+_COPIED = (
+    "evaluate.json",
+    "inference.json",
+    "protocols/lgg.json",
+    "protocols/paper.json",
+    "metadata.json",
+    "logging.conf",
+)
 
 
 def bundle_files() -> dict[str, str]:

@@ -24,7 +24,7 @@ from torch import nn
 from monai_fp4.bundle.options import RunOptions, flag
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
-from monai_fp4.data import Manifest, load_manifest, prepare_data, unseen_patients
+from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_data, unseen_patients
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
@@ -50,6 +50,7 @@ class TrainedNetwork:
         options: the run's options.
         network: the converted network with the run's best weights, in evaluation mode, on ``device``.
         image_size: the size that the network sees.
+        normalization: what the run's validation did to intensities; None is the data set's default.
         threshold: the probability from which on a voxel is called tumour, chosen by the run on its validation patients.
 
     Raises:
@@ -89,6 +90,23 @@ class TrainedNetwork:
         """The image channels that the run was trained on; an earlier version's run names them in its manifest alone."""
         known = self._seen.get("channels")
         return tuple(load_manifest(self.options.manifest).channels if known is None else known)
+
+    @cached_property
+    def normalization(self) -> PaperNormalization | None:
+        """What the run's validation did to intensities, rebuilt from its name; None is the data set's default."""
+        section: Any = self._config
+        for name in ("validate", "dataset", "normalization"):
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if section is None:
+            return None
+        if section == {"_target_": "monai_fp4.data.PaperNormalization"}:
+            return PaperNormalization()
+        if self._trusted:
+            return ConfigParser(dict(self._config)).get_parsed_content("validate#dataset#normalization")  # type: ignore[no-any-return]
+        raise ConfigError(
+            f"a run folder is data, so its normalization must be the package's own, but {section!r} was found in"
+            f" {self.folder.config_path}; read it, since it may run any code, and give --trust_run_dir True to do so"
+        )
 
     @cached_property
     def network(self) -> nn.Module:

@@ -13,8 +13,10 @@ from .loader import PatientLoader as PatientLoader
 from .manifest import load_manifest as load_manifest
 from .manifest import save_manifest as save_manifest
 from .manifest import shipped_manifests as shipped_manifests
-from .patient_batches import in_batches as in_batches
 from .paper_split import paper_splits as paper_splits
+from .paper_transforms import PaperAugmentationd as PaperAugmentationd
+from .paper_transforms import PaperNormalization as PaperNormalization
+from .patient_batches import in_batches as in_batches
 from .phantoms.nodules import write_nodules as write_nodules
 from .phantoms.phantom import write_phantom as write_phantom
 from .records import HeldOut as HeldOut

@@ -8,7 +8,8 @@ call; only the interpolation differs, in the last bits, since MONAI samples in f
 
 It knows the transforms of the study: ``RandFlipd``, ``RandAffined``, ``RandScaleIntensityd`` and
 ``RandShiftIntensityd``, in a ``Compose`` of any depth. For any other, :func:`batch_transform` returns ``None`` and the
-data set applies the chain item by item, as MONAI does.
+data set applies the chain item by item, as MONAI does. A transform with methods ``draw`` and ``apply`` of its own, such
+as `monai_fp4.data.paper_transforms.PaperAugmentationd`, is asked for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from monai.transforms.utils import create_rotate, create_scale, create_shear, cr
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BatchTransform", "batch_transform"]
+__all__ = ["BatchTransform", "batch_transform", "sampling_grid"]
 
 Batch = dict[str, Tensor]
 
@@ -83,7 +84,9 @@ class _Affine:
             return
         first = batch[self.transform.keys[0]]
         rows = _rows([matrix is not None for matrix in drawn], first.device)
-        grid = _grid(torch.tensor(np.stack(matrices), dtype=torch.float32, device=first.device), first.shape[2:])
+        grid = sampling_grid(
+            torch.tensor(np.stack(matrices), dtype=torch.float32, device=first.device), first.shape[2:]
+        )
         modes = zip(self.transform.keys, self.transform.mode, self.transform.padding_mode, strict=True)
         for key, mode, padding in modes:
             sampled = functional.grid_sample(batch[key][rows], grid, str(mode), str(padding), align_corners=False)
@@ -168,6 +171,8 @@ def _step(transform: Any) -> Any:
     """The step that does as the transform, if all its options are of the kind that the step knows."""
     if not set(getattr(transform, "keys", ["?"])) <= {"image", "label"} or getattr(transform, "lazy", False):
         return None
+    if hasattr(transform, "draw") and hasattr(transform, "apply"):  # it says itself how a batch is changed
+        return transform
     # The very classes: a subclass may do anything.
     if type(transform) is RandFlipd:
         return _Flip(transform)
@@ -189,7 +194,7 @@ def _rows(chosen: Sequence[bool], device: torch.device) -> Tensor:
     return torch.tensor([row for row, yes in enumerate(chosen) if yes], dtype=torch.int64, device=device)
 
 
-def _grid(matrices: Tensor, size: Sequence[int]) -> Tensor:
+def sampling_grid(matrices: Tensor, size: Sequence[int]) -> Tensor:
     """Where each pixel is sampled, for ``grid_sample``: matrices ``[B, d, d + 1]`` act on pixels about the centre."""
     dims = len(size)
     axes = [torch.arange(edge, dtype=torch.float32, device=matrices.device) - (edge - 1) / 2 for edge in size]

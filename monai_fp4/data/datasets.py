@@ -53,6 +53,8 @@ class SliceDataset(Dataset):
         device: where the items are to be. On a CUDA device the cache is there as well if it takes no more than
             ``cache_share`` of the memory that is free; the loader must then have no worker processes.
         cache_share: of the device's free memory; the network and its activations need the rest.
+        normalization: what is done to a volume's intensities, with the methods ``scales`` and ``scale`` of
+            `NormalizeForegroundd`, which it is by default.
 
     Items:
         ``image`` float32 ``[C, *image_size]``, ``label`` float32 ``[1, *image_size]``: the share
@@ -74,6 +76,7 @@ class SliceDataset(Dataset):
         progress: bool = True,
         device: torch.device | str = "cpu",
         cache_share: float = CACHE_SHARE,
+        normalization: Any = None,
     ) -> None:
         self.image_size = check_size(image_size)
         self.transform = transform
@@ -93,7 +96,7 @@ class SliceDataset(Dataset):
         self._images: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
         self._facts: list[dict[str, Any]] = []
-        for item in read_patients(data, self.image_size, progress):
+        for item in read_patients(data, self.image_size, progress, normalization=normalization):
             image, label = item["image"], item["label"]
             self._facts.append(item["facts"])
             # A volume of its own, or slices first.
@@ -172,6 +175,7 @@ class PatientDataset(Dataset):
         data: patients from :func:`monai_fp4.data.load_datalist`.
         image_size: two numbers resize each slice and keep their number; three resize the volume.
         progress: show a bar while reading, in a terminal.
+        normalization: as in `SliceDataset`.
 
     Items:
         ``image`` float32 ``[C, h, w, D]``, or ``[C, *image_size]`` for three numbers; ``label`` uint8 ``[1, H, W,
@@ -182,12 +186,19 @@ class PatientDataset(Dataset):
         ConfigError: ``image_size`` is not two or three positive numbers.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], image_size: Sequence[int], *, progress: bool = True) -> None:
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        image_size: Sequence[int],
+        *,
+        progress: bool = True,
+        normalization: Any = None,
+    ) -> None:
         self.image_size = check_size(image_size)
         # One after another in memory as in the scan, for those who flatten them at every evaluation.
         self._items = [
             {key: value.contiguous() if isinstance(value, torch.Tensor) else value for key, value in item.items()}
-            for item in read_patients(data, self.image_size, progress, keep_label=True)
+            for item in read_patients(data, self.image_size, progress, keep_label=True, normalization=normalization)
         ]
 
     def __len__(self) -> int:

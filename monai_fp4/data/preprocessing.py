@@ -41,7 +41,11 @@ _SLACK = 1.25
 
 
 def read_patients(
-    data: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], progress: bool, keep_label: bool = False
+    data: Sequence[Mapping[str, Any]],
+    image_size: tuple[int, ...],
+    progress: bool,
+    keep_label: bool = False,
+    normalization: Any = None,
 ) -> Iterator[dict[str, Any]]:
     """Patients as float16 ``image`` and uint8 ``label``, both ``[C, H, W, D]``, in the order given.
 
@@ -57,7 +61,7 @@ def read_patients(
         )
 
     def read(record: Mapping[str, Any]) -> dict[str, Any]:
-        return _prepare(record, image_size, keep_label)
+        return _prepare(record, image_size, keep_label, normalization)
 
     free = free_memory()
     bar = tqdm(total=len(data), desc="reading patients", disable=None if progress else True)
@@ -117,7 +121,9 @@ def without_metadata(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
         set_track_meta(track)
 
 
-def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label: bool) -> dict[str, Any]:
+def _prepare(
+    record: Mapping[str, Any], image_size: tuple[int, ...], keep_label: bool, normalization: Any
+) -> dict[str, Any]:
     volume = read_patient(record)
     label = torch.from_numpy(volume.mask)
     size = (*image_size, label.shape[3])[:3]
@@ -133,7 +139,7 @@ def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label:
 
     ignores = bool(record.get("reading", {}).get("ignore_label"))
     dtype = torch.float16 if ignores else torch.uint8
-    image, scales = network_image(torch.from_numpy(volume.image), image_size)
+    image, scales = network_image(torch.from_numpy(volume.image), image_size, normalization)
     return {
         "image": image,
         "label": label if keep_label else _by_pieces(network_label, label, size, dtype),
@@ -144,17 +150,20 @@ def _prepare(record: Mapping[str, Any], image_size: tuple[int, ...], keep_label:
     }
 
 
-def network_image(image: torch.Tensor, image_size: tuple[int, ...]) -> tuple[torch.Tensor, list[Scale]]:
+def network_image(
+    image: torch.Tensor, image_size: tuple[int, ...], normalization: Any = None
+) -> tuple[torch.Tensor, list[Scale]]:
     """Normalise a scan over its whole volume and bring it to the size that a network sees, as training does.
 
     Args:
         image: float32 ``[C, H, W, D]``; it is overwritten.
         image_size: two numbers resize each slice and keep their number; three resize the volume.
+        normalization: what the run does to intensities; None is `NormalizeForegroundd`.
 
     Returns:
         float16 ``[C, h, w, D]`` or ``[C, *image_size]``, and how each channel was normalised.
     """
-    normalise = NormalizeForegroundd("image")
+    normalise = NormalizeForegroundd("image") if normalization is None else normalization
     scales = normalise.scales(image)
 
     def change(piece: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_fp4.bundle.options import flag
 from monai_fp4.data import in_batches
 from monai_fp4.data.readers.masks import IGNORED
-from monai_fp4.engines.network import autocast, unwrap_ddp
+from monai_fp4.engines.network import autocast, autocast_dtype, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks.memory_format import channels_last
@@ -104,9 +104,11 @@ class EvaluationStep:
 
     Args:
         image_size: the size that the network takes; two numbers mean slices, three a whole volume.
-        amp: BF16 autocast.
+        amp: autocast.
         chunk: slices a forward pass.
         loss: loss to report, on the logits at the scan's own size; None reports none.
+        dtype: what autocast casts to, ``"bfloat16"`` or ``"float16"``.
+        slice_losses: also give ``slice_losses``, the loss of each slice by itself, in place of one of the whole scan.
         flips: average the logits over the four flips of the slice plane, at four times the cost.
     """
 
@@ -117,6 +119,8 @@ class EvaluationStep:
         amp: bool = True,
         chunk: int = 64,
         loss: nn.Module | None = None,
+        dtype: str = "bfloat16",
+        slice_losses: bool = False,
         flips: bool = False,
     ) -> None:
         self.spatial_dims = len(image_size)
@@ -124,6 +128,8 @@ class EvaluationStep:
         self.chunk = chunk
         self.loss = loss
         self.flips = mirrored(flag("flips", flips))
+        self.dtype = autocast_dtype(dtype)
+        self.slice_losses = slice_losses
 
     def __call__(
         self, engine: SupervisedEvaluator, batch: Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -152,7 +158,7 @@ class EvaluationStep:
         device, flat = engine.state.device, self.spatial_dims == 2
         scans = [item[Keys.IMAGE].movedim(-1, 0) if flat else item[Keys.IMAGE][None] for item in patients]
         sizes = [tuple(item[Keys.LABEL].shape[1 : 3 if flat else 4]) for item in patients]
-        with engine.mode(engine.network), autocast(device, self.amp):
+        with engine.mode(engine.network), autocast(device, self.amp, self.dtype):
             found = segment(
                 network, scans, sizes, device=device, inferer=engine.inferer, chunk=self.chunk, views=self.flips
             )
@@ -171,7 +177,11 @@ class EvaluationStep:
             Keys.PRED: torch.sigmoid(logits),
             "patient": item["patient"],
         }
-        if self.loss is not None:
+        if self.loss is not None and self.slice_losses:
+            slices = zip(logits.unbind(-1), _truth(label).unbind(-1), strict=True)
+            losses = torch.stack([self.loss(scores[None], truth[None]) for scores, truth in slices])
+            output |= {"slice_losses": losses, Keys.LOSS: losses.mean().item()}
+        elif self.loss is not None:
             output[Keys.LOSS] = self.loss(logits[None], _truth(label)[None]).item()
         return output
 

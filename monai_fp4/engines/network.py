@@ -13,6 +13,7 @@ from torch import nn
 
 from monai_fp4.bundle.session import Session
 from monai_fp4.engines.warm_start import take_weights, what_was_taken
+from monai_fp4.errors import unknown_name
 from monai_fp4.networks import build_network
 from monai_fp4.networks.memory_format import to_channels_last
 from monai_fp4.quantization.conversion import convert
@@ -20,6 +21,7 @@ from monai_fp4.quantization.layers.conv3d_guard import guard_conv3d
 
 __all__ = [
     "autocast",
+    "autocast_dtype",
     "build_and_seed",
     "prepare_network",
     "seed_everything",
@@ -87,6 +89,17 @@ def unwrap_ddp(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
-def autocast(device: torch.device, amp: bool) -> torch.autocast:
-    """BF16 autocast on the device, or none."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
+def autocast(device: torch.device, amp: bool, dtype: torch.dtype = torch.bfloat16) -> torch.autocast:
+    """Autocast on the device, to BF16 if nothing else is said, or none."""
+    return torch.autocast(device.type, dtype=dtype, enabled=amp)
+
+
+def autocast_dtype(name: str) -> torch.dtype:
+    """The dtype that a config names for autocast.
+
+    Raises:
+        ConfigError: neither ``bfloat16`` nor ``float16``.
+    """
+    if name not in (known := {"bfloat16": torch.bfloat16, "float16": torch.float16}):
+        raise unknown_name("autocast dtype", name, known)
+    return known[name]

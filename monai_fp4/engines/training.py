@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from monai_fp4.bundle.options import flag
-from monai_fp4.engines.network import autocast
+from monai_fp4.engines.network import autocast, autocast_dtype
 from monai_fp4.engines.nonfinite import not_finite
 from monai_fp4.networks.memory_format import channels_last, match_layouts
 
@@ -27,12 +28,26 @@ class TrainingStep:
     [B, 1, *size], FP32), ``loss`` (float) and ``grad_norm`` (float). Adam and AdamW are fused, see `fuse_adam`.
 
     Args:
-        amp: BF16 autocast.
+        amp: autocast.
         max_grad_norm: gradients with a larger norm are scaled down to it.
+        dtype: what autocast casts to, ``"bfloat16"`` or ``"float16"``.
+        scaler: scales the loss, as FP16 needs it; a step whose gradient is not finite is then left out, as torch does.
+        skip_nonfinite: leave a step out whose loss is not finite, in place of ending the run.
     """
 
-    def __init__(self, *, amp: bool = True, max_grad_norm: float = 12.0) -> None:
+    def __init__(
+        self,
+        *,
+        amp: bool = True,
+        max_grad_norm: float = 12.0,
+        dtype: str = "bfloat16",
+        scaler: torch.amp.GradScaler | None = None,
+        skip_nonfinite: bool = False,
+    ) -> None:
         self.amp = flag("amp", amp)
+        self.dtype = autocast_dtype(dtype)
+        self.scaler = torch.amp.GradScaler(enabled=False) if scaler is None else scaler
+        self.skip_nonfinite = skip_nonfinite
         self.max_grad_norm = max_grad_norm
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +64,7 @@ class TrainingStep:
         engine.optimizer.zero_grad(set_to_none=True)
         output: dict[str, Any] = {Keys.IMAGE: images, Keys.LABEL: labels}
         engine.state.output = output
-        with autocast(device, self.amp):
+        with autocast(device, self.amp, self.dtype):
             logits = engine.inferer(images, engine.network)
         logits = logits.float()
         output[Keys.PRED] = logits.detach()
@@ -58,15 +73,20 @@ class TrainingStep:
         output[Keys.LOSS] = loss.item()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         if not torch.isfinite(loss):
+            if self.skip_nonfinite:
+                output["grad_norm"] = math.nan
+                return output
             raise not_finite("loss", engine, images, self.amp)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self.scaler.unscale_(engine.optimizer)
         norm = nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
         output["grad_norm"] = norm.item()
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():
             raise not_finite("gradient", engine, images, self.amp)
         match_layouts(engine.network.parameters())
-        engine.optimizer.step()
+        self.scaler.step(engine.optimizer)
+        self.scaler.update()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 

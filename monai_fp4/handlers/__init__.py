@@ -13,6 +13,7 @@ the trainer when it is attached, so nothing has to refer back.
 `progress`           one line an epoch, in the terminal
 `input_wait`         the share of an epoch that was spent waiting for batches
 `peak_memory`        the most memory that a run took
+`held_out`           the test patients of a fold, when training ends
 `soft`               the soft scores of arXiv 2605.27616
 `evaluation_report`  numbers with intervals and pictures of a trained model
 ===================  =========================================================================
@@ -21,6 +22,7 @@ the trainer when it is attached, so nothing has to refer back.
 from monai_fp4.handlers.auprc import AUPRC, cohort_of
 from monai_fp4.handlers.evaluation_report import EvaluationReport
 from monai_fp4.handlers.health import HealthRecorder
+from monai_fp4.handlers.held_out import HeldOutTest
 from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
 from monai_fp4.handlers.recorder import Recorder
@@ -33,6 +35,7 @@ __all__ = [
     "EpochSeeder",
     "EvaluationReport",
     "HealthRecorder",
+    "HeldOutTest",
     "InputWait",
     "PrecisionSchedule",
     "Progress",

@@ -49,7 +49,12 @@ class Recorder:
         optimizer: its optimizer.
         lr_scheduler: its schedule, stepped every iteration.
         evaluator: the evaluator whose ``key_metric`` decides what the best weights are.
-        key_metric: name of that metric in the evaluator's ``state.metrics``; higher is better.
+        key_metric: name of that metric in the evaluator's ``state.metrics``.
+        lower_is_better: whether it is one of those, such as ``val_loss``.
+        min_gain: by how much an epoch has to be better than the best before it.
+        patience: end the run after so many epochs without a better one; None never does.
+        warm_up: but not before this epoch has passed; those before it count as waited.
+        scaler: what scales the loss, whose state resuming needs too.
 
     An epoch's entry in ``metrics.json`` holds its number, ``train_loss``, ``learning_rate``, ``fp4``, ``seconds``
     (with its validation), ``input_wait`` where :class:`monai_fp4.handlers.InputWait` is attached, and what the
@@ -72,6 +77,11 @@ class Recorder:
         lr_scheduler: LRScheduler,
         evaluator: SupervisedEvaluator,
         key_metric: str = "auprc",
+        lower_is_better: bool = False,
+        min_gain: float = 0.0,
+        patience: int | None = None,
+        warm_up: int = 0,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.session = session
         self.folder = session.run_folder
@@ -79,7 +89,9 @@ class Recorder:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
-        self.key_metric = key_metric
+        self.key_metric, self.lower_is_better, self.min_gain = key_metric, lower_is_better, min_gain
+        self.patience, self.warm_up = patience, warm_up
+        self.scaler = torch.amp.GradScaler(enabled=False) if scaler is None else scaler
         self.history: list[dict[str, Any]] = []
         self.per_patient: list[dict[str, Any]] = []
         self.peak_memory_bytes = 0
@@ -133,6 +145,7 @@ class Recorder:
         unwrap_ddp(self.network).load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
+        self.scaler.load_state_dict(checkpoint.get("scaler", {}))
         self.history = checkpoint["history"]
         self.per_patient = checkpoint["per_patient"]
         self.peak_memory_bytes = checkpoint["peak_memory_bytes"]
@@ -248,6 +261,7 @@ class Recorder:
             if self.best is entry:
                 self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
             checkpoint = state | {
+                "scaler": self.scaler.state_dict(),
                 "epoch": epoch,
                 "history": self.history,
                 "per_patient": self.per_patient,
@@ -261,6 +275,8 @@ class Recorder:
             if self.best is entry:
                 self._save_model()
             self._write_metrics(finished=False)
+        if self.patience is not None and epoch > self.warm_up and epoch - self.best["epoch"] >= self.patience:
+            engine.terminate()
 
     def _save_model(self) -> None:
         self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())
@@ -288,7 +304,12 @@ class Recorder:
         known = [(score, entry) for score, entry in scores if score is not None and not math.isnan(score)]
         if self.session.options.fold == "all" or not known:
             return self.history[-1]
-        return max(known, key=lambda pair: pair[0])[1]
+        sign = -1 if self.lower_is_better else 1
+        best, chosen = known[0]
+        for score, entry in known:
+            if sign * score > sign * best + self.min_gain:
+                best, chosen = score, entry
+        return chosen
 
     def finish(self, _engine: Engine) -> None:
         """See that model.pt is there and whole, and write the final metrics.json.

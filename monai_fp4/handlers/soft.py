@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.distributed as dist
@@ -20,7 +21,8 @@ class SoftScoring:
         batch_size: slices that ``dice_paper`` averages before it averages batches.
 
     Outputs are dicts with ``pred`` (probabilities), ``label`` (both ``[1, H, W, D]``) and ``patient``, as those of
-    `monai_fp4.engines.EvaluationStep`. ``roc_auc`` is among the scores where `monai_fp4.handlers.AUPRC` is attached.
+    `monai_fp4.engines.EvaluationStep`. Where they have ``slice_losses``, ``val_loss`` becomes the mean over batches of
+    slices, too. ``roc_auc`` is among the scores where `monai_fp4.handlers.AUPRC` is attached.
     """
 
     def __init__(self, batch_size: int = 32) -> None:
@@ -38,7 +40,8 @@ class SoftScoring:
 
     def _count(self, engine: Engine) -> None:
         for item in engine.state.output:
-            self._scores.add(str(item["patient"]), item["pred"].movedim(-1, 0), item["label"].movedim(-1, 0))
+            pred, label = (item[key].movedim(-1, 0).contiguous() for key in ("pred", "label"))
+            self._scores.add(str(item["patient"]), pred, label, item.get("slice_losses"))
 
     def _write(self, engine: Engine) -> None:
         scores = self._scores
@@ -50,3 +53,5 @@ class SoftScoring:
                 scores.merge(part)
         cohort = cohort_of(engine)
         engine.state.metrics.update(scores.summary(None if cohort is None else cohort.pooled))
+        if not math.isnan(scores.loss):
+            engine.state.metrics["val_loss"] = scores.loss

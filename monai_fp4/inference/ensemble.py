@@ -199,19 +199,22 @@ class Ensemble:
     def _images(self, scan: Image) -> tuple[list[Tensor], tuple[str, ...]]:
         """What each network sees, and how the scan differs from what they know."""
         values = torch.from_numpy(scan.values)
-        by_size: dict[tuple[int, ...], Tensor] = {}
-        sizes = list(dict.fromkeys(member.image_size for member in self.members))
+        inputs: list[Tensor] = []
+        prepared: dict[tuple[Any, ...], tuple[Tensor, dict[str, Any]]] = {}
+        ways = [(member.image_size, type(member.normalization)) for member in self.members]
         warnings: list[str] = []
-        for size in sizes:  # a copy for all but the last, which may use the reader's own memory
-            image, scales = network_image(values if size == sizes[-1] else values.clone(), size)
-            by_size[size] = image
-            found = facts(scan.place, scales)
-        for member in self.members:
+        for member, way in zip(self.members, ways, strict=True):
+            if way not in prepared:  # a copy for all but the last, which may use the reader's own memory
+                last = len(prepared) + 1 == len(set(ways))
+                image, scales = network_image(values if last else values.clone(), way[0], member.normalization)
+                prepared[way] = image, facts(scan.place, scales)
+            image, found = prepared[way]
+            inputs.append(image)
             if (member.folder.path / "training_data.json").exists():
                 warnings += outside(member.folder.read_json("training_data.json"), found, self.channels)
             else:
                 warnings.append("the run kept no training_data.json, so the scan was not compared with its training")
-        return [by_size[member.image_size] for member in self.members], tuple(dict.fromkeys(warnings))
+        return inputs, tuple(dict.fromkeys(warnings))
 
     def _pieces(
         self, seen: Sequence[Sequence[Tensor]], natives: Sequence[tuple[int, ...]], inferer: Inferer

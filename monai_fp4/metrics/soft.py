@@ -55,14 +55,16 @@ class SoftScores:
         self._sums = torch.zeros(3, dtype=torch.float64)  # p, y, p y
         self._bins = torch.zeros(3, _BINS, dtype=torch.float64)  # pixels, p, y
         self._dice: dict[str, Tensor] = {}
+        self._losses: dict[str, Tensor] = {}
 
-    def add(self, patient: str, probabilities: Tensor, labels: Tensor) -> None:
+    def add(self, patient: str, probabilities: Tensor, labels: Tensor, losses: Tensor | None = None) -> None:
         """Count a patient's slices.
 
         Args:
             patient: the patient's id, new to these scores; slices of ``dice_paper`` are in the order of ids.
             probabilities: `[slices, ...]`, from 0 to 1.
             labels: of the same shape, 0 or 1.
+            losses: `[slices]`, the loss of each; averaged as ``dice_paper`` is.
 
         Raises:
             DataError: the shapes differ, or the patient was added before.
@@ -80,6 +82,8 @@ class SoftScores:
             )
         p, y = p.double(), y.double()
         self._dice[patient] = ((2 * (p * y).sum(1) + _EPSILON) / (p.sum(1) + y.sum(1) + _EPSILON)).cpu()
+        if losses is not None:
+            self._losses[patient] = losses.detach().double().cpu()
         p = p.clamp(_SMALLEST, 1 - _SMALLEST)
         self._sums += torch.stack([p.sum(), y.sum(), (p * y).sum()]).cpu()
         edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device=p.device)[1:-1]
@@ -92,6 +96,7 @@ class SoftScores:
         self._sums += other._sums
         self._bins += other._bins
         self._dice |= other._dice
+        self._losses |= other._losses
         return self
 
     def summary(self, histogram: ScoreHistogram | None = None) -> Mapping[str, float]:
@@ -102,16 +107,24 @@ class SoftScores:
         """
         sum_p, sum_y, tp = self._sums.tolist()
         recall, precision = tp / (sum_y + _EPSILON), tp / (sum_p + _EPSILON)
-        slices = torch.cat([self._dice[name] for name in sorted(self._dice)]) if self._dice else torch.empty(0)
-        means = [batch.mean() for batch in slices.split(self.batch_size)]
         pixels, p, y = self._bins
         result = {
             "soft_recall": recall,
             "soft_precision": precision,
             "soft_f2": 5 * precision * recall / (4 * precision + recall + _EPSILON),
             "soft_iou": tp / (sum_p + sum_y - tp + _EPSILON),
-            "dice_paper": float(torch.stack(means).mean()) if len(slices) else math.nan,
+            "dice_paper": self._mean_of_batches(self._dice),
         }
         if histogram is not None:
             result["roc_auc"] = histogram.roc_auc()
         return result | {"ece_15": float((p - y).abs().sum() / pixels.sum())}
+
+    @property
+    def loss(self) -> float:
+        """Mean over batches of slices of the mean loss in each; NaN where no losses were given."""
+        return self._mean_of_batches(self._losses)
+
+    def _mean_of_batches(self, values: Mapping[str, Tensor]) -> float:
+        slices = torch.cat([values[name] for name in sorted(values)]) if values else torch.empty(0)
+        means = [batch.mean() for batch in slices.split(self.batch_size)]
+        return float(torch.stack(means).mean()) if len(slices) else math.nan
