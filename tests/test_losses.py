@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +121,25 @@ def test_refuses_weights_that_make_no_sense(options):
 def test_refuses_labels_of_another_shape():
     with pytest.raises(ConfigError, match=r"\(2, 1, 4, 4\).*\(2, 4, 4\)"):
         TverskyBCELoss()(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4))
+
+
+@pytest.mark.parametrize("case", ["", "logits_times_10", "all_masks_empty"])
+def test_the_papers_loss_has_its_reference_values(case):
+    """Per image, with logits clamped to 20; see `rule` in the file for the logits."""
+    reference = json.loads((Path(__file__).parent / "paper_reference.json").read_text())["loss_and_metrics"]
+    expected = reference[case] if case else reference
+    k = torch.arange(2 * 256 * 256, dtype=torch.int64)
+    logits = (4 * (2 * ((7 * k * k + 13 * k + 5) % 1013).double() / 1012 - 1)).float().view(2, 1, 256, 256)
+    labels = torch.zeros(2, 1, 256, 256)
+    if case != "all_masks_empty":
+        labels[0, 0, 50:90, 60:130] = 1
+    logits = logits * 10 if case == "logits_times_10" else logits
+    for bce, tversky, name in ((1, 0, "bce"), (0, 1, "tversky"), (1, 1, "total")):
+        loss = TverskyBCELoss(bce_weight=bce, tversky_weight=tversky, batch=False, max_logit=20.0)
+        assert loss(logits, labels).item() == pytest.approx(expected[name], rel=2e-6)
+
+
+def test_a_clamped_logit_has_no_gradient():
+    logits = torch.tensor([[[[-30.0, -5.0, 5.0, 30.0]]]], requires_grad=True)
+    TverskyBCELoss(max_logit=20.0)(logits, torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])).backward()
+    assert (logits.grad != 0).flatten().tolist() == [False, True, True, False]

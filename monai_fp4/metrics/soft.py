@@ -75,7 +75,7 @@ class SoftScores:
                 f"soft scores expect each patient once, with labels of shape {tuple(probabilities.shape)}, found "
                 f"{tuple(labels.shape)} for {patient!r}; check the manifest and the label transform"
             )
-        p, y = probabilities.detach().float().flatten(1), labels.detach().flatten(1)
+        p, y = (values.detach().flatten(1).contiguous() for values in (probabilities.float(), labels))
         if not bool(((p >= 0) & (p <= 1)).all()):
             raise NumericsError(
                 f"soft scores expect probabilities from 0 to 1, found others for {patient!r}; apply a sigmoid to logits"

@@ -37,6 +37,7 @@ def test_all_the_files_are_there() -> None:
         "evaluate.json",
         "inference.json",
         "protocols/lgg.json",
+        "protocols/paper.json",
         "metadata.json",
         "logging.conf",
     }

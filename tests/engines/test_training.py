@@ -17,6 +17,7 @@ from monai_fp4.engines import (
     TrainingStep,
     fuse_adam,
 )
+from monai_fp4.errors import ConfigError
 from monai_fp4.networks import match_layouts
 
 
@@ -180,3 +181,44 @@ def test_the_default_step_is_that_of_the_bundles() -> None:
     options = json.loads((BUNDLES / "unet_500k_sr.json").read_text())["train"]["step"]
     assert options == {"_target_": "monai_fp4.engines.TrainingStep", "amp": "@amp", "max_grad_norm": 12.0}
     assert (TrainingStep().amp, TrainingStep().max_grad_norm) == (True, 12.0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_autocast_is_to_the_dtype_that_is_asked_for(dtype: str) -> None:
+    seen = []
+    network = convolutions()
+    network[0].register_forward_hook(lambda _module, _given, output: seen.append(output.dtype))
+    trainer(network, [batch()], dtype=dtype).run()
+    assert seen == [getattr(torch, dtype)]
+    with pytest.raises(ConfigError, match="autocast dtype 'half' is not known"):
+        TrainingStep(dtype="half")
+
+
+def test_a_scaled_loss_gives_the_same_step() -> None:
+    networks = [convolutions(), convolutions()]
+    norms = []
+    for network, scaler in zip(networks, (None, torch.amp.GradScaler("cpu", init_scale=1024.0)), strict=True):
+        engine = trainer(network, [batch()], amp=False, scaler=scaler, max_grad_norm=0.1)
+        engine.run()
+        norms.append(engine.state.output["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1]) and norms[0] > 0.1  # clipped after unscaling
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_scaler_leaves_out_the_step_of_an_infinite_gradient_and_scales_less() -> None:
+    network, scaler = convolutions(), torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    trainer(network, [batch(100.0)], amp=False, scaler=scaler).run()
+    assert all(map(torch.equal, before, network.parameters()))
+    assert scaler.get_scale() == 2.0**126
+
+
+def test_a_loss_that_is_not_finite_can_be_skipped() -> None:
+    network, reference = convolutions(), convolutions()
+    spoilt = batch()
+    spoilt["label"] = spoilt["label"] * torch.nan
+    trainer(network, [spoilt, batch()], amp=False, skip_nonfinite=True).run()
+    trainer(reference, [batch()], amp=False).run()
+    for one, other in zip(network.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(one, other)

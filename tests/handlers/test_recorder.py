@@ -45,6 +45,7 @@ def small_run(
     rank: int = 0,
     spoil: Callable[[nn.Module, Optimizer, int], None] = lambda network, optimizer, step: None,
     fold: int | str = 0,
+    **choice: Any,
 ) -> tuple[nn.Module, Optimizer, list[list[float]]]:
     """Train a linear layer for epochs of three steps; its network, its optimizer, and the losses of each epoch."""
     folder.mkdir(exist_ok=True)
@@ -75,7 +76,7 @@ def small_run(
     )
     session.wait = session.release = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
-    recorder = Recorder(session, network, optimizer, schedule, evaluator)  # type: ignore[arg-type]
+    recorder = Recorder(session, network, optimizer, schedule, evaluator, **choice)  # type: ignore[arg-type]
     handlers = [Validation(session, evaluator), recorder]  # type: ignore[arg-type]
     for handler in handlers if validate_first else handlers[::-1]:
         handler.attach(engine)  # type: ignore[arg-type]
@@ -124,6 +125,48 @@ def test_the_order_in_which_handlers_are_attached_does_not_matter(tmp_path: Path
     assert (written(tmp_path / "other")["best_epoch"], written(tmp_path / "other")["auprc"]) == (2, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("scores", "choice", "best"),
+    [
+        ((0.5, 0.3, 0.2999), {"lower_is_better": True}, 3),
+        ((0.5, 0.3, 0.2999), {"lower_is_better": True, "min_gain": 0.001}, 2),
+        ((0.5, 0.4995, 0.499), {"lower_is_better": True, "min_gain": 0.00099}, 3),  # of the best, not of the last
+        ((0.1, 0.3, 0.3), {}, 2),
+        ((0.1, 0.9, 0.95), {"min_gain": 0.1}, 2),
+        ((math.nan, 0.4, 0.2), {"lower_is_better": True}, 3),
+    ],
+)
+def test_what_is_better_can_be_chosen(
+    tmp_path: Path, scores: tuple[float, ...], choice: dict[str, Any], best: int
+) -> None:
+    small_run(tmp_path, scores, **choice)
+    assert written(tmp_path)["best_epoch"] == best
+
+
+@pytest.mark.parametrize(
+    ("better", "patience", "warm_up", "last"),
+    [
+        ({1}, 2, 0, 3),
+        ({1, 3}, 2, 0, 5),
+        ({1}, 2, 5, 6),  # waited all the while
+        ({1, 5}, 2, 5, 7),
+        ({1}, None, 0, 9),
+        (set(range(1, 10)), 1, 0, 9),
+    ],
+)
+def test_patience_ends_a_run_after_its_warm_up(
+    tmp_path: Path, better: set[int], patience: int | None, warm_up: int, last: int
+) -> None:
+    scores = [float(epoch) if epoch in better else 0.0 for epoch in range(1, 10)]
+    small_run(tmp_path, scores, epochs=9, patience=patience, warm_up=warm_up)
+    content = written(tmp_path)
+    assert (
+        len(content["history"]) == last
+        and content["finished"]
+        and content["best_epoch"] == max(epoch for epoch in better if epoch <= last)
+    )
+
+
 def test_the_first_process_alone_writes_and_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_run(tmp_path, epochs=2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -160,7 +203,7 @@ def test_a_worse_epoch_leaves_the_best_weights_as_they_are(tmp_path: Path) -> No
 def test_the_best_epoch(fold: int | str, scores: list[float | None], best: int) -> None:
     recorder = Recorder.__new__(Recorder)
     recorder.session = SimpleNamespace(options=SimpleNamespace(fold=fold))  # type: ignore[assignment]
-    recorder.key_metric = "auprc"
+    recorder.key_metric, recorder.lower_is_better, recorder.min_gain = "auprc", False, 0.0
     recorder.history = [{"epoch": n} | ({"auprc": s} if s is not None else {}) for n, s in enumerate(scores, 1)]
     assert recorder.best["epoch"] == best
 
