@@ -18,7 +18,7 @@ from monai_fp4.atomic import write_atomically
 from monai_fp4.bundle.template import TEMPLATES, bundle_name, training_config
 from monai_fp4.errors import ConfigError
 from monai_fp4.networks import network_table
-from monai_fp4.quantization.recipes import RECIPES
+from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES
 
 __all__ = ["bundle_files", "check_bundles", "write_bundles"]
 
@@ -32,16 +32,21 @@ _COPIED = (
 )
 
 
-def bundle_files() -> dict[str, str]:
-    """Every file of the bundle folder: path below it -> content."""
+def bundle_files(every: bool = False) -> dict[str, str]:
+    """Every file of the bundle folder: path below it -> content.
+
+    Args:
+        every: also the bundles that are not shipped, of the paper's own networks and of recipes beyond the eleven, as a
+            study may run them.
+    """
     files = {
         f"{bundle_name(cell.arch, cell.scale, recipe)}.json": json.dumps(
             training_config(cell.arch, cell.scale, recipe), indent=4
         )
         + "\n"
         for cell in network_table()
-        if not cell.config.of_the_paper
-        for recipe in RECIPES
+        if every or not cell.config.of_the_paper
+        for recipe in (*RECIPES, *(FURTHER_RECIPES if every else ()))
     }
     return files | {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in _COPIED}
 

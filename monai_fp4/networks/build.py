@@ -37,7 +37,7 @@ def build_network(
     =========  ======  =====  =====
 
     Args:
-        arch: ``"unet"``, ``"swin"``, ``"vit"`` or ``"swinunetr"``.
+        arch: a name of `ARCHITECTURES`, such as ``"unet"``.
         scale: ``"500k"``, ``"4m"`` or ``"15m"``.
         in_channels: channels of the image, any number from 1.
         out_channels: channels of the logits, any number from 1.

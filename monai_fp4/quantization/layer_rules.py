@@ -124,7 +124,7 @@ def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: Spe
     if _override(name, recipe) is not None:
         return None
     if name in special.stems:
-        return "the stem: named in stem_names of the network"
+        return "named in stem_names of the network: its stem, or a layer that it never quantizes"
     if name in special.heads:
         return f"an output head ({special.how}): logits stay in high precision"
     sizes = channels(layer)

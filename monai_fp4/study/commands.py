@@ -142,7 +142,7 @@ def write_study(
 
 def _bundles(names: Iterable[str], bundles_dir: Path | None) -> dict[str, str]:
     if bundles_dir is None:
-        files = bundle_files()
+        files = bundle_files(every=True)
         return {name: files[name] for name in (*names, *_BESIDE)}
     contents = {}
     for name in names:

@@ -269,3 +269,12 @@ def test_the_rate_of_sgd_follows_from_the_bundle_of_the_study(tmp_path: Path) ->
     executor.submit = lambda task, needs: (seen.append(task["arguments"]), submit(task, needs))[1]  # type: ignore[method-assign]
     Sweep(folder, defined, [cell], executor, SweepProgress(io.StringIO())).run()
     assert seen[0][seen[0].index("--learning_rate") + 1] == "0.3"
+
+
+def test_networks_and_recipes_without_shipped_bundles_have_theirs_in_the_study(tmp_path: Path) -> None:
+    recipes = {"forward_rht": "forward_rht", "bf16": "bf16"}
+    folder, defined = study(tmp_path, archs=("paper_cnn",), scales=("500k",), recipes=recipes)
+    write_study(folder, defined, "phantom")
+    for cell in defined.cells():
+        config = json.loads((folder.bundles_path / f"{defined.bundle(cell)}.json").read_text())
+        assert (config["arch"], config["recipe"]) == ("paper_cnn", cell.recipe)
