@@ -52,7 +52,7 @@ def test_wheel_holds_the_templates_that_bundles_are_written_from(wheel: zipfile.
     folder = ROOT / "monai_fp4" / "bundle" / "templates"
     templates = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {Path(name).name for name in templates} == {
-        "train.json", "evaluate.json", "inference.json", "lgg.json", "metadata.json", "logging.conf",
+        "train.json", "evaluate.json", "inference.json", "lgg.json", "paper.json", "metadata.json", "logging.conf",
     }  # fmt: skip
     assert templates <= set(wheel.namelist())
 

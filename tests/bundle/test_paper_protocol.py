@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tiny_runs import BUNDLES, TINY, Dataset, item, lgg_dataset, metrics, refusal
 
@@ -127,3 +128,40 @@ def test_without_test_patients_it_is_refused(tiny: Dataset, tmp_path: Path) -> N
 
 def test_without_the_holdout_it_is_refused(tiny: Dataset, tmp_path: Path) -> None:
     assert "expected fold to be one of 0, 1, 2, all" in str(refusal(lambda: run(tiny, tmp_path)))
+
+
+def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(split: Dataset, tmp_path: Path) -> None:
+    def numbers(folder: Path) -> list[Any]:
+        history = [
+            {k: v for k, v in row.items() if k != "seconds" and k != "input_wait"} for row in metrics(folder)["history"]
+        ]
+        return [history, json.loads((folder / "test.json").read_text())]
+
+    def cut(engine: Any) -> None:
+        if engine.state.epoch == 2:
+            raise RuntimeError("cut short")
+
+    run(split, tmp_path / "whole", epochs=3)
+    flow = workflow(split, tmp_path / "cut", epochs=3)
+    flow.initialize()
+    item(flow, "train#trainer").add_event_handler(Events.EPOCH_STARTED, cut)
+    with pytest.raises(RuntimeError):
+        flow.run()
+    flow.finalize()
+    assert not (tmp_path / "cut" / "test.json").exists()
+    run(split, tmp_path / "cut", epochs=3)
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
+
+
+def test_a_run_of_it_is_evaluated_with_its_own_normalisation(split: Dataset, tmp_path: Path) -> None:
+    run(split, tmp_path / "run", epochs=1)
+    options = {"run_dir": str(tmp_path / "run"), "output_dir": str(tmp_path / "evaluation"), **split.options}
+    config = str(BUNDLES / "evaluate.json")
+    flow = ConfigWorkflow(
+        config_file=config, workflow_type="eval", logging_file=False, flips=False, device="cpu", **options
+    )
+    for step in (flow.initialize, flow.run, flow.finalize):
+        step()
+    tested = json.loads((tmp_path / "run" / "test.json").read_text())
+    found = metrics(tmp_path / "evaluation")
+    assert found["auprc"] == pytest.approx(tested["auprc"], rel=1e-6) and found["patients"] == 1
