@@ -21,14 +21,17 @@ from monai_fp4.report.statistics.intervals import (
     patient_bootstrap,
     sign_flip,
 )
+from monai_fp4.report.statistics.paper import PUBLISHED, PairTest, kendall_w, pair_tests, smallest_p
 from monai_fp4.report.statistics.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
 
 __all__ = [
     "FEW",
     "MARGIN",
+    "PUBLISHED",
     "TESTED",
     "BalancedPart",
     "MeanInterval",
+    "PairTest",
     "PairedTest",
     "against_baseline",
     "analyse_variance",
@@ -40,9 +43,12 @@ __all__ = [
     "calibration",
     "cost",
     "holm",
+    "kendall_w",
     "mean_interval",
+    "pair_tests",
     "paired",
     "paired_test",
     "patient_bootstrap",
     "sign_flip",
+    "smallest_p",
 ]
