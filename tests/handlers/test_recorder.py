@@ -167,6 +167,13 @@ def test_patience_ends_a_run_after_its_warm_up(
     )
 
 
+def test_a_resumed_run_has_the_scale_of_the_loss_that_it_left(tmp_path: Path) -> None:
+    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 1024.0)]
+    for epochs, scaler in enumerate(scalers, start=2):
+        small_run(tmp_path, epochs=epochs, scaler=scaler)
+    assert scalers[1].get_scale() == 8.0
+
+
 def test_the_first_process_alone_writes_and_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_run(tmp_path, epochs=2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
