@@ -63,7 +63,7 @@ class SoftScores:
         Args:
             patient: the patient's id, new to these scores; slices of ``dice_paper`` are in the order of ids.
             probabilities: `[slices, ...]`, from 0 to 1.
-            labels: of the same shape, 0 or 1.
+            labels: of the same shape, 0 or 1; pixels of any other label are not counted.
             losses: `[slices]`, the loss of each; averaged as ``dice_paper`` is.
 
         Raises:
@@ -80,16 +80,17 @@ class SoftScores:
             raise NumericsError(
                 f"soft scores expect probabilities from 0 to 1, found others for {patient!r}; apply a sigmoid to logits"
             )
-        p, y = p.double(), y.double()
+        counted = (y <= 1).double()
+        p, y = p.double() * counted, y.double() * counted
         self._dice[patient] = ((2 * (p * y).sum(1) + _EPSILON) / (p.sum(1) + y.sum(1) + _EPSILON)).cpu()
         if losses is not None:
             self._losses[patient] = losses.detach().double().cpu()
-        p = p.clamp(_SMALLEST, 1 - _SMALLEST)
+        p = p.clamp(_SMALLEST, 1 - _SMALLEST) * counted
         self._sums += torch.stack([p.sum(), y.sum(), (p * y).sum()]).cpu()
         edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device=p.device)[1:-1]
         at = torch.bucketize(p, edges).flatten()
-        counted = (torch.ones_like(p), p, y)
-        self._bins += torch.stack([at.bincount(v.flatten(), minlength=_BINS) for v in counted]).cpu()
+        parts = (counted, p, y)
+        self._bins += torch.stack([at.bincount(v.flatten(), minlength=_BINS) for v in parts]).cpu()
 
     def merge(self, other: SoftScores) -> SoftScores:
         """Add another rank's counts, in place; returns itself."""

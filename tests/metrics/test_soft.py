@@ -79,6 +79,16 @@ def test_roc_auc_is_the_share_of_ordered_pairs(ties: bool) -> None:
     assert math.isnan(ScoreHistogram().add(scores, torch.zeros(300)).roc_auc())
 
 
+def test_pixels_that_are_to_be_ignored_count_nowhere() -> None:
+    torch.manual_seed(2)
+    probabilities, labels = torch.rand(3, 8), (torch.rand(3, 8) > 0.5).to(torch.uint8)
+    whole, half = SoftScores(), SoftScores()
+    half.add("a", probabilities[:, :5], labels[:, :5])
+    labels[:, 5:] = 255
+    whole.add("a", probabilities, labels)
+    assert whole.summary() == pytest.approx(half.summary(), rel=1e-12)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     scores = SoftScores()
     scores.add("a", torch.rand(2, 3), torch.zeros(2, 3))
