@@ -223,7 +223,8 @@ def _like(found: Any, own: Any, where: str) -> Any:
             _like(one, other, f"{where}.{n}") for n, (one, other) in enumerate(zip(found, own, strict=True))
         )
     if isinstance(own, (int, float)) and not isinstance(own, bool):
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or not abs(found) < 2**53:
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if not number or not (abs(found) < 2**53 or found == own):  # a plateau schedule holds an infinity
             raise ValueError(f"'{where}' must be a finite number")
         return found
     if type(found) is not type(own):
