@@ -6,7 +6,7 @@ its tools. A test, and ``monai-fp4 bundles check``, fail when a file on disk dif
 other files in the folder are the user's own, and are left alone.
 
 >>> len(bundle_files())
-115
+116
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score
 from tiny_runs import BUNDLES, Dataset, contents, item, lgg_dataset, metrics, refusal, train
 
 from monai_fp4.bundle import TrainedRun
-from monai_fp4.data import build_manifest, save_manifest
+from monai_fp4.data import PaperNormalization, build_manifest, save_manifest
 from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.quantization.layers import LAYER_TYPES
@@ -301,6 +301,24 @@ def test_what_else_a_run_folder_says_is_not_run(
     extra = {"_target_": "build", "seed": f"${CODE}", "_requires_": [f"${CODE}"], "_desc_": f"${CODE}"}
     replace_network(run, extra | PLAIN, hostile=f"${CODE}", imported="$import antigravity", _meta_=f"${CODE}")
     assert trained(run, held_out, tmp_path / "out").image_size == (32, 32)
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("found", [f"${CODE}", {"_target_": "os.system", "command": "touch PWNED"}, {"raw": True}])
+def test_a_normalization_of_a_run_folder_is_a_name_and_runs_no_code(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = copy(finished_run, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    assert trained(run, held_out, tmp_path / "out").normalization is None
+    config["validate"]["dataset"]["normalization"] = {"_target_": "monai_fp4.data.PaperNormalization"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert type(trained(run, held_out, tmp_path / "out").normalization) is PaperNormalization
+    config["validate"]["dataset"]["normalization"] = found
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="normalization must be the package's own"):
+        _ = trained(run, held_out, tmp_path / "out").normalization
     assert not (tmp_path / "PWNED").exists()
 
 

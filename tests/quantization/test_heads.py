@@ -131,7 +131,9 @@ class Failing(HeadFirst):
 
 
 @pytest.mark.parametrize(
-    "meaning", [("liver", "spleen"), "head", 3, {"head": 1}, [1, 2], torch.tensor([1.0]), lambda: ["head"]], ids=repr
+    "meaning",
+    [("liver", "spleen"), "head", 3, {"head": 1}, [1, 2], torch.tensor([1.0]), lambda: ["head"]],
+    ids=["names", "word", "number", "mapping", "numbers", "tensor", "function"],
 )
 def test_an_attribute_that_means_something_else_switches_nothing(meaning: Any) -> None:
     model = HeadFirst()
