@@ -17,7 +17,7 @@ from monai.bundle import ConfigWorkflow, scripts
 from monai.utils import ensure_tuple
 
 from monai_fp4.bundle.foreign import check_bundle, check_config, read_config_file
-from monai_fp4.bundle.session import check_options, install_error_hook
+from monai_fp4.bundle.session import check_options, error_in_chain, install_error_hook
 from monai_fp4.errors import ConfigError
 
 __all__ = ["run", "run_command"]
@@ -86,9 +86,20 @@ def run(
         _refuse(check_config(config, folder))
         workflow.parser.resolve_macro_and_relative_ids()
     workflow.config_root_path = Path(os.devnull)  # which MONAI puts on Python's path when it runs
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        if own := error_in_chain(error):
+            raise own from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ConfigError(
+            f"{files[0]} must run, but ended with {type(cause).__name__}: {str(cause).strip():.300}; correct it"
+            " (MONAI_FP4_DEBUG=1 shows where)"
+        ) from error
 
 
 def _refuse(findings: Sequence[Any]) -> None:

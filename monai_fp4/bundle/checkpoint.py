@@ -238,7 +238,8 @@ def _tensor_like(found: Any, own: Tensor, where: str) -> Tensor:
         described = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"'{where}' must be a tensor {own.dtype} {list(own.shape)}, but is {described}")
     copied = found.detach().clone()
-    if (torch.isfinite(own) & ~torch.isfinite(copied)).any():  # a mask of a network may be infinite by design
+    bad = ~torch.isfinite(copied)
+    if bad.any() and (bad & torch.isfinite(own).to(bad.device)).any():  # a network's mask may be infinite by design
         raise ValueError(f"NaN or infinity stands in '{where}'")
     if where.rpartition(".")[2] in _NOT_NEGATIVE and (copied < 0).any():
         raise ValueError(f"'{where}' holds a number below 0")

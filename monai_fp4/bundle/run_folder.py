@@ -136,7 +136,10 @@ class RunFolder:
         Raises:
             ConfigError: as `read_json`.
         """
-        config: dict[str, Any] = brought_up_to_date(self.read_json("config.json"))
+        try:
+            config: dict[str, Any] = brought_up_to_date(self.read_json("config.json"))
+        except RecursionError:
+            raise ConfigError(f"{self.config_path} must be a config, but is nested too deep; restore it") from None
         return config
 
     @property

@@ -272,3 +272,50 @@ def test_with_trust_a_bundle_runs_as_it_is(tmp_path: Path) -> None:
             [*words, *trust], cwd=tmp_path, env=environment, capture_output=True, check=False, text=True
         )
         assert (done.returncode, (tmp_path / MARK).exists()) == (code, bool(trust)), done.stderr
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"run": 5},
+        {"run": ["$@missing.run()"], "initialize": []},
+        {"run": ["@a"], "a": "@b", "b": "@a"},
+        {"run": ["$1 // 0"], "initialize": []},
+        {"run": ["@a"], "a": {"_target_": "torch.nn.Conv2d", "nonsense": 1}},
+        {"run": ["@a"], "a": {"_target_": "monai_fp4.bundle.TrainedRun", "run_dir": "x"}},
+    ],
+)
+def test_a_harmless_bundle_that_does_not_run_is_one_sentence(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps(config))
+    code = main(["run", "--config_file", "config.json"])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert code == (0 if config == {"run": 5} else 1) and len(said) == code
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config_file", "missing.json"],
+        ["--config_file", "config.json", "--meta_file", "missing.json"],
+        ["--config_file", "config.json", "--args_file", "missing.json"],
+        ["--config_file", "config.json", "--tracking", "mlflow"],
+        ["--config_file", "config.json", "--epohcs", "1"],
+        ["--config_file", "config.json", "--a", f"${CODE}"],
+        ["--config_file", "config.json", "--a#_target_", "os.system"],
+        ["--config_file", "config.json", "--a", "%/etc/x.json"],
+        ["--args_file", "args.json"],
+    ],
+)
+def test_what_a_command_line_adds_is_checked(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps({"a": dict(NETWORK), "run": ["@a"]}))
+    Path("args.json").write_text(json.dumps({"config_file": "config.json", "a::_target_": "os.system"}))
+    assert main(["run", *words]) == 1
+    assert "error: " in capsys.readouterr().err and not Path(MARK).exists()
+    assert main(["run", "--config_file", "config.json", "--a#kernel_size", "3"]) == 0

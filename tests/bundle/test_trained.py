@@ -330,3 +330,28 @@ def test_a_network_of_the_users_own_takes_trust(finished_run: Path, held_out: Da
     assert trained(run, held_out, tmp_path / "out", trust_run_dir=True).threshold
     with pytest.raises(ConfigError, match="trust_run_dir must be true or false"):
         trained(run, held_out, tmp_path / "out", trust_run_dir="perhaps")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"a": ' * 700 + "1" + "}" * 700),
+        ("config.json", "[]"),
+        ("config.json", '{"network_def": 1}'),
+        ("metrics.json", '{"threshold": NaN}'),
+        ("metrics.json", '{"threshold": true}'),
+        ("metrics.json", "[" * 100_000),
+        ("patients.json", '{"train": 5}'),
+        ("patients.json", '{"channels": [1]}'),
+        ("patients.json", '{"images": {"a": 7}}'),
+        ("patients.json", '{"images": "a"}'),
+        ("model.pt", "PK"),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_sentence(
+    finished_run: Path, held_out: Dataset, tmp_path: Path, name: str, text: str
+) -> None:
+    run = copy(finished_run, tmp_path)
+    (run / name).write_text(text)
+    with pytest.raises(ConfigError):
+        trained(run, held_out, tmp_path / "out")
