@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from monai_fp4.bundle.options import flag
 from monai_fp4.data import in_batches
+from monai_fp4.data.patient_batches import FEW_SLICES
 from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.engines.network import autocast, autocast_dtype, unwrap_ddp
 from monai_fp4.engines.nonfinite import first_nonfinite_layer
 from monai_fp4.errors import NumericsError
 from monai_fp4.networks.memory_format import channels_last
+from monai_fp4.quantization.conversion import quantized_layers
 from monai_fp4.quantization.layers.separate import separate
 
 __all__ = ["EvaluationStep", "mirrored", "segment", "segment_pieces"]
@@ -48,8 +50,10 @@ def segment_pieces(
 ) -> Iterator[tuple[int, Tensor]]:
     """Segment the scans of one batch, each at its own size, piece by piece, since a scan at its own size may be large.
 
-    A scan's logits do not depend on what else is in the batch: FP4 layers scale each scan by its own maximum. The
-    caller sets evaluation mode, ``no_grad`` and autocast.
+    A scan's logits do not depend on what else is in the batch: FP4 layers scale each scan by its own maximum. Nor on
+    whether there is anything else: a scan of few slices that comes alone is given a blank slice for company where
+    layers compute in FP4, since a tensor that is scaled apart is rounded otherwise than one that is alone. The caller
+    sets evaluation mode, ``no_grad`` and autocast.
 
     Args:
         network: the network.
@@ -73,13 +77,15 @@ def segment_pieces(
     def resized(part: Tensor, size: tuple[int, ...]) -> Tensor:
         return functional.interpolate(part, size=size, mode="bilinear" if len(size) == 2 else "trilinear")
 
-    if len(scans) == 1:
+    few = scans[0].ndim == 4 and len(scans[0]) < FEW_SLICES
+    if len(scans) == 1 and not (few and any(layer.active for _, layer in quantized_layers(network))):
         for piece in scans[0].split(chunk):
             yield 0, resized(logits(piece), sizes[0])
         return
-    counts = [len(scan) for scan in scans]
+    together = [*scans, torch.zeros_like(scans[0][:1])] if len(scans) == 1 else scans
+    counts = [len(scan) for scan in together]
     with separate(counts):
-        parts = logits(torch.cat([scan.float() for scan in scans])).split(counts)
+        parts = logits(torch.cat([scan.float() for scan in together])).split(counts)[: len(scans)]
     yield from ((number, resized(*each)) for number, each in enumerate(zip(parts, sizes, strict=True)))
 
 

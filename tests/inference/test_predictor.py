@@ -21,8 +21,12 @@ from predicting import predict, prediction, read_json
 from tiny_runs import BUNDLES, Dataset, contents, item, metrics, refusal, write_lgg
 from tiny_runs import scan as scan_of
 
+from monai_fp4.engines import segment_pieces
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.inference import Ensemble, Predictor
+from monai_fp4.networks import build_network, to_channels_last
+from monai_fp4.quantization.conversion import convert
+from monai_fp4.quantization.recipes import Recipe
 
 
 def evaluated(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> dict[str, np.ndarray]:
@@ -346,3 +350,24 @@ def test_a_network_that_answers_nan_fails_the_study_that_it_answers_so_for(finis
     rows = read_json(tmp_path / "out" / "summary.json")["studies"]
     assert [row["status"] for row in rows] == ["predicted", "failed", "predicted"]
     assert "finite numbers" in rows[1]["why"] and not (tmp_path / "out" / "b").exists()
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "sr"])
+@pytest.mark.parametrize("arch", ["unet", "swin"])
+def test_a_picture_has_one_answer_alone_and_in_any_company(arch: str, recipe: str) -> None:
+    """To the last bit, also in FP4, where tensors that are scaled apart are rounded otherwise than one alone."""
+    torch.manual_seed(0)
+    network = build_network(arch, "500k", 1, 1, image_size=(64, 64), spatial_dims=2)
+    network, _ = convert(network, Recipe.from_config(recipe), dtype=torch.bfloat16)
+    network = to_channels_last(network, (64, 64)).eval()
+    pictures = [torch.randn(1, 1, 64, 64) * (1 + number) for number in range(4)]
+
+    def answers(scans: list[torch.Tensor]) -> list[torch.Tensor]:
+        options = {"device": torch.device("cpu"), "inferer": SimpleInferer()}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return [piece for _, piece in segment_pieces(network, scans, [(64, 64)] * len(scans), **options)]
+
+    together = answers(pictures)
+    for picture, answer in zip(pictures, together, strict=True):
+        assert torch.equal(answers([picture])[0], answer)
+    assert torch.equal(answers([pictures[2], pictures[0]])[0], together[2])

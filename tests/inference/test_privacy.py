@@ -1,0 +1,76 @@
+"""Names of patients are in nothing that a run, an evaluation or a message writes: planted ones are searched for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+import pytest
+import small_dicom
+from monai.bundle import ConfigWorkflow
+from tiny_runs import BUNDLES, Dataset, train
+
+from monai_fp4.data import build_manifest, save_manifest
+from monai_fp4.inference import Redactor, Study
+
+PLANTED = {
+    "PatientName": "Planted^Jane", "PatientID": "QX4711", "PatientBirthDate": "19630417", "AccessionNumber": "ACC0815",
+    "StudyDate": "20190203", "ReferringPhysicianName": "Doktor^Heimlich", "StudyID": "SID3344",
+    "InstitutionName": "Geheimklinik", "StudyDescription": "Skull Wichtigmann",
+}  # fmt: skip
+
+
+def write(root: Path, key: str, number: int) -> None:
+    shape = (20, 26, 9)
+    data = small_dicom.slices(number, shape=shape)
+    for each in data:
+        for name, value in PLANTED.items():
+            setattr(each, name, value)
+    small_dicom.save(data, root / key, "Planted")
+    small_dicom.segmentation(data, small_dicom.lesion(number, shape)).save_as(root / key / "seg.dcm")
+
+
+def test_what_headers_and_files_say_is_in_nothing_that_a_run_and_an_evaluation_write(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The patient's key is the folder that the user named; files within it are called after the patient."""
+    for number in range(4):
+        write(tmp_path / "scans", f"key{number}", number)
+    manifest = build_manifest(tmp_path / "scans", format="dicom", folds=2, seed=0, name="dicom", channels=["flair"])
+    data = Dataset(tmp_path / "scans", save_manifest(manifest, tmp_path / "manifest.json"))
+    run = train(data, tmp_path / "run", epochs=1)
+    options = {"run_dir": str(run), "output_dir": str(tmp_path / "evaluation"), "split": "val", "predictions": True}
+    flow = ConfigWorkflow(
+        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, device="cpu",
+        **(options | data.options),
+    )  # fmt: skip
+    flow.initialize()
+    flow.run()
+    shown = capfd.readouterr()
+    words = [part for value in PLANTED.values() for part in value.replace("^", " ").split()] + ["Planted"]
+    words.remove("Skull")
+    texts = {"what was printed": shown.out + shown.err}
+    for folder in (run, tmp_path / "evaluation"):
+        for path in folder.rglob("*"):
+            if path.is_file() and path.suffix != ".dcm":
+                texts[path.name] = path.name + path.read_bytes().decode("latin-1")
+    texts["manifest"] = (tmp_path / "manifest.json").read_text()
+    assert len(texts) > 8
+    assert [(word, name) for word in words for name, text in texts.items() if word in text] == []
+    (mask,) = list((tmp_path / "evaluation" / "predictions").glob("*/mask.dcm"))[:1]
+    assert pydicom.dcmread(mask).PatientID == "QX4711"  # a segmentation belongs to its examination
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("in /data/Doe_Jane/CT/IM1.dcm, found", "in (hidden), found"),
+        ("between IM1.dcm and IM2.dcm", "between (hidden) and (hidden)"),
+        ("PatientID 'QX 7' of DOE", "PatientID '(hidden)' of (hidden)"),
+        ("two\nlines of Jane", "two lines of (hidden)"),
+        ("a doerak, imported", "a doerak, imported"),
+    ],
+)
+def test_a_message_without_names(message: str, expected: str) -> None:
+    study = Study("Doe_Jane/CT", (("/data/Doe_Jane/CT#1.2.3",),), personal=("Doe^Jane", "QX 7", "IM1.dcm", "IM2.dcm"))
+    assert Redactor(Path("/data"), study)(message) == expected
