@@ -15,7 +15,14 @@ Where to read on:
 
 from monai_fp4.engines.evaluation import EvaluationStep, mirrored, segment_pieces
 from monai_fp4.engines.failure import on_failure
-from monai_fp4.engines.network import autocast, build_and_seed, prepare_network, seed_everything, unwrap_ddp
+from monai_fp4.engines.network import (
+    autocast,
+    build_and_seed,
+    prepare_network,
+    seed_everything,
+    synchronize_batch_norm,
+    unwrap_ddp,
+)
 from monai_fp4.engines.nonfinite import first_nonfinite_layer, nonfinite_tensors, what_is_kept
 from monai_fp4.engines.training import TrainingStep, fuse_adam
 
@@ -32,6 +39,7 @@ __all__ = [
     "prepare_network",
     "seed_everything",
     "segment_pieces",
+    "synchronize_batch_norm",
     "unwrap_ddp",
     "what_is_kept",
 ]

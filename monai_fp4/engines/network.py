@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_fp4.bundle.options import flag
 from monai_fp4.bundle.session import Session
 from monai_fp4.engines.warm_start import take_weights, what_was_taken
-from monai_fp4.errors import unknown_name
+from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks import build_network
 from monai_fp4.networks.memory_format import to_channels_last
 from monai_fp4.quantization.conversion import convert
@@ -25,6 +26,7 @@ __all__ = [
     "build_and_seed",
     "prepare_network",
     "seed_everything",
+    "synchronize_batch_norm",
     "unwrap_ddp",
 ]
 
@@ -55,15 +57,20 @@ def build_and_seed(
     return build_network(arch, scale, in_channels, out_channels, image_size=size, spatial_dims=len(size))
 
 
-def prepare_network(network: nn.Module, session: Session) -> nn.Module:
+def prepare_network(network: nn.Module, session: Session, *, sync_batch_norm: bool = False) -> nn.Module:
     """Convert a network to the session's recipe and put it on its device, in DDP if there are several processes.
 
     Args:
         network: any float network; a bundle passes its ``network_def``.
         session: the run that it is for. The report of the conversion is written to its folder, once it has begun.
+        sync_batch_norm: let batch norm see the slices of all processes, see `synchronize_batch_norm`; with one process
+            nothing changes.
 
     Returns:
         The network to train.
+
+    Raises:
+        ConfigError: when batch norm cannot be synchronized on the session's device.
     """
     options, taken = session.options, None
     if options.init_from is not None and session.begun and not session.run_folder.checkpoint_path.exists():
@@ -79,9 +86,30 @@ def prepare_network(network: nn.Module, session: Session) -> nn.Module:
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
     seed_everything(options.seed)
     if session.world_size > 1:
+        if flag("sync_batch_norm", sync_batch_norm):
+            network = synchronize_batch_norm(network, session.device)
         devices = [session.device.index] if session.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=devices)
     return network
+
+
+def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Replace batch norms by torch's that take mean and variance over the slices of all processes.
+
+    Args:
+        network: weights and their names stay.
+        device: where the network computes; torch synchronizes on CUDA alone.
+
+    Raises:
+        ConfigError: for another device.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            f"sync_batch_norm must have CUDA, where alone torch synchronizes batch norm, but device is {device}; leave"
+            " it out, or start one process"
+        )
+    synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return synchronized
 
 
 def unwrap_ddp(network: nn.Module) -> nn.Module:

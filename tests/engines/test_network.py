@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from one_step import convolutions
+from tiny_runs import Dataset, item, refusal, workflow
+from torch import nn
 
 from monai_fp4.bundle import RunFolder, RunOptions, defaults
 from monai_fp4.engines import (
@@ -18,7 +21,9 @@ from monai_fp4.engines import (
     build_and_seed,
     prepare_network,
     seed_everything,
+    synchronize_batch_norm,
 )
+from monai_fp4.errors import ConfigError
 
 
 def test_the_weights_follow_the_seed_alone() -> None:
@@ -86,3 +91,42 @@ def test_an_override_that_matches_nothing_is_said(tmp_path: Path, capsys: pytest
     )
     prepare_network(convolutions(), session)  # type: ignore[arg-type]
     assert "note: override 'blok.*' of recipe sr_custom matches no layer" in capsys.readouterr().out
+
+
+def test_batch_norm_is_synchronized_on_cuda_with_the_same_weights() -> None:
+    network = build_and_seed("unet", "500k", seed=0, in_channels=1, out_channels=1, image_size=[32, 32])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    synchronized = synchronize_batch_norm(network, torch.device("cuda"))
+    assert count == sum(isinstance(module, nn.SyncBatchNorm) for module in synchronized.modules()) > 0
+    assert before.keys() == synchronized.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in synchronized.state_dict().items())
+
+
+@pytest.mark.parametrize(("processes", "given"), [(1, True), (2, "false"), (2, True), (2, "perhaps")])
+def test_batch_norm_is_synchronized_where_it_is_asked_for_and_can_be(
+    processes: int, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda network, device_ids: network)
+    session = SimpleNamespace(
+        options=RunOptions.from_config(**(defaults() | {"image_size": [32, 32]})),
+        device=torch.device("cpu"),
+        backend=SimpleNamespace(name="emulated"),
+        rank=1,
+        begun=True,
+        world_size=processes,
+    )
+    network = build_and_seed("unet", "500k", seed=0, in_channels=1, out_channels=1, image_size=[32, 32])
+    if (processes, given) in [(1, True), (2, "false")]:
+        prepared = prepare_network(network, session, sync_batch_norm=given)  # type: ignore[arg-type]
+        assert not any(isinstance(module, nn.SyncBatchNorm) for module in prepared.modules())
+        return
+    with pytest.raises(ConfigError, match=r"sync_batch_norm must (have CUDA|be true or false)"):
+        prepare_network(network, session, sync_batch_norm=given)  # type: ignore[arg-type]
+
+
+def test_a_bundle_takes_the_option_from_the_command_line(tiny: Dataset, tmp_path: Path) -> None:
+    flow = workflow(tiny, tmp_path / "run", **{"network#sync_batch_norm": "perhaps"})
+    flow.initialize()
+    item(flow, "session").world_size = 2
+    assert "sync_batch_norm must be true or false" in str(refusal(lambda: item(flow, "network")))
