@@ -25,6 +25,7 @@ from monai_fp4.quantization.recipes import FURTHER_RECIPES, PAPER_RECIPES, RECIP
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere
 
+import reliability_tables  # noqa: E402
 import result_tables  # noqa: E402
 import speed_tables  # noqa: E402
 import study_tables  # noqa: E402
@@ -107,6 +108,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper_recipes": paper_recipes,
     "readers": readers,
     "recipes": recipes,
+    **reliability_tables.TABLES,
     **result_tables.TABLES,
     **speed_tables.TABLES,
     **study_tables.TABLES,

@@ -98,6 +98,8 @@ class EarlyEnd:
 
     def _failed(self, engine: Engine, error: BaseException) -> BaseException | None:
         self._restore(engine)
+        if isinstance(error, SystemExit):
+            self.session.close()  # gloo aborts a process that ends without
         if isinstance(error, OSError) and error.errno in _DISK:
             return not_writable(self.session.run_folder.path, error)
         if self.number and isinstance(error, RuntimeError):  # the same signal ended a process that loads data

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,21 @@ from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, item, metrics, refusal
 from monai_fp4.errors import ConfigError
 
 
-def start(dataset: Dataset, folder: Path, **changes: Any) -> subprocess.Popen[str]:
+def start(dataset: Dataset, folder: Path, launcher: Sequence[str] = (), **changes: Any) -> subprocess.Popen[str]:
     """The command line of a run that would take long, as the leader of a group of processes."""
     options = TINY | dataset.options | {"epochs": 500, "val_interval": 500, "output_dir": str(folder)} | changes
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLES / "unet_500k_bf16.json"), *words],
+        [
+            sys.executable,
+            *launcher,
+            "-m",
+            "monai.bundle",
+            "run",
+            "--config_file",
+            str(BUNDLES / "unet_500k_bf16.json"),
+            *words,
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -144,3 +153,26 @@ def test_steps_are_not_doubled_in_tensorboard_by_a_resume(tiny: Dataset, tmp_pat
     for tag in seen.Tags()["scalars"]:
         steps = [event.step for event in seen.Scalars(tag)]
         assert steps == ([1, 2, 3, 4] if tag in ("loss/train_step", "training/learning_rate") else [1, 2]), tag
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(tiny: Dataset, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
+    process = start(tiny, tmp_path / "run", launcher=launcher)
+    try:
+        assert eventually((tmp_path / "run" / "checkpoint.previous.pt").exists, 200)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        rank = {int(_variable(child, "RANK") or -1): int(child) for child in children}
+        os.kill(rank[1], signal.SIGTERM)
+        out, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode != 0 and "Finished" not in out
+    assert said.count("ended by SIGTERM after step ") == 1 and "exitcode: 143)" in said, said  # of whichever ends first
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def _variable(process: str, name: str) -> str:
+    pairs = (pair.split("=", 1) for pair in Path(f"/proc/{process}/environ").read_text().split("\0") if pair)
+    return dict(pairs).get(name, "")
