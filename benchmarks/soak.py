@@ -34,7 +34,7 @@ from typing import Any
 
 from common import RESULTS, ROOT, load_average, machine, write_whole
 
-EPOCHS = 4
+EPOCHS = 20
 OPTIONS = {"image_size": "[32,32]", "epochs": EPOCHS, "batch_size": 16, "num_workers": 0, "device": "cpu"}
 BUNDLE = ROOT / "bundles" / "unet_500k_sr.json"
 STATUSES = {

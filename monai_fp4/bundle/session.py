@@ -305,8 +305,9 @@ def install_error_hook() -> None:
     of_threads = threading.excepthook
 
     def thread_hook(args: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread, on a full disk: whoever next hands it something is told, and says it to the user.
-        if not isinstance(args.exc_value, OSError) or os.environ.get("MONAI_FP4_DEBUG"):
+        # On a full disk, whoever next hands something to TensorBoard's thread is told, and says it to the user.
+        of_tensorboard = type(args.thread).__module__.startswith("tensorboard.")
+        if not (of_tensorboard and isinstance(args.exc_value, OSError)) or os.environ.get("MONAI_FP4_DEBUG"):
             of_threads(args)
 
     threading.excepthook = thread_hook

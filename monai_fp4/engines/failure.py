@@ -16,26 +16,29 @@ ValueError: a zero
 from __future__ import annotations
 
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 from ignite.engine import Engine, Events
 
 __all__ = ["on_failure"]
 
 Reaction = Callable[[BaseException], BaseException | None]
-_reactions: WeakKeyDictionary[Engine, list[Reaction]] = WeakKeyDictionary()
 
 
 def on_failure(engine: Engine, react: Reaction) -> None:
-    """Call ``react`` with the exception that ends ``engine``; what it returns, if anything, is raised in its place."""
-    if engine not in _reactions:
-        _reactions[engine] = []
+    """Call ``react`` with the exception that ends ``engine``; what it returns, if anything, is raised in its place.
+
+    Ignite looks at an error within an epoch twice, there and in the run around it, so ``react`` then sees both the error
+    and what became of it.
+    """
+    # Kept by the engine, since reactions know it: a table of them all would keep every engine alive.
+    reactions: list[Reaction] = vars(engine).setdefault("_reactions_to_failure", [])
+    if not reactions:
         engine.add_event_handler(Events.EXCEPTION_RAISED, _failed)
-    _reactions[engine].append(react)
+    reactions.append(react)
 
 
 def _failed(engine: Engine, error: BaseException) -> None:
     ended = error
-    for react in _reactions[engine]:
+    for react in vars(engine)["_reactions_to_failure"]:
         ended = react(error) or ended
     raise ended from (error if ended is not error else error.__cause__)

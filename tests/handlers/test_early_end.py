@@ -94,6 +94,35 @@ def test_a_second_signal_ends_it_at_once(tiny: Dataset, tmp_path: Path) -> None:
     train(tiny, tmp_path / "run")  # nobody holds the folder
 
 
+def test_a_signal_during_validation_ends_the_run_after_the_patient(
+    tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    flow = workflow(tiny, tmp_path / "run")
+    flow.initialize()
+    evaluator = item(flow, "validate#evaluator")
+    evaluator.add_event_handler(Events.ITERATION_STARTED(once=1), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        flow.run()
+    assert ended.value.code == 128 + signal.SIGTERM and evaluator.state.iteration == 1
+    assert "ended by SIGTERM after step 2 (epoch 1); no epoch was finished before" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert metrics(train(tiny, tmp_path / "run"))["finished"] is True
+
+
+def test_a_run_that_ignores_ctrl_c_in_the_background_goes_on_to(tiny: Dataset, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        flow = workflow(tiny, tmp_path / "run")
+        flow.initialize()
+        trainer = item(flow, "train#trainer")
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=2), lambda _: os.kill(os.getpid(), signal.SIGINT))
+        flow.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert metrics(tmp_path / "run")["finished"] is True
+
+
 def _raise(error: Callable[[], Exception]) -> Callable[..., Any]:
     def fail(*_: Any, **__: Any) -> None:
         raise error()
