@@ -27,8 +27,8 @@ Reaction = Callable[[BaseException], BaseException | None]
 def on_failure(engine: Engine, react: Reaction) -> None:
     """Call ``react`` with the exception that ends ``engine``; what it returns, if anything, is raised in its place.
 
-    Ignite looks at an error within an epoch twice, there and in the run around it, so ``react`` then sees both the error
-    and what became of it.
+    Ignite looks at an error within an epoch twice, there and in the run around it: ``react`` then sees the error, and
+    what became of it.
     """
     # Kept by the engine, since reactions know it: a table of them all would keep every engine alive.
     reactions: list[Reaction] = vars(engine).setdefault("_reactions_to_failure", [])
