@@ -16,20 +16,16 @@ its power: the content reaches the disk before the name does, and the folder's e
 from __future__ import annotations
 
 import errno
-import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.json_text import read_json_file
 
 __all__ = ["make_folder", "not_writable", "read_json", "remove_leftovers", "replacing", "write_atomically"]
-
-LARGEST_JSON = 2**28
-"""Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
 
 
 @contextmanager
@@ -69,26 +65,12 @@ def read_json(path: Path) -> Any:
         ConfigError: when it is missing, no regular file, too large, not JSON, nested too deep, or has a key twice.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_JSON:
-            raise ValueError(f"it is no regular file of at most {LARGEST_JSON} bytes")
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text, object_pairs_hook=_without_doubles)
-        if "\\ud" in text.lower():
-            json.dumps(document, ensure_ascii=False).encode()  # half of a pair of surrogates is in no alphabet
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else getattr(error, "strerror", None) or "nested too deep"
+        return read_json_file(path)
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
         raise ConfigError(
             f"{path} must hold JSON, but reading it failed ({reason:.300}); restore or remove it"
         ) from error
-    return document
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

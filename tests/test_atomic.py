@@ -72,11 +72,11 @@ def test_a_full_disk_behind_the_words_of_a_library_is_told_by_its_cause(tmp_path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 100_000, "nested too deep"),
-        ('{"a": ' * 100_000, "nested too deep"),
-        ('{"a": 1, "a": 2}', "a key stands there twice"),
+        ("[" * 100_000, "nested deeper"),
+        ('{"a": ' * 100_000, "nested deeper"),
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
         ("9" * 5000, "digits"),
-        ('"\\ud800"', "surrogates"),
+        ('"\\ud800"', "half a character"),
         ("", "Expecting value"),
     ],
 )

@@ -13,7 +13,8 @@ from monai_fp4.data.folds import select_patients
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import load_manifest
 from monai_fp4.data.phantoms.generators import GENERATORS
-from monai_fp4.data.readers.dicom_series import is_there
+from monai_fp4.data.readers.dicom_series import behind, is_there
+from monai_fp4.data.readers.limits import check_inside
 from monai_fp4.data.records import Manifest, Patient
 from monai_fp4.errors import DataError
 
@@ -46,7 +47,14 @@ def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Pa
 
 
 def patient_record(manifest: Manifest, patient: Patient, root: Path) -> dict[str, Any]:
-    """One patient as plain JSON, with paths below ``root``."""
+    """One patient as plain JSON, with paths below ``root``.
+
+    Raises:
+        DataError: a link that leads out of ``root``.
+    """
+    for path in {path for pair in patient.images for path in (pair.image, pair.mask)}:
+        for file in behind(root / path):
+            check_inside(file, root)
     return {
         "patient": patient.id,
         "group": patient.group,

@@ -25,12 +25,14 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from jsonschema.validators import extend
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.layouts import layout_of
 from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
+from monai_fp4.json_text import read_json_file
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -43,6 +45,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "manifest.schema.json"
+_FEW = 300
 
 
 def manifest_dir() -> Path:
@@ -75,8 +78,8 @@ def load_manifest(name_or_path: str | os.PathLike[str] | Manifest) -> Manifest:
         return name_or_path
     path = _find(name_or_path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        document = read_json_file(path, finite=True)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"expected a manifest in JSON in {path}, found what cannot be read ({error}); build it again"
         ) from error
@@ -100,8 +103,11 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 @cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads((manifest_dir() / SCHEMA_FILE).read_text(encoding="utf-8")))
+def _validator() -> Any:
+    # JSON schema takes 3.0 for an integer, Python does not.
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    validator = extend(Draft202012Validator, type_checker=checker)
+    return validator(json.loads((manifest_dir() / SCHEMA_FILE).read_text(encoding="utf-8")))
 
 
 def from_json(document: Any, source: str) -> Manifest:
@@ -124,8 +130,8 @@ def from_json(document: Any, source: str) -> Manifest:
     if error is not None:
         field = error.json_path.removeprefix("$.").removeprefix("$") or "the whole file"
         raise DataError(
-            f"expected {source} to follow {SCHEMA_FILE}, found at {field}: {error.message}; correct it or build it "
-            f"again"
+            f"expected {source} to follow {SCHEMA_FILE}, found at {field[-_FEW:]}: {error.message[:_FEW]}; correct it "
+            "or build it again"
         )
     try:
         layout_of(document["format"])

@@ -7,6 +7,7 @@ there or turned another way is refused: what a stack of pictures loses silently 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
 from monai_fp4.data.readers.dicom_series import SEGMENTATION, header_of, series_files
 from monai_fp4.data.readers.dicom_stack import Frame, stack_frames
+from monai_fp4.data.readers.itk import read_image
+from monai_fp4.data.readers.limits import check_size
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.errors import DataError
 
@@ -32,17 +35,22 @@ def _decode(source: Source) -> Decoded:
         header = header_of(files[0])
         if header is not None and header.get("Modality") == SEGMENTATION:
             return _segmentation(files, source)
-        frames = [frame for file in files for frame in _frames(file)]
+        frames: list[Frame] = []
+        for file in files:
+            frames += _frames(file, sum(frame.values.size for frame in frames))
     return stack_frames(frames, source.path)
 
 
-def _frames(path: Path) -> Iterator[Frame]:
-    """The slices of one file: one, or the frames of an enhanced object."""
+def _frames(path: Path, held: int) -> Iterator[Frame]:
+    """The slices of one file, one or the frames of an enhanced object, if they fit beside the ``held`` numbers."""
     data = pydicom.dcmread(path, force=True)
     if "Rows" not in data or not ({"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(data.dir())):
         raise DataError(f"expected pixels in the DICOM file {path}, found none; take the series with the images")
     _check_rescale(data, path)
     count = int(data.get("NumberOfFrames") or 1)
+    shape = [count, int(data.Rows or 0), int(data.get("Columns") or 0), int(data.get("SamplesPerPixel") or 1)]
+    check_size(shape, int(data.get("BitsAllocated") or 32), path)
+    check_size([held + math.prod(shape)], 32, path)
     values = _pixels(path, data)
     values = values[None] if count == 1 else values
     for number in range(count):
@@ -64,8 +72,7 @@ def _pixels(path: Path, data: pydicom.Dataset) -> NDArray[Any]:
     try:
         values = pixel_array(data)
     except (RuntimeError, NotImplementedError):  # pydicom has no decoder for this compression; ITK's are built in
-        image = SimpleITK.ReadImage(str(path))
-        values = SimpleITK.GetArrayFromImage(image)
+        values = SimpleITK.GetArrayFromImage(read_image(path))
         values = values[0] if int(data.get("NumberOfFrames") or 1) == 1 and len(values) == 1 else values
         slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
         return values if (slope, intercept) == (1, 0) else np.rint((values - intercept) / slope)
@@ -121,6 +128,9 @@ def _segmentation(files: Sequence[Path], source: Source) -> Decoded:
         raise DataError(
             f"expected a binary segmentation in {files[0]}, found fractional shares; save it as binary or as NIfTI"
         )
+    geometry = segmentation.get_volume_geometry(allow_missing_positions=True)
+    if geometry is not None:  # frames far apart span more than they hold
+        check_size(geometry.spatial_shape, 32, files[0])
     volume = segmentation.get_volume(combine_segments=True, allow_missing_positions=True, skip_overlap_checks=False)
     affine = volume.affine.copy()
     affine[:2] *= -1

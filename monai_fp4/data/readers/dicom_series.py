@@ -16,11 +16,23 @@ from pathlib import Path
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from monai_fp4.errors import DataError
+from monai_fp4.data.readers.limits import check_file, check_size
+from monai_fp4.errors import DataError, MonaiFP4Error
 
-__all__ = ["SEGMENTATION", "Series", "find_series", "header_of", "is_series", "is_there", "series_files", "series_path"]
+__all__ = [
+    "SEGMENTATION",
+    "Series",
+    "behind",
+    "find_series",
+    "header_of",
+    "is_series",
+    "is_there",
+    "series_files",
+    "series_path",
+]
 
 SEGMENTATION = "SEG"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _UID = re.compile(r"#([0-9.]+)$")
 
 
@@ -52,6 +64,16 @@ def is_there(path: Path) -> bool:
     return path.is_file() or (is_series(path) and Path(_UID.sub("", str(path))).is_dir())
 
 
+def behind(path: Path) -> Iterator[Path]:
+    """A file, or the folder of a series and the links below it: what has to lie in the data folder."""
+    if not is_series(path):
+        yield path
+        return
+    folder = Path(_UID.sub("", str(path)))
+    yield folder
+    yield from (file for file in _walk(folder) if file.is_symlink())
+
+
 def find_series(folder: Path) -> list[Series]:
     """All series below a folder, in the order of their numbers; files that are no DICOM are passed over.
 
@@ -81,16 +103,28 @@ def find_series(folder: Path) -> list[Series]:
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+        visible = (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+        yield from (path for path in visible if path.is_file())  # a pipe would be waited for
 
 
 def header_of(path: Path) -> pydicom.Dataset | None:
-    """The header of a file; ``None`` where it is no DICOM file."""
+    """The header of a file; ``None`` where it is no DICOM file.
+
+    Raises:
+        DataError: it cannot be read, or is deflated and may unpack to more than an image may have.
+    """
+    check_file(path)
     try:
+        with path.open("rb") as file:
+            deflated = _DEFLATED in file.read(1024)
+        if deflated:  # pydicom unpacks all of it, a header too; deflate packs 1032 bytes into one at most
+            check_size([path.stat().st_size, 1032], 8, path)
         with warnings.catch_warnings(action="ignore"):
             return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
         return None
+    except MonaiFP4Error:
+        raise
     except Exception as error:  # pydicom raises whatever a damaged element leads to
         raise DataError(
             f"expected a DICOM file in {path}, found one whose header cannot be read ({error}); fetch it again"

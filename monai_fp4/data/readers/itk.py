@@ -10,20 +10,37 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from monai_fp4.data.readers.limits import check_file, check_inside, check_size, largest_image
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.errors import DataError
 
-__all__ = ["ITK", "affine_of", "channels_of"]
+__all__ = ["ITK", "affine_of", "channels_of", "read_image"]
+
+_LONGEST_HEADER = 1 << 16
 
 
 def _decode(source: Source) -> Decoded:
     _files(source.path)  # which says what is missing
     try:
-        image = SimpleITK.ReadImage(str(source.path))
+        image = read_image(source.path)
     except RuntimeError as error:
         # ITK's own words are many lines, of which the last says what is wrong.
         raise OSError(str(error).strip().splitlines()[-1]) from error
     return Decoded(channels_of(image, source), affine_of(image))
+
+
+def read_image(path: Path) -> Any:
+    """Read a file with ITK, once its header is known to be no larger than an image may be.
+
+    Raises:
+        DataError: its header asks for nothing or too much.
+        RuntimeError: ITK's own words of a damaged file.
+    """
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    check_size([*reader.GetSize(), reader.GetNumberOfComponents()], 32, path)
+    return reader.Execute()
 
 
 def channels_of(image: Any, source: Source) -> NDArray[Any]:
@@ -64,14 +81,28 @@ def affine_of(image: Any) -> NDArray[np.float64]:
 
 def _files(path: Path) -> list[Path]:
     """The file itself, and the one with its voxels where the header names another."""
+    check_file(path)
     with path.open("rb") as file:
-        header = file.read(4096).decode("latin-1")
-    match = re.search(r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.+?)[ \t\r]*$", header, re.MULTILINE | re.IGNORECASE)
-    if path.suffix.lower() not in (".mhd", ".nhdr") or match is None or match[1].upper() == "LOCAL":
+        header = file.read(_LONGEST_HEADER).decode("latin-1")
+    if header.startswith("NRRD"):
+        header = re.split(r"\r?\n\r?\n", header, maxsplit=1)[0]
+    match = re.search(
+        r"^[ \t]*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.+?)[ \t\r]*$", header, re.MULTILINE | re.IGNORECASE
+    )
+    if len(header) == _LONGEST_HEADER and match is None:
+        raise DataError(f"expected a header of less than 64 KiB in {path}, found a longer one; fetch it again")
+    packed = re.search(r"^[ \t]*CompressedDataSize\s*[=:]\s*(\d{1,30})", header, re.MULTILINE | re.IGNORECASE)
+    if packed and int(packed[1]) > largest_image():
+        check_size([int(packed[1])], 32, path)
+    if match is None or match[1].upper() == "LOCAL":
         return [path]
     voxels = path.parent / match[1]
     if not voxels.is_file():
         raise DataError(f"expected the voxels of {path} in {voxels}, found no such file; complete the data folder")
+    if voxels.parent != path.parent:
+        raise DataError(f"expected the voxels of {path} in the same folder, found {voxels}; move them there")
+    check_file(voxels)
+    check_inside(voxels, path.parent)
     return [path, voxels]
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import struct
-import zlib
 from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_fp4.data.readers.limits import check_size, gunzip, largest_image
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.data.records import Header
 from monai_fp4.errors import DataError
@@ -19,6 +17,9 @@ from monai_fp4.errors import DataError
 __all__ = ["NIFTI"]
 
 _SIZE_OF_HEADER = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+_LONGEST_HEADER = 540
+_SLACK = 1 << 20
+"""Bytes that may follow the voxels."""
 
 
 def _decode(source: Source) -> Decoded:
@@ -51,13 +52,24 @@ def _decode(source: Source) -> Decoded:
 
 
 def _open(source: Source) -> Any:
-    data = _gunzip(source.data) if source.data[:2] == b"\x1f\x8b" else source.data
+    packed = source.data[:2] == b"\x1f\x8b"
+    data = gunzip(source.data, _LONGEST_HEADER, source.path) if packed else source.data
     size = min(struct.unpack("<i", data[:4]) + struct.unpack(">i", data[:4]), key=abs) if len(data) >= 4 else 0
     if size not in _SIZE_OF_HEADER:
         raise DataError(
             f"expected a NIfTI file at {source.path}, found one whose header is none ({len(source.data)} bytes); "
             "fetch it again, or give it the ending of its format"
         )
+    end = _end_of_voxels(_SIZE_OF_HEADER[size].header_class(data[:size], check=False), source)
+    if packed:
+        data = gunzip(source.data, end + _SLACK + 1, source.path)
+        if len(data) > end + _SLACK:
+            raise DataError(
+                f"expected {end} bytes in {source.path} as its header says, found that it unpacks to more; fetch it "
+                "again, or correct its header"
+            )
+    if len(data) < end:
+        raise EOFError(f"{len(data)} bytes, where the header says {end}")
     if data[344:347] == b"ni1" or data[4:8] == b"ni2\0":
         raise DataError(
             f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in {source.path}; "
@@ -73,20 +85,21 @@ def _open(source: Source) -> Any:
     return image
 
 
-def _gunzip(data: bytes) -> bytes:
-    """Unpack as ``gunzip`` does, which passes over what some archives append; a file that is cut short raises."""
-    try:
-        return gzip.decompress(data)
-    except gzip.BadGzipFile:
-        pass
-    unpacked = io.BytesIO()
-    while data[:2] == b"\x1f\x8b":
-        member = zlib.decompressobj(wbits=31)
-        unpacked.write(member.decompress(data))
-        if not member.eof:
-            raise EOFError("the compressed stream is cut short")
-        data = member.unused_data
-    return unpacked.getvalue()
+def _end_of_voxels(header: Any, source: Source) -> int:
+    """Where the voxels end, by the header alone.
+
+    Raises:
+        DataError: there is an axis without a voxel, or more of them than a file may have.
+    """
+    axes, offset = int(header["dim"][0]), float(header["vox_offset"])
+    if not 1 <= axes <= 7 or not 0 <= offset <= largest_image():
+        raise DataError(
+            f"expected 1 to 7 axes and voxels that begin inside the file in {source.path}, found {axes} axes and "
+            f"vox_offset {offset:g}; correct the file"
+        )
+    kind = header.get_data_dtype()
+    parts = kind.itemsize if kind.kind in "cV" else 1  # of complex numbers and colours each byte counts
+    return int(offset) + check_size([*header["dim"][1 : axes + 1], parts], kind.itemsize * 8 // parts, source.path)
 
 
 def _place(image: Any, source: Source) -> tuple[NDArray[np.float64], bool]:

@@ -6,6 +6,7 @@ Pillow shows pictures, so it keeps 8 bits of each colour; what has more is decod
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import SimpleITK
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+from monai_fp4.data.readers.itk import read_image
+from monai_fp4.data.readers.limits import check_size
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.errors import DataError
 
@@ -22,6 +25,7 @@ __all__ = ["PICTURES"]
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _ORIENTATION = 274
+_FORMATS = ("TIFF", "PNG", "JPEG", "BMP", "GIF")  # Pillow's others call programs and libraries that nobody needs here
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -35,7 +39,10 @@ def _decode(source: Source) -> Decoded:
             return Decoded(_page(picture, source))
         if picture.format != "TIFF":
             raise DataError(f"expected one picture in {source.path}, found an animation of {pages}; save one of them")
-        stack = [_page(page, source) for page in ImageSequence.Iterator(picture)]
+        held, stack = 0, []
+        for page in ImageSequence.Iterator(picture):
+            held += _check_page(page, source, held)
+            stack.append(_page(page, source))
     if len({page.shape for page in stack}) > 1:
         raise DataError(
             f"expected pages of one size in {source.path}, found "
@@ -46,11 +53,25 @@ def _decode(source: Source) -> Decoded:
 
 def _opened(source: Source) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(source.data))
+        picture = Image.open(io.BytesIO(source.data), formats=_FORMATS)
     except UnidentifiedImageError:
         raise OSError("neither TIFF, PNG, JPEG nor BMP") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"expected a picture of up to {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels in {source.path}, found more; cut "
+            "it into tiles"
+        ) from None
+    _check_page(picture, source)
     picture.load()
     return picture
+
+
+def _check_page(picture: Image.Image, source: Source, held: int = 0) -> int:
+    """Numbers in a page, seen to fit beside those that are ``held``."""
+    numbers = math.prod(picture.size) * len(picture.getbands())
+    check_size([*picture.size, len(picture.getbands())], 32, source.path)
+    check_size([held + numbers], 32, source.path)
+    return numbers
 
 
 def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
@@ -95,7 +116,7 @@ def _inverted(picture: Image.Image) -> bool:
 
 
 def _deep_colours(source: Source, bits: int) -> NDArray[Any]:
-    picture = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(source.path)))
+    picture = SimpleITK.GetArrayFromImage(read_image(source.path))
     if picture.dtype.itemsize * 8 < bits or picture.ndim != 3 or picture.shape[-1] != 3:
         raise DataError(
             f"expected colours of 8 or 16 bits without alpha in {source.path}, found {bits} bits in shape "
