@@ -108,7 +108,8 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "a MetaImage of a link": ("a.mhd", meta(ElementDataFile="link.raw"), "leads out"),
     "a MetaImage with a header without end": ("a.mha", b"Comment = x\n" * 9999, "longer one"),
     "a large NRRD": (
-        "a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 30000 30000 30000\nencoding: raw\n\n", "up to 0.0156 GiB"
+        "a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 30000 30000 30000\nencoding: raw\n\n",
+        "up to 0.0156 GiB",
     ),
     "an NRRD of another folder": (
         "a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 1\nsizes: 8\nencoding: raw\ndata file: ../secret.raw\n\n",
@@ -131,7 +132,7 @@ def test_files(name: str, tmp_path: Path) -> None:
     (tmp_path / "data" / file).write_bytes(content)
     with pytest.raises(DataError, match=reason) as refused:
         read(tmp_path / "data" / file)
-    assert file in str(refused.value) and str(refused.value).isprintable()
+    assert str(tmp_path / "data") in str(refused.value) and str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("suffix", sorted(suffix for reader in READERS.values() for suffix in reader.suffixes))
@@ -153,28 +154,28 @@ def test_pipes_and_devices_of_every_format(suffix: str, tmp_path: Path) -> None:
     ids=str,
 )
 def test_dicom(tags: dict[str, Any], tmp_path: Path) -> None:
-    data = slices()[0]
+    data = slices(0)[0]
     for name, value in tags.items():
         setattr(data, name, value)
-    save(tmp_path, [data])
-    with pytest.raises(DataError, match=r"up to 0.0156 GiB|at least one voxel"):
+    save([data], tmp_path)
+    with pytest.raises(DataError, match=r"up to 0\.0156 GiB|at least one voxel|Samples per Pixel"):
         read(Path(f"{tmp_path}#{data.SeriesInstanceUID}"))
 
 
 def test_pipes_beside_dicom_are_passed_over(tmp_path: Path) -> None:
-    data = slices()
-    save(tmp_path, data)
+    data = slices(0)
+    save(data, tmp_path)
     os.mkfifo(tmp_path / "pipe")
     path = Path(f"{tmp_path}#{data[0].SeriesInstanceUID}")
     assert len(READERS["dicom"].files(path)) == len(data)
 
 
 def test_deflated_dicom_that_may_unpack_to_too_much(tmp_path: Path) -> None:
-    data = slices()[0]
+    data = slices(0)[0]
     data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     data.add_new(0x00091001, "OB", bytes(2**25))
     data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    with pytest.raises(DataError, match="up to 0.0156 GiB"):
+    with pytest.raises(DataError, match=r"up to 0\.0156 GiB"):
         read(tmp_path / "a.dcm")
 
 
@@ -182,7 +183,7 @@ def test_hashes_are_compared_before_anything_is_decoded(tmp_path: Path, monkeypa
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(HONEST))
     SimpleITK.WriteImage(SimpleITK.Image(2, 2, 2, SimpleITK.sitkUInt8), str(tmp_path / "a.mha"))
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    save(tmp_path, slices()[:1])
+    save(slices(0)[:1], tmp_path)
 
     def decode(source: Source) -> None:
         raise AssertionError(f"{source.path} was decoded")
@@ -237,7 +238,7 @@ def _seeds(folder: Path) -> dict[str, bytes]:
         Image.fromarray(pixels).save(folder / name)
     for name in ("a.nrrd", "a.mha"):
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels[..., 0]), str(folder / name))
-    slices()[0].save_as(folder / "a.dcm", enforce_file_format=True)
+    slices(0)[0].save_as(folder / "a.dcm", enforce_file_format=True)
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     return found | {"a.nii": HONEST, "a.nii.gz": gzip.compress(HONEST), "b.nii.gz": HONEST}
 
@@ -264,5 +265,8 @@ def test_fuzz(
     path.write_bytes(bytes(data[: max(1, int(len(data) * keep))] if keep < 0.3 else data))
     try:
         read(path)
-    except DataError as error:
-        assert len(str(error)) < 1000
+    except DataError as refused:
+        text = str(refused)
+    else:
+        text = ""
+    assert len(text) < 1000

@@ -7,10 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from small_data import write_nifti
 from synthetic_manifests import manifest, patient
 
-from monai_fp4.data import assign_folds, load_manifest, save_manifest, select_patients, shipped_manifests
+from monai_fp4.data import (
+    assign_folds,
+    build_manifest,
+    load_datalist,
+    load_manifest,
+    save_manifest,
+    select_patients,
+    shipped_manifests,
+)
 from monai_fp4.data.manifest import from_json, manifest_dir, to_json
 from monai_fp4.data.records import Manifest, Split
 from monai_fp4.errors import DataError
@@ -218,3 +229,102 @@ def test_a_slice_gap(document, tmp_path):
     images.append(images[0] | {"image": "p0/p0_3.tif", "mask": "p0/p0_3_mask.tif"})
     with pytest.raises(DataError, match=r"without a gap, found 3 after 1"):
         load(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x.nii",
+        "a/../../x.nii",
+        "/etc/passwd",
+        "a\n/../x",
+        "..",
+        "a\\..\\x",
+        "a\n",
+        "a\x1b[2J.nii",
+        "a\u202eb",
+        "a\u2028b",
+    ],
+)
+@pytest.mark.parametrize("field", ["image", "mask"])
+def test_a_path_stays_in_the_data_folder(document, tmp_path, path, field):
+    document["patients"][0]["images"][0][field] = path
+    with pytest.raises(DataError, match=r"stay in the data folder|follow manifest.schema.json") as refused:
+        load(document, tmp_path)
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b]0;x\x07", "a\nb", "$__import__('os')", "a$b$", "@seed", "%a.json::b", "a\u202eb", "\x9b2J"]
+)
+@pytest.mark.parametrize("field", ["id", "group", "person", "name", "channels"])
+def test_names_that_a_terminal_a_figure_or_a_config_would_obey(document, tmp_path, name, field):
+    if field in document:
+        document[field] = [name] if field == "channels" else name
+    else:
+        document["patients"][0][field] = name
+    with pytest.raises(DataError, match=r"printable text") as refused:
+        load(document, tmp_path)
+    assert str(refused.value).isprintable()
+
+
+def test_names_of_all_languages_are_names(document, tmp_path):
+    document["patients"][0]["id"] = "Łukasz 李\u3000Ünal-Ó\u00a0n@home 5%"
+    assert any("Łukasz" in each.id for each in load(document, tmp_path).patients)
+
+
+@pytest.mark.parametrize("field", ["folds", "seed"])
+def test_a_number_with_a_point_is_no_integer(document, tmp_path, field):
+    with pytest.raises(DataError, match=field):
+        load(document | {field: 3.0}, tmp_path)
+
+
+def test_links_lead_out_of_the_data_folder_only_if_allowed(tmp_path, monkeypatch):
+    archive = write_nifti(tmp_path / "archive", ["anna", "bert"])
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "anna").symlink_to(archive / "anna")
+    (root / "bert").symlink_to(archive / "bert")
+    found = build_manifest(root, folds=2)
+    with pytest.raises(DataError, match="MONAI_FP4_FOLLOW_LINKS=1"):
+        load_datalist(found, root, "all")
+    monkeypatch.setenv("MONAI_FP4_FOLLOW_LINKS", "1")
+    assert len(load_datalist(found, root, "all")) == 2
+    monkeypatch.delenv("MONAI_FP4_FOLLOW_LINKS")
+    (tmp_path / "link").symlink_to(archive)  # a data folder may be a link, and links inside of it are its own
+    (archive / "anna").rename(archive / "anne")
+    (archive / "anna").symlink_to("anne")
+    assert len(load_datalist(found, tmp_path / "link", "all")) == 2
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_fuzz(good, tmp_path, data):
+    """Only our errors, of a manifest with one field replaced by anything, or some bytes of it."""
+    document = json.loads(to_json(good))
+    holder = data.draw(st.sampled_from([document, document["patients"][0], document["patients"][0]["images"][0]]))
+    holder[data.draw(st.sampled_from([*sorted(holder), "reading"]))] = data.draw(_JSON)
+    content = bytearray(json.dumps(document).encode())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=2)):
+        content[place] = data.draw(st.integers(0, 255))
+    (tmp_path / "m.json").write_bytes(content)
+    try:
+        load_manifest(tmp_path / "m.json")
+    except DataError as refused:
+        text = str(refused)
+    else:
+        text = ""
+    assert len(text) < 1500

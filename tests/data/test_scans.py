@@ -131,7 +131,8 @@ def test_every_case_is_looked_at():
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_nifti_is_read_as_nibabel_reads_it(name, tmp_path):
+def test_nifti_is_read_as_nibabel_reads_it(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MONAI_FP4_FOLLOW_LINKS", "1")  # of a case
     root, format = scan_cases.write(name, tmp_path)
     manifest, _, doubts = build(root)
     assert manifest.format == format and not doubts

@@ -80,8 +80,8 @@ def check_size(shape: Sequence[int], bits: int, path: Path) -> int:
 def _check_bytes(size: int, path: Path) -> None:
     if size > largest_image():
         raise DataError(
-            f"expected an image of up to {largest_image() / 2**30:g} GiB in {path}, found {size / 2**30:.3g} GiB; crop "
-            f"it, or raise the limit with {LARGEST_IMAGE} if you trust the file"
+            f"expected an image of up to {largest_image() / 2**30:.3g} GiB in {path}, found {size / 2**30:.3g} GiB; "
+            f"crop it, or raise the limit with {LARGEST_IMAGE} if you trust the file"
         )
 
 

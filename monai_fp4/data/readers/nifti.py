@@ -98,6 +98,8 @@ def _end_of_voxels(header: Any, source: Source) -> int:
             f"vox_offset {offset:g}; correct the file"
         )
     kind = header.get_data_dtype()
+    if kind.itemsize == 0:  # nibabel's word for 128 bits where the processor has none
+        check_size([1], 128, source.path)
     parts = kind.itemsize if kind.kind in "cV" else 1  # of complex numbers and colours each byte counts
     return int(offset) + check_size([*header["dim"][1 : axes + 1], parts], kind.itemsize * 8 // parts, source.path)
 
