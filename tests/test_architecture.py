@@ -29,7 +29,7 @@ FLOORS = (
     {"losses", "optimizers", "machine", "durations"},
     {"lock"},
     {"compiler", "atomic"},
-    {"errors", "json_text"},
+    {"errors"},
 )
 """From the roof to the ground; a room imports only from floors below its own."""
 FLOOR_OF = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}

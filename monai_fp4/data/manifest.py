@@ -27,12 +27,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from jsonschema.validators import extend
 
-from monai_fp4.atomic import write_atomically
+from monai_fp4.atomic import read_json_file, write_atomically
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.layouts import layout_of
 from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
-from monai_fp4.json_text import read_json_file
 
 __all__ = [
     "SCHEMA_VERSION",

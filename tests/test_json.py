@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from monai_fp4.atomic import read_json
+from monai_fp4.atomic import parse_json, read_json
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.data import load_manifest
 from monai_fp4.errors import ConfigError, DataError
-from monai_fp4.json_text import parse_json
 
 TEXTS = {
     "a key twice": ('{"a": {"b": 1, "b": 1}}', "'b' stands twice"),
