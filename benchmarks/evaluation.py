@@ -1,0 +1,82 @@
+"""What a validation of pictures costs beside a forward pass of as many training pictures.
+
+    python benchmarks/evaluation.py
+
+153 synthetic pictures of 338 x 316 pixels, seen by a network at 128 x 128, as a fold of the magnetic tiles is: the
+passes alone (batches of 16 as in training, one patient at a time, patients together), and the whole validation with its
+exact AUPRC, threshold and per-patient table. Medians of seconds of one core. Writes
+benchmarks/results/evaluation.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import RESULTS, Results, in_turns
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SimpleInferer
+
+from monai_fp4 import convert
+from monai_fp4.data import in_batches
+from monai_fp4.engines import EvaluationStep
+from monai_fp4.handlers import AUPRC
+from monai_fp4.networks import build_network
+from monai_fp4.networks.memory_format import channels_last, to_channels_last
+
+PICTURES, SIZE, OWN_SIZE, BATCH, ROUNDS = 153, (128, 128), (338, 316), 16, 5
+PROTOCOL = {"pictures": PICTURES, "image_size": SIZE, "own_size": OWN_SIZE, "training_batch": BATCH, "rounds": ROUNDS}
+
+
+def measure(arch: str, recipe: str, patients: list[dict[str, Any]]) -> dict[str, Any]:
+    """One network under one recipe."""
+    network = build_network(arch, "500k", 1, 1, image_size=SIZE, spatial_dims=2)
+    network = to_channels_last(convert(network, recipe, dtype=torch.bfloat16)[0], SIZE).eval()
+    images = torch.cat([patient["image"].movedim(-1, 0) for patient in patients])
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for batch in images.split(BATCH):
+                network(channels_last(batch))
+
+    def evaluate(batches: list[Any], **options: Any) -> None:
+        SupervisedEvaluator(
+            device=torch.device("cpu"), val_data_loader=batches, network=network, inferer=SimpleInferer(),
+            iteration_update=EvaluationStep(image_size=SIZE), decollate=False, **options,
+        ).run()  # fmt: skip
+
+    together = list(in_batches(patients, lambda _: 1))
+    steps: dict[str, Callable[[], object]] = {
+        "forward_in_training_batches": forward,
+        "passes_one_at_a_time": lambda: evaluate(patients),
+        "passes_together": lambda: evaluate(together),
+        "validation": lambda: evaluate(together, key_val_metric={"auprc": AUPRC()}),
+    }
+    return {name: round(statistics.median(times), 3) for name, times in in_turns(steps, ROUNDS, "cpu").items()}
+
+
+def main() -> None:
+    """Measure and write."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    patients = [
+        {
+            "image": torch.randn(1, *SIZE, 1, generator=generator),
+            "label": (torch.rand(1, *OWN_SIZE, 1, generator=generator) < 0.02).to(torch.uint8),
+            "patient": f"picture {number}",
+        }
+        for number in range(PICTURES)
+    ]
+    results = Results(RESULTS / "evaluation.json", "cpu", PROTOCOL, peers=("monai",))
+    rows = {}
+    for arch in ("unet", "swin"):
+        for recipe in ("bf16", "sr_rht_2d"):
+            rows[f"{arch}_500k_{recipe}"] = seconds = measure(arch, recipe, patients)
+            print(arch, recipe, seconds, flush=True)
+    results.write({"unit": "seconds of one core for all pictures", "evaluation": rows})
+
+
+if __name__ == "__main__":
+    main()
