@@ -10,8 +10,10 @@ benchmarks/results/evaluation.json.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +28,10 @@ from monai_fp4.handlers import AUPRC
 from monai_fp4.networks import build_network
 from monai_fp4.networks.memory_format import channels_last, to_channels_last
 
-PICTURES, SIZE, OWN_SIZE, BATCH, ROUNDS = 153, (128, 128), (338, 316), 16, 5
-PROTOCOL = {"pictures": PICTURES, "image_size": SIZE, "own_size": OWN_SIZE, "training_batch": BATCH, "rounds": ROUNDS}
+SIZE, OWN_SIZE, BATCH = (128, 128), (338, 316), 16
 
 
-def measure(arch: str, recipe: str, patients: list[dict[str, Any]]) -> dict[str, Any]:
+def measure(arch: str, recipe: str, patients: list[dict[str, Any]], rounds: int) -> dict[str, float]:
     """One network under one recipe."""
     network = build_network(arch, "500k", 1, 1, image_size=SIZE, spatial_dims=2)
     network = to_channels_last(convert(network, recipe, dtype=torch.bfloat16)[0], SIZE).eval()
@@ -54,12 +55,23 @@ def measure(arch: str, recipe: str, patients: list[dict[str, Any]]) -> dict[str,
         "passes_together": lambda: evaluate(together),
         "validation": lambda: evaluate(together, key_val_metric={"auprc": AUPRC()}),
     }
-    return {name: round(statistics.median(times), 3) for name, times in in_turns(steps, ROUNDS, "cpu").items()}
+    return {name: round(statistics.median(times), 3) for name, times in in_turns(steps, rounds, "cpu").items()}
 
 
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archs", nargs="+", default=("unet", "swin"))
+    parser.add_argument("--pictures", type=int, default=153)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "evaluation.json")
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    protocol = {
+        "pictures": options.pictures, "image_size": SIZE, "own_size": OWN_SIZE, "training_batch": BATCH,
+        "rounds": options.rounds,
+    }  # fmt: skip
+    results = Results(options.output, "cpu", protocol, peers=("monai",))
     generator = torch.Generator().manual_seed(0)
     patients = [
         {
@@ -67,13 +79,12 @@ def main() -> None:
             "label": (torch.rand(1, *OWN_SIZE, 1, generator=generator) < 0.02).to(torch.uint8),
             "patient": f"picture {number}",
         }
-        for number in range(PICTURES)
+        for number in range(options.pictures)
     ]
-    results = Results(RESULTS / "evaluation.json", "cpu", PROTOCOL, peers=("monai",))
     rows = {}
-    for arch in ("unet", "swin"):
+    for arch in options.archs:
         for recipe in ("bf16", "sr_rht_2d"):
-            rows[f"{arch}_500k_{recipe}"] = seconds = measure(arch, recipe, patients)
+            rows[f"{arch}_500k_{recipe}"] = seconds = measure(arch, recipe, patients, options.rounds)
             print(arch, recipe, seconds, flush=True)
     results.write({"unit": "seconds of one core for all pictures", "evaluation": rows})
 

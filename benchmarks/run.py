@@ -56,6 +56,7 @@ PARTS = {
     "auprc": Part(("--pixels", "100000", "--repeats", "1", "--stream", "400000", "--piece", "100000")),
     "input": Part(("--arch", "unet", "--patients", "2", "--image_size", "64", "64", "--steps", "1", "--repeats", "1")),
     "reading": Part(("--patients", "1", "--image_size", "64", "64", "--repeats", "1"), takes_device=False),
+    "evaluation": Part(("--archs", "unet", "--pictures", "3", "--rounds", "1"), takes_device=False),
     "predict": Part(("--arch", "unet", "--scale", "500k", "--shape", "40", "40", "6", "--repeats", "1")),
     "cuda_kernels": Part(("--small",), needs_gpu=True, takes_device=False),
 }  # fmt: skip

@@ -185,6 +185,28 @@ def reading() -> str:
     return measured("reading", table)
 
 
+def evaluation() -> str:
+    """What a validation of pictures costs."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rows = [[f"`{name}`", *(f"{row[key]:.2f}" for key in columns)] for name, row in content["evaluation"].items()]
+        protocol = content["protocol"]
+        size, own = (" x ".join(map(str, protocol[name])) for name in ("image_size", "own_size"))
+        text = (
+            f"Seconds of one core for {protocol['pictures']} pictures of {own}, seen at {size}; medians of "
+            f"{protocol['rounds']} rounds in turn. "
+        )
+        return markdown(["Network", *columns.values()], rows) + "\n\n" + text + source(content, "evaluation")
+
+    columns = {
+        "forward_in_training_batches": "Forward pass, training batches",
+        "passes_one_at_a_time": "Evaluation's passes, one at a time",
+        "passes_together": "The same, together",
+        "validation": "With exact AUPRC and threshold",
+    }
+    return measured("evaluation", table)
+
+
 def cuda_kernels() -> str:
     """The Triton kernels on a GPU."""
 
@@ -262,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "input_wait": input_wait,
     "quantize": quantize,
     "reading": reading,
+    "evaluation": evaluation,
     "speed_of_networks": networks,
     "training_step": training_step,
 }
