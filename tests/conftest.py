@@ -33,6 +33,12 @@ def pytest_configure() -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A name that holds an address differs in every process, and pytest-xdist then refuses to begin."""
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{unstable[0]} names an object by its address; give the parameters `ids`")
+
+
 @pytest.fixture(autouse=True)
 def _leave_no_trace() -> Iterator[None]:
     """A run sets the hook for uncaught errors and seeds every generator; the next test shall not see it."""

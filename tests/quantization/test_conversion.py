@@ -228,7 +228,7 @@ def test_unknown_names_are_answered_with_the_nearest_and_change_nothing() -> Non
     assert not list(quantized_layers(model))
 
 
-@pytest.mark.parametrize("found", [None, 3, "unet", nn.Linear, [nn.Linear(32, 32)], lambda x: x], ids=repr)
+@pytest.mark.parametrize("found", [None, 3, "unet", nn.Linear, [nn.Linear(32, 32)], lambda x: x])
 def test_what_is_no_network_is_refused(found: Any) -> None:
     for call in (lambda: convert(found, "sr"), lambda: unconvert(found), lambda: set_active(found, True)):
         with pytest.raises(ConfigError, match=r"expected a network, which is a torch\.nn\.Module, found"):
@@ -236,7 +236,7 @@ def test_what_is_no_network_is_refused(found: Any) -> None:
 
 
 @pytest.mark.parametrize("option", ["skip", "heads", "dtype", "backend"])
-@pytest.mark.parametrize("value", [3, [3], "conv", torch.int8, object()], ids=str)
+@pytest.mark.parametrize("value", [3, [3], "conv", torch.int8, object()])
 def test_options_of_another_kind_are_refused_and_change_nothing(option: str, value: Any) -> None:
     model = unet()
     with pytest.raises(ConfigError, match=rf"^{option} "):
