@@ -82,9 +82,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def damage(folder: Path, rng: random.Random) -> str:
     """Cut a file, or flip one of its bits, as a disk would; only where another can take its place."""
-    if not (folder / "checkpoint.previous.pt").exists():
+    path, previous = folder / "checkpoint.pt", folder / "checkpoint.previous.pt"
+    if not (path.exists() and previous.exists()) or path.samefile(previous):  # linked until the newer one is written
         return ""
-    path = folder / "checkpoint.pt"
     content = bytearray(path.read_bytes())
     how = rng.choice(["checkpoint cut", "checkpoint with a flipped bit", "checkpoint removed"])
     if how == "checkpoint removed":
