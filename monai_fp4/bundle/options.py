@@ -61,7 +61,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("epochs", 12, "passes over the training slices"),
     Option("batch_size", 16, "slices a step, over all processes together"),
     Option("learning_rate", 0.003, "peak of the one-cycle schedule"),
-    Option("image_size", [64, 64], "height and width the network sees; metrics are at the scan's own size"),
+    Option(
+        "image_size",
+        [64, 64],
+        "height and width the network sees, such as [128,128]; metrics are at the scan's own size",
+    ),
     Option("val_interval", 1, "epochs between validations"),
     Option("num_workers", 0, "processes that load data; slices are cached in memory, so 0 is usually quickest", False),
     Option("amp", True, "BF16 autocast, on CPU and CUDA"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -115,7 +116,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         definition, _ = extend_study(folder, wanted, manifest)  # another sweep may have begun it meanwhile
         if all(folder.finished(cell) for cell in cells):
             folder.write_definition(definition)
-            print(f"All {len(cells)} cells are done; the study is in {folder.path}.")
+            print(f"All {len(cells)} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
             return 0
         executor = executor_type()  # before anything is written: a cluster may not answer
         progress = SweepProgress()
@@ -131,12 +132,12 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
             prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):
                 print(f"note: {note}", file=sys.stderr)
-            progress.say(f"Study {folder.path}: {len(cells)} cells on {executor.description}")
+            progress.say(f"The study in {folder.path}: {len(cells)} cells on {executor.description}")
             result = sweep.run()
         finally:
             progress.close()
             executor.close()
-    print(f"{len(result.done)} of {len(cells)} cells are done; the study is in {folder.path}.")
+    print(f"{len(result.done)} of {len(cells)} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
     if result.failed:
         print(f"{len(result.failed)} cells failed:", file=sys.stderr)
         for cell, error in result.failed.items():

@@ -208,3 +208,11 @@ def test_pictures_whose_numbers_lie_far_apart_are_doubted_as_slices(tmp_path):
         warnings.filterwarnings("error", message=".*far apart")
         alone = build_manifest(tmp_path / "alike", folds=2, reading=reading, patient_pattern="([^/]+)[.]")
     assert len(alone.patients) == 4
+
+
+def test_pictures_that_lie_otherwise_are_answered_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "anna").mkdir()
+    for name in ("1.png", "1_mask.png"):
+        (tmp_path / "anna" / name).touch()
+    with pytest.raises(DataError, match=r"found no images \(2 \.png\); arrange them so, or list them in a CSV table"):
+        build_manifest(tmp_path, format="png", folds=2)

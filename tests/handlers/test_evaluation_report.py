@@ -47,6 +47,11 @@ def test_writes_every_file_whole(folder):
             image.load()
 
 
+def test_says_where_it_is(tmp_path, capsys):
+    evaluate(tmp_path / "here", synthetic_cohort())
+    assert f"The evaluation is in {tmp_path / 'here'}:" in capsys.readouterr().out
+
+
 def test_each_patient_is_counted_exactly_at_the_given_threshold(folder):
     for patient, row in zip(synthetic_cohort(), numbers(folder)["per_patient"], strict=True):
         truth, called = patient["label"] == 1, patient["pred"] >= 0.4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,8 @@ def test_the_same_command_again_runs_nothing(command: Any, tmp_path: Path, capsy
     command()
     before = {name: data for name, (_, data) in contents(tmp_path / "study").items()}
     code, executor = command()
-    assert code == 0 and not executor.started and "All 2 cells are done" in capsys.readouterr().out
+    said = f"All 2 cells are done: monai-fp4 report {shlex.quote(str(tmp_path / 'study'))}"
+    assert code == 0 and not executor.started and said in capsys.readouterr().out
     assert {name: data for name, (_, data) in contents(tmp_path / "study").items()} == before
 
 

@@ -46,8 +46,9 @@ def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
     found = [name for name in listing.folders if name.lower() in _FOLDERS[kind]]
     if len(found) != 1:
         raise DataError(
-            f"expected the folders images and masks in {listing.root}, found "
-            f"{' and '.join(found) or f'no {kind}'} ({listing.kinds()}); rename the folders"
+            f"expected pairs of the same name in the folders images and masks of {listing.root}, found "
+            f"{' and '.join(found) or f'no {kind}'} ({listing.kinds()}); arrange them so, or list them in a CSV table "
+            "for --format table"
         )
     return tuple(path for path in listing.folders[found[0]] if split_suffix(path))
 

@@ -44,7 +44,7 @@ def over_time(tables: StudyTables, measure: str) -> Picture | None:
                     "not quantized, or not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8
                 )
             panel.set_title(f"{model}: {operand}", fontsize=9)
-            panel.locator_params(axis="x", integer=True)
+            panel.locator_params(axis="x", integer=True, min_n_ticks=1)
     figure.supylabel(words, fontsize=9)
     for panel in axes[-1]:
         panel.set_xlabel("epoch")
@@ -130,7 +130,7 @@ def attention(tables: StudyTables) -> Picture | None:
         panels[model].plot(line.index, line, marker=style.marker, markersize=3.5, **style.line)
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=f"attention {measure}{unit}")
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     legend(figure, tables, known["recipe"])
     keys = ["model", "recipe", "fold", "seed"]
     cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)

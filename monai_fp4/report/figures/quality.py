@@ -65,7 +65,7 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
             axes.plot(mean.index, mean, linewidth=1.6, zorder=3, **marks, **style.line)
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=label)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         # Within a decade a logarithmic axis would have a single number on it.
         if measure != "auprc" and known[measure].gt(0).all() and known[measure].max() > 10 * known[measure].min():
             axes.set_yscale("log")

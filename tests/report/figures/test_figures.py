@@ -90,6 +90,21 @@ def test_every_cell_has_its_curve(tables: StudyTables) -> None:
     assert len(thin) == len(tables.cells)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_there_is_no_half_epoch(tables: StudyTables, epochs: int) -> None:
+    few = replace(
+        tables,
+        epochs=tables.epochs[tables.epochs["epoch"] <= epochs],
+        health=tables.health[tables.health["epoch"] <= epochs],
+    )
+    for picture in (quality.curves(few, "train_loss"), health.over_time(few, "snr_db")):
+        assert picture is not None
+        picture.figure.canvas.draw()
+        low, high = picture.figure.axes[0].get_xlim()
+        shown = [tick for tick in picture.figure.axes[0].get_xticks() if low <= tick <= high]
+        assert shown and all(tick == round(tick) for tick in shown)
+
+
 def test_an_interval_of_two_seeds_does_not_set_an_axis(tmp_path: Path) -> None:
     """Two seeds that differ by 0.2 have an interval of 2.5, which would leave all the others a line."""
     wide = tables_of(definition(seeds=(0, 1)), lambda cell: 0.2 * cell.seed * (cell.recipe == "sr"))
