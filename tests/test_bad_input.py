@@ -60,7 +60,7 @@ def missing_file(data: Dataset) -> str:
 def truncated(data: Dataset) -> str:
     path = scan_of(data)
     path.write_bytes(path.read_bytes()[:2000])
-    return f"{path.name}, found one that is truncated"
+    return f"{path.name}, found that its SHA-256 differs"
 
 
 def other_size(data: Dataset) -> str:

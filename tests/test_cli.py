@@ -21,7 +21,7 @@ PLAN = ["--recipes", "all", "--archs", "unet", "--scales", "500k", "--seeds", "9
 def test_bundles_write_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "bundles")
     assert main(["bundles", "write", "--output_dir", folder]) == 0
-    assert "114 of them changed" in capsys.readouterr().out
+    assert "116 of them changed" in capsys.readouterr().out
     assert main(["bundles", "check", "--output_dir", folder]) == 0
     (tmp_path / "bundles" / "evaluate.json").write_text("{}")
     assert main(["bundles", "check", "--output_dir", folder]) == 1

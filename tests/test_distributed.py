@@ -27,7 +27,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
 
     folder = tmp_path / "run"
     names = [path.name for path in folder.iterdir()]
-    assert len(names) == 10 and sum("tfevents" in name for name in names) == 1
+    assert len(names) == 11 and sum("tfevents" in name for name in names) == 1
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     written = metrics(folder)
     assert written["finished"] is True

@@ -24,7 +24,7 @@ def test_a_run_writes_its_folder(finished_run: Path, tiny: Dataset) -> None:
     assert len(events) == 1
     assert names - events == {
         *("config.json", "conversion.json", "environment.json", "patients.json"),
-        *("model.pt", "checkpoint.pt", "metrics.json", "pr_curve.json", "health.json"),
+        *("model.pt", "checkpoint.pt", "metrics.json", "pr_curve.json", "health.json", "training_data.json"),
     }
     written = metrics(finished_run)
     assert written["finished"] is True and [entry["epoch"] for entry in written["history"]] == [1, 2]

@@ -49,6 +49,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "monai_fp4.engines": ("builtins.object",),
         "monai_fp4.handlers": ("builtins.object",),
         "monai_fp4.inference": ("builtins.object",),
+        "monai_fp4.data.paper_transforms": ("builtins.object",),
         "monai_fp4.losses": (_MODULE,),
         "monai_fp4.optimizers": (_OPTIMIZER,),
     }
@@ -69,6 +70,7 @@ _BY_NAME = frozenset(
         "monai_fp4.bundle.session.Session", "monai_fp4.bundle.session.summary_writer",
         "monai_fp4.bundle.trained.TrainedRun", "monai_fp4.data.datalist.load_datalist",
         "monai_fp4.engines.network.build_and_seed", "monai_fp4.engines.network.prepare_network",
+        "monai_fp4.optimizers.paper_optimizer", "torch.amp.grad_scaler.GradScaler",
     }
 )  # fmt: skip
 """Where a package holds readers and writers of files too, what is neither; and the functions."""

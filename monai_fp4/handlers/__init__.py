@@ -26,7 +26,7 @@ from monai_fp4.handlers.held_out import HeldOutTest
 from monai_fp4.handlers.input_wait import InputWait
 from monai_fp4.handlers.progress import Progress
 from monai_fp4.handlers.recorder import Recorder
-from monai_fp4.handlers.schedule import EpochSeeder, PrecisionSchedule, Validation
+from monai_fp4.handlers.schedule import EpochSeeder, NegatedMetric, PrecisionSchedule, Validation
 from monai_fp4.handlers.soft import SoftScoring
 from monai_fp4.handlers.tensorboard import TensorBoard, TensorBoardValidation
 
@@ -37,6 +37,7 @@ __all__ = [
     "HealthRecorder",
     "HeldOutTest",
     "InputWait",
+    "NegatedMetric",
     "PrecisionSchedule",
     "Progress",
     "Recorder",

@@ -16,7 +16,7 @@ from monai_fp4.data import SliceDataset
 from monai_fp4.engines import seed_everything, unwrap_ddp
 from monai_fp4.quantization.conversion import set_active
 
-__all__ = ["EpochSeeder", "PrecisionSchedule", "Validation"]
+__all__ = ["EpochSeeder", "NegatedMetric", "PrecisionSchedule", "Validation"]
 
 
 class EpochSeeder:
@@ -98,3 +98,20 @@ class Validation:
                 for buffer in unwrap_ddp(self.validator.network).buffers():
                     dist.broadcast(buffer, 0)
             self.validator.run(epoch)
+
+
+class NegatedMetric:
+    """The negative of a validation's metric, for a schedule that waits for what rises, of a loss, which falls.
+
+    Args:
+        evaluator: whose metrics are read.
+        metric: name in its ``state.metrics``.
+    """
+
+    def __init__(self, evaluator: SupervisedEvaluator, metric: str) -> None:
+        self.evaluator = evaluator
+        self.metric = metric
+
+    def __call__(self, _engine: Engine) -> float:
+        """The last validation's value, negated."""
+        return -float(self.evaluator.state.metrics[self.metric])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_fp4.data import SliceDataset, build_manifest, load_datalist, load_manifest
-from monai_fp4.data.layouts import data_root, find_patients
+from monai_fp4.data.layouts import Listing, data_root, find_patients
 
 pytestmark = pytest.mark.skipif("MONAI_FP4_LGG" not in os.environ, reason="MONAI_FP4_LGG does not name the LGG folder")
 
@@ -19,7 +19,7 @@ def folder() -> Path:
 
 
 def test_folds_are_made_of_the_patients_that_are_here(folder):
-    here = {each.id for each in find_patients(folder, "lgg")}
+    here = {each.id for each in find_patients(Listing(folder), "lgg")[1]}
     train = {each.id for each in load_manifest("lgg").patients if each.fold is not None}
     assert train <= here
 

@@ -226,7 +226,7 @@ def test_the_processor_time_of_cells_and_of_the_rest_is_told_apart(monkeypatch: 
             monkeypatch.setattr(modules["sweep_watch"], "EVERY_SECONDS", 0.1)
             deadline = time.monotonic() + 60
             taken: dict[str, float] = {}
-            while not taken.get("cell") and time.monotonic() < deadline:
+            while taken.get("cell", 0) < 0.5 and time.monotonic() < deadline:
                 taken = modules["sweep_watch"].watch(process.pid, 1.0)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

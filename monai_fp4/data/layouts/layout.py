@@ -142,8 +142,8 @@ class Listing:
     def kinds(self) -> str:
         """What was seen, by the endings of names.
 
-        >>> Listing(Path("docs/assets")).kinds()
-        '9 .svg, 1 .css'
+        >>> Listing(Path("bundles/protocols")).kinds()
+        '2 .json'
         """
         counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "no ending" for path in self.files)
         return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_FEW)) or "nothing"
