@@ -18,6 +18,7 @@ from monai_fp4.inference.studies import Study
 __all__ = ["Redactor"]
 
 _HIDDEN = "(hidden)"
+_SHORT = 3
 
 
 class Redactor:
@@ -42,11 +43,15 @@ class Redactor:
         parts = {part for path in (*paths, self.study.place) for part in PurePath(path).parts}
         words = {self.study.place} | parts | {name.partition("#")[0] for name in parts}
         words |= {(split_suffix(name) or (name,))[0] for name in words}
+        short = {part for part in self.root.parts if len(part) < _SHORT}  # an input called "in" is no name
+        words, paths = words - short, paths - short
         for text in self.study.personal:
             words |= {text, *re.split(r"[\^\s,;=\\]+", text)}
         words -= {"", "/", ".", ".."} | ({self.keep, *PurePath(self.keep).parts} if self.keep else set())
         # A path goes on to where its next blank is: readers name files within a folder.
-        patterns = [rf"{re.escape(path)}(?:/[^\s,;:)]*)?" for path in _longest_first(paths)]
+        patterns = [
+            rf"(?<![A-Za-z0-9]){re.escape(path)}(?:/[^\s,;:)]*|(?![A-Za-z0-9]))" for path in _longest_first(paths)
+        ]
         patterns += [rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])" for word in _longest_first(words)]
         return [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
 

@@ -74,3 +74,9 @@ def test_what_headers_and_files_say_is_in_nothing_that_a_run_and_an_evaluation_w
 def test_a_message_without_names(message: str, expected: str) -> None:
     study = Study("Doe_Jane/CT", (("/data/Doe_Jane/CT#1.2.3",),), personal=("Doe^Jane", "QX 7", "IM1.dcm", "IM2.dcm"))
     assert Redactor(Path("/data"), study)(message) == expected
+
+
+def test_an_input_that_is_called_like_a_word_leaves_words_whole() -> None:
+    redact = Redactor(Path("in"), Study("Jane/x", (("in/Jane/x.nii",),)))
+    assert redact("found in in/Jane/x.nii nothing; fetch it again") == "found in (hidden) nothing; fetch it again"
+    assert Redactor(Path("scan"), Study("a", (("scan/a.nii",),)))("rescanned scans") == "rescanned scans"
