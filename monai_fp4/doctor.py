@@ -46,6 +46,7 @@ class BackendStatus:
         available: whether it works here, with BF16 layers on ``Diagnosis.device``.
         selected: whether ``backend="auto"`` would take it.
         reasons: why it does not work here.
+        evidence: what a test on the device said that speaks for it, where one was asked.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BackendStatus:
     available: bool
     selected: bool
     reasons: tuple[str, ...]
+    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,18 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
         availability = backend.check(chosen)
         statuses.append(
             BackendStatus(
-                backend.name, backend.summary, availability.available, backend.name == selected, availability.reasons
+                name=backend.name,
+                summary=backend.summary,
+                available=availability.available,
+                selected=backend.name == selected,
+                reasons=availability.reasons,
+                evidence=availability.evidence,
             )
         )
     paths = _fast_paths(chosen)
-    return Diagnosis(describe_machine(), str(chosen), tuple(statuses), paths, _what_runs(selected, chosen, paths))
+    evidence = (f"{status.name}: {status.evidence}." for status in statuses if status.selected and status.evidence)
+    runs = (*_what_runs(selected, chosen, paths), *evidence)
+    return Diagnosis(describe_machine(), str(chosen), tuple(statuses), paths, runs)
 
 
 def render(diagnosis: Diagnosis, console: Console | None = None) -> None:

@@ -4,11 +4,15 @@ Started as a program, in a process of its own, because it puts stand-ins into ``
 see:
 
     python te_linear_oracle.py CASES.pt RESULTS.pt
+    python te_linear_oracle.py --run PROGRAM.py ARGUMENTS...
 
 ``CASES.pt`` holds a list of dicts (``x``, ``weight``, ``dy``, ``rht``, ``two_d``, and if wanted
 ``backward_override``, ``autocast`` (a dtype), or ``recipe`` (a name: run our wrapper of te.Linear instead) with, for a
 convolution, ``layer`` (the name of a class of torch.nn and its arguments)); ``RESULTS.pt`` gets a list of dicts
 (``y``, ``dx``, ``dw``).
+
+The second runs a program that uses the Transformer Engine backend, on tensors of the CPU, with TE's reference quantizer
+in place of TE's kernels: recipes with stochastic rounding and four over six included (`reference_recipe`).
 
 What is real and what is not. Real: ``te.Linear`` with its autograd function, ``te.autocast``, ``CustomRecipe``,
 ``NVFP4QuantizerRef`` and its GEMM, all as the wheel ships them. Stand-ins: the compiled extension
@@ -28,6 +32,7 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import os
+import runpy
 import sys
 import types
 import warnings
@@ -157,21 +162,56 @@ def load_te() -> types.SimpleNamespace:
     )
 
 
-def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool) -> Any:
-    """TE's ``nvfp4_ref_rht_2d_factory`` where it applies, and the same less one technique where it does not."""
-    if rht and two_d:
+def factory(te: types.SimpleNamespace, *, rht: bool, two_d: bool, sr: bool = False, four_over_six: str = "none") -> Any:
+    """TE's ``nvfp4_ref_rht_2d_factory`` where it applies, and the same with other techniques where it does not."""
+    if rht and two_d and not sr and four_over_six == "none":
         return te.reference.nvfp4_ref_rht_2d_factory
 
+    class Stochastic(te.reference.NVFP4QuantizerRef):  # type: ignore[misc,name-defined]
+        """The reference has no stochastic rounding: here it rounds to the grid at random before it rounds."""
+
+        def quantize(self, *args: Any, **kwargs: Any) -> Any:
+            cast = te.reference.cast_to_fp4x2
+            te.reference.cast_to_fp4x2 = lambda x: cast(_round_at_random(x))
+            try:
+                return super().quantize(*args, **kwargs)
+            finally:
+                te.reference.cast_to_fp4x2 = cast
+
     def build(role: Any) -> Any:
-        weight = role is not None and role.module_type == "linear" and role.tensor_type == "weight"
-        return te.reference.NVFP4QuantizerRef(
+        tensor = role.tensor_type if role is not None and role.module_type == "linear" else None
+        adaptive = four_over_six in {"weight": ("all", "weights"), "input": ("all", "activations")}.get(tensor, ())
+        kind = Stochastic if sr and tensor == "grad_output" else te.reference.NVFP4QuantizerRef
+        return kind(
             dtype=te.formats.E2M1,
-            quant_tile_shape=(16, 16) if weight and two_d else (1, 16),
+            quant_tile_shape=(16, 16) if tensor == "weight" and two_d else (1, 16),
             pow_2_scales=False,
-            with_rht=rht and not weight,
+            with_rht=rht and tensor != "weight",
+            nvfp4_use_4over6=adaptive,
+            nvfp4_e4m3_max=256,
         )
 
     return build
+
+
+def _round_at_random(x: torch.Tensor) -> torch.Tensor:
+    step = torch.where(x.abs() < 2, 0.5, torch.where(x.abs() < 4, 1.0, 2.0))
+    return x.sign() * ((x.abs() / step + torch.rand_like(x)).floor() * step).clamp(max=6.0)
+
+
+def reference_recipe(te: types.SimpleNamespace, recipe: Any) -> Any:
+    """A recipe of ours for TE, with its reference quantizer; ``NVFP4BlockScaling`` would want its kernels."""
+    from monai_fp4.quantization.backends.te_recipe import te_flags
+
+    flags = te_flags(recipe)
+    build = factory(
+        te,
+        rht=not flags["disable_rht"],
+        two_d=not flags["disable_2d_quantization"],
+        sr=not flags["disable_stochastic_rounding"],
+        four_over_six=flags["nvfp4_4over6"],
+    )
+    return te.CustomRecipe(qfactory=build, backward_override=flags["backward_override"])
 
 
 def run_case(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -220,10 +260,7 @@ def run_wrapped(te: types.SimpleNamespace, case: dict[str, Any]) -> dict[str, to
     te_product.working_dtype = lambda x: (
         torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
     )
-    recipe = te.CustomRecipe(
-        qfactory=factory(te, rht=case["rht"], two_d=case["two_d"]), backward_override=case.get("backward_override")
-    )
-    te_product.te_recipe = lambda recipe_of_ours: recipe  # NVFP4BlockScaling would want its kernels
+    te_product.te_recipe = lambda recipe: reference_recipe(te, recipe)
     te.reference.torch = _KernelAlpha()
     kind, arguments = case["layer"]
     plain = getattr(torch.nn, kind)(**arguments, bias="bias" in case, dtype=case["weight"].dtype)
@@ -261,9 +298,23 @@ def count_products(te: types.SimpleNamespace) -> list[str]:
     return found
 
 
+def run_program(te: types.SimpleNamespace, path: str, arguments: list[str]) -> None:
+    """Run a program of this repository with TE's reference in TE's place."""
+    from monai_fp4.quantization.backends import te_product
+
+    te_product.te_recipe = lambda recipe: reference_recipe(te, recipe)
+    te.reference.torch = _KernelAlpha()
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(Path(path).parent))
+    runpy.run_path(path, run_name="__main__")
+
+
 def main() -> None:
-    """Read the cases, run them, write the results."""
+    """Read the cases, run them, write the results; or run a program."""
     te = load_te()
+    if sys.argv[1] == "--run":
+        run_program(te, sys.argv[2], sys.argv[3:])
+        return
     cases = torch.load(sys.argv[1], weights_only=True)
     torch.save([run_wrapped(te, case) if "recipe" in case else run_case(te, case) for case in cases], sys.argv[2])
 

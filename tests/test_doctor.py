@@ -17,7 +17,8 @@ import torch
 from rich.console import Console
 
 from monai_fp4.doctor import GPU, diagnose, render
-from monai_fp4.quantization.backends import transformer_engine
+from monai_fp4.quantization.backends import self_test, transformer_engine
+from monai_fp4.quantization.backends.self_test import Verdict
 from monai_fp4.quantization.kernels import cpu_quantize, triton_support
 
 
@@ -71,7 +72,7 @@ def test_it_names_a_gpu_and_why_it_does_not_suffice(gpu: SimpleNamespace) -> Non
     assert diagnosis.machine.gpus == (GPU("NVIDIA H100", "9.0", 80.0),)
     printed = text(diagnosis)
     assert "NVIDIA H100, compute capability 9.0, 80 GiB" in printed
-    assert "needs 10.0 or 10.3" in printed
+    assert "needs 10.0 or later" in printed
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_it_names_a_gpu_and_why_it_does_not_suffice(gpu: SimpleNamespace) -> Non
     [
         ("NVIDIA A100", (8, 0), "8.0 has no FP4 tensor cores", "by BF16 tensor cores"),
         ("NVIDIA H100", (9, 0), "9.0 has no FP4 tensor cores", "by BF16 tensor cores"),
-        ("RTX 5090", (12, 0), "12.0 has FP4 tensor cores, but Transformer Engine's Hadamard", "by BF16 tensor cores"),
+        ("RTX 5090", (12, 0), "Transformer Engine", "by BF16 tensor cores"),
         ("Tesla T4", (7, 5), "7.5 has no FP4 tensor cores", "by units without BF16 tensor cores (slow)"),
     ],
 )
@@ -102,6 +103,20 @@ def test_on_blackwell_transformer_engine_runs(gpu: SimpleNamespace, monkeypatch:
     assert [status.name for status in diagnosis.backends if status.selected] == ["transformer_engine"]
     assert "1x1 and patch convolutions run on FP4 tensor cores" in diagnosis.runs[0]
     assert "All other convolutions, and attention, are emulated" in diagnosis.runs[1]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_it_says_what_a_self_test_said(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, passed: bool) -> None:
+    gpu.name, (gpu.major, gpu.minor) = "RTX 5090", (12, 0)
+    monkeypatch.setattr(transformer_engine, "_version", lambda package: "2.20.2")
+    monkeypatch.setattr(transformer_engine, "_import_faults", list)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(self_test, "self_test", lambda device: Verdict(passed, f"the self-test on {device} was run"))
+    diagnosis = diagnose()
+    assert [each.name for each in diagnosis.backends if each.selected] == [
+        "transformer_engine" if passed else "emulated"
+    ]
+    assert text(diagnosis).count("the self-test on cuda:0 was run") == 1
 
 
 def test_a_fast_path_that_is_missing_is_reported_with_its_reason(

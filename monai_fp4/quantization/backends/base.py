@@ -21,10 +21,12 @@ class Availability:
     Attributes:
         available: whether it does.
         reasons: every reason why it does not, each with what to do; empty if it does.
+        evidence: what a test on this device said, in a sentence, where one was asked and speaks for it.
     """
 
     available: bool
     reasons: tuple[str, ...] = ()
+    evidence: str = ""
 
     @classmethod
     def of(cls, reasons: list[str]) -> Availability:

@@ -6,10 +6,10 @@ of its kernels.
 
 Facts of Transformer Engine 2.20 that this module relies on:
 
-* training in NVFP4 needs compute capability 10.0 or 10.3 (B200, B300), and BF16 for the Hadamard transform. Its own
-  check (``is_nvfp4_available``) says yes from 10.0 on, consumer Blackwell (12.0) included; there the kernel of the
-  Hadamard transform does not start (issue 3062 of NVIDIA/TransformerEngine), and stochastic rounding returns zeros
-  before pull request 3281, so this module does not take it;
+* training in NVFP4 was written for compute capability 10.0 and 10.3 (B200, B300), and the rotation for BF16. Its own
+  check (``is_nvfp4_available``) says yes from 10.0 on, consumer Blackwell (12.x) included, where one version did not
+  start the kernel of the Hadamard transform (issue 3062 of NVIDIA/TransformerEngine) and one returned zeros for
+  stochastic rounding (pull request 3281). So on any other GPU with FP4 tensor cores the device is asked: `self_test`;
 * nothing is padded and nothing falls back: sizes must be multiples of 32, so the layers pad rows and features;
 * there is no NVFP4 convolution in any library; which of them are matrix products is told in `te_conv`.
 """
@@ -31,7 +31,7 @@ from monai_fp4.quantization.recipes import Format, Recipe
 __all__ = ["CAPABILITIES", "MINIMUM_VERSION", "TransformerEngineBackend", "TransformerEngineIm2colBackend"]
 
 CAPABILITIES = ((10, 0), (10, 3))
-"""CUDA compute capabilities on which Transformer Engine trains in NVFP4."""
+"""CUDA compute capabilities that Transformer Engine's NVFP4 was written for; later ones are tested before use."""
 
 MINIMUM_VERSION = (2, 20)
 """The oldest Transformer Engine whose source this module was written against."""
@@ -48,8 +48,8 @@ class TransformerEngineBackend(Backend):
     """Whether convolutions with overlapping patches are taken too."""
 
     def check(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Availability:
-        """Collect every reason against it: device, GPU, dtype, installation."""
-        reasons = []
+        """Collect every reason against it: device, GPU, dtype, installation, and a test of an unknown GPU."""
+        reasons, known = [], True
         if device.type != "cuda":
             reasons.append(
                 f"Transformer Engine computes on CUDA only, and the model is on {device.type}:"
@@ -59,8 +59,12 @@ class TransformerEngineBackend(Backend):
             reasons.append("PyTorch finds no CUDA device: run on a machine with one")
         else:
             capability = torch.cuda.get_device_capability(device if device.type == "cuda" else None)
-            if capability not in CAPABILITIES:
-                reasons.append(_capability_fault(capability))
+            known = capability in CAPABILITIES
+            if capability < min(CAPABILITIES):
+                reasons.append(
+                    f"a GPU of compute capability {_dotted(capability)} has no FP4 tensor cores and NVFP4 training"
+                    f" needs {_dotted(min(CAPABILITIES))} or later: use a Blackwell GPU, or the backend 'emulated'"
+                )
         if dtype is not torch.bfloat16:
             reasons.append(
                 f"Transformer Engine's NVFP4 kernels take BF16 and the layers compute in {dtype}:"
@@ -69,7 +73,18 @@ class TransformerEngineBackend(Backend):
         reasons += _environment_faults()
         reasons += _installation_faults()
         # Imported only where nothing else is in the way: without CUDA the import itself fails.
-        return Availability.of(reasons or _import_faults())
+        reasons = reasons or _import_faults()
+        if reasons or known:
+            return Availability.of(reasons)
+        from monai_fp4.quantization.backends.self_test import self_test
+
+        index = torch.cuda.current_device() if device.index is None else device.index
+        said = self_test(f"cuda:{index}")
+        if said.passed:
+            return Availability(True, evidence=said.sentence)
+        return Availability(
+            False, (f"{said.sentence}: update Transformer Engine and the driver, or use the backend 'emulated'",)
+        )
 
     def refuses(self, layer: nn.Module, recipe: Recipe) -> str | None:
         """Take linear layers and convolutions that are matrix products, in NVFP4."""
@@ -118,17 +133,6 @@ class TransformerEngineIm2colBackend(TransformerEngineBackend):
         "the same, and fprop and wgrad of all other convolutions through the im2col matrix; only where it is asked for"
     )
     im2col: ClassVar[bool] = True
-
-
-def _capability_fault(capability: tuple[int, int]) -> str:
-    needed = f"NVFP4 training needs {' or '.join(map(_dotted, CAPABILITIES))}: use a B200 or B300"
-    if capability[0] >= 12:
-        what = "has FP4 tensor cores, but Transformer Engine's Hadamard transform does not start on it and"
-    elif capability >= (10, 0):
-        what = "is not one that Transformer Engine is known to train on and"
-    else:
-        what = "has no FP4 tensor cores and"
-    return f"a GPU of compute capability {_dotted(capability)} {what} {needed}"
 
 
 def _environment_faults() -> list[str]:

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.backends import BACKENDS, select_backend, te_product, transformer_engine
+from monai_fp4.quantization.backends import BACKENDS, select_backend, self_test, te_product, transformer_engine
+from monai_fp4.quantization.backends.self_test import Verdict
 from monai_fp4.quantization.backends.te_product import obstacle
 from monai_fp4.quantization.backends.te_recipe import te_flags
 from monai_fp4.quantization.backends.transformer_engine import CAPABILITIES
@@ -39,6 +40,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         capability=(10, 0),
         versions={"transformer-engine": "2.20.2", "transformer-engine-torch": "2.20.2"},
         faults=[],
+        passed=False,
+        tested=[],
     )
 
     def version(package: str) -> str:
@@ -46,7 +49,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise metadata.PackageNotFoundError(package)
         return state.versions[package]
 
+    def tested(device: str) -> Verdict:
+        state.tested.append(device)
+        return Verdict(state.passed, f"the self-test on {device} says {'yes' if state.passed else 'no'}")
+
+    monkeypatch.setattr(self_test, "self_test", tested)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: state.cuda)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: state.capability)
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(transformer_engine, "_import_faults", lambda: list(state.faults))
@@ -65,6 +74,19 @@ def test_auto_takes_transformer_engine_where_it_works(machine: SimpleNamespace, 
     assert TE.check(CUDA).reasons == ()
     assert select_backend("auto", CUDA).name == "transformer_engine"
     assert select_backend("transformer_engine", CUDA).name == "transformer_engine"
+    assert machine.tested == []
+
+
+@pytest.mark.parametrize("capability", [(12, 0), (12, 1), (11, 0), (13, 0)])
+def test_a_gpu_that_is_not_known_is_asked_itself(machine: SimpleNamespace, capability: tuple[int, int]) -> None:
+    machine.capability, machine.passed = capability, True
+    availability = TE.check(torch.device("cuda", 1))
+    assert availability.available
+    assert availability.evidence == "the self-test on cuda:1 says yes"
+    assert select_backend("auto", CUDA).name == "transformer_engine"
+    assert machine.tested == ["cuda:1", "cuda:3"]  # the second is the current device
+    TE.check(CUDA, torch.float16)  # what cannot run anyhow is not tested
+    assert len(machine.tested) == 2
 
 
 @pytest.mark.parametrize(
@@ -74,11 +96,12 @@ def test_auto_takes_transformer_engine_where_it_works(machine: SimpleNamespace, 
             {"capability": (9, 0)},
             CUDA,
             torch.bfloat16,
-            "9.0 has no FP4 tensor cores and NVFP4 training needs 10.0 or 10.3",
+            "9.0 has no FP4 tensor cores and NVFP4 training needs 10.0 or later",
         ),
         ({"capability": (8, 6)}, CUDA, torch.bfloat16, "8.6 has no FP4 tensor cores"),
-        ({"capability": (12, 0)}, CUDA, torch.bfloat16, "12.0 has FP4 tensor cores, but Transformer Engine's Hadamard"),
-        ({"capability": (11, 0)}, CUDA, torch.bfloat16, "11.0 is not one that Transformer Engine is known to train on"),
+        ({"capability": (12, 0)}, CUDA, torch.bfloat16, "the self-test on cuda:3 says no: update Transformer Engine"),
+        ({"capability": (11, 0)}, CUDA, torch.bfloat16, "the self-test on cuda:3 says no"),
+        ({"capability": (12, 0), "versions": {}}, CUDA, torch.bfloat16, "not installed"),  # and nothing is tested
         ({"faults": ["cannot be imported (OSError)"]}, CUDA, torch.bfloat16, "cannot be imported"),
         ({"cuda": False}, CUDA, torch.bfloat16, "no CUDA device"),
         ({}, CPU, torch.bfloat16, "the model is on cpu"),
