@@ -98,13 +98,15 @@ class EarlyEnd:
 
     def _failed(self, engine: Engine, error: BaseException) -> BaseException | None:
         self._restore(engine)
-        if isinstance(error, SystemExit):
-            self.session.close()  # gloo aborts a process that ends without
+        ended: BaseException | None = None
         if isinstance(error, OSError) and error.errno in _DISK:
-            return not_writable(self.session.run_folder.path, error)
-        if self.number and isinstance(error, RuntimeError):  # the same signal ended a process that loads data
-            return self._end(engine, self.number)
-        return None
+            ended = not_writable(self.session.run_folder.path, error)
+        elif self.number and isinstance(error, RuntimeError):
+            # The same signal ended a process that loads data, or one that this process was exchanging numbers with.
+            ended = self._end(engine, self.number)
+        if isinstance(ended or error, SystemExit):
+            self.session.close()  # gloo aborts a process that ends without
+        return ended
 
     def _restore(self, _engine: Engine) -> None:
         for number, handler in self._before.items():
