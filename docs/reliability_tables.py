@@ -49,7 +49,8 @@ def checkpoint_cost() -> str:
                 rows.append([f"`{network}`", label, *(f"{n:.4f}" for n in numbers), f"{numbers[1] / numbers[0]:.3f}"])
         load = content["run"]["load_average"]["before"]
         source = f"Least of {content['protocol']['repeats']} rounds; load average before {load:.1f}."
-        return markdown(header, rows) + f"\n\n{source} From `benchmarks/results/checkpoint.json`, by `benchmarks/checkpoint.py`."
+        origin = "From `benchmarks/results/checkpoint.json`, by `benchmarks/checkpoint.py`."
+        return f"{markdown(header, rows)}\n\n{source} {origin}"
 
     return measured("checkpoint", table)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, item, metrics, refusal, train, workflow
 
 from monai_fp4.errors import ConfigError
+from monai_fp4.handlers.early_end import EarlyEnd
 
 
 def start(dataset: Dataset, folder: Path, launcher: Sequence[str] = (), **changes: Any) -> subprocess.Popen[str]:
@@ -200,6 +202,21 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(tiny: Da
     assert process.returncode != 0 and "Finished" not in out
     assert said.count("ended by SIGTERM after step ") == 1 and "exitcode: 143)" in said, said  # of whichever ends first
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), RuntimeError("connection reset by peer")])
+def test_whoever_ends_by_a_signal_leaves_the_process_group(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A partner that was quicker has broken the exchange, and gloo aborts a process that ends without leaving."""
+    left: list[bool] = []
+    session: Any = SimpleNamespace(rank=1, release=lambda: None, close=lambda: left.append(True))
+    handler = EarlyEnd(session)
+    handler.number = signal.SIGTERM
+    engine: Any = SimpleNamespace(state=SimpleNamespace(iteration=1, epoch=1))
+    ended = handler._failed(engine, error) or error
+    assert isinstance(ended, SystemExit) and ended.code == 143
+    assert left == [True]
 
 
 def _variable(process: str, name: str) -> str:
