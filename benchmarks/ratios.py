@@ -53,6 +53,7 @@ def collect(folder: Path) -> list[Ratio]:
     readers = {
         "quantize": quantize,
         "training_step": training_step,
+        "paper_epoch": paper_epoch,
         "networks": networks,
         "auprc": auprc,
         "input": input_wait,
@@ -88,6 +89,14 @@ def training_step(content: Mapping[str, Any]) -> Iterator[Ratio]:
         bound = None if "plain" in cell["recipe"] or content["protocol"]["scale"] != "15m" else STEP_GOAL[device]
         name = cell["bundle"].removesuffix("_" + cell["recipe"].split(",")[0])
         yield Ratio(f"step: {name}, {cell['recipe']} / bf16", cell["ratio"], bound)
+
+
+def paper_epoch(content: Mapping[str, Any]) -> Iterator[Ratio]:
+    """The paper's Swin: each recipe over BF16, and BF16 over plain torch in a bare loop."""
+    for cell in content["cells"]:
+        if cell["ratio"] is not None:
+            goal = 1.4 if cell["beside"] == "bf16" else 1.0
+            yield Ratio(f"epoch: paper_swin, {cell['name']} / {cell['beside']}", cell["ratio"], goal)
 
 
 def networks(content: Mapping[str, Any]) -> Iterator[Ratio]:

@@ -52,6 +52,7 @@ PARTS = {
         ("--rows", "64", "--columns", "64", "--repeats", "2", "--only_ours"), takes_device=False
     ),
     "training_step": Part(("--arch", "unet", "--scale", "500k", "--recipes", "sr_rht_2d", *_TINY)),
+    "paper_epoch": Part(("--image_size", "64", "--batch_size", "2", "--batches", "1", "--rounds", "1")),
     "networks": Part(("--arch", "unet", "--scales", "500k", *_TINY)),
     "auprc": Part(("--pixels", "100000", "--repeats", "1", "--stream", "400000", "--piece", "100000")),
     "input": Part(("--arch", "unet", "--patients", "2", "--image_size", "64", "64", "--steps", "1", "--repeats", "1")),

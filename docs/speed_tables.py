@@ -84,6 +84,25 @@ def training_step() -> str:
     return measured("training_step", table)
 
 
+def paper_epoch() -> str:
+    """An epoch of the paper's Swin: ours in BF16 beside plain torch, FP4 beside BF16."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        rows = []
+        for cell in content["cells"]:
+            beside = "" if cell["ratio"] is None else f"{cell['ratio']:.2f} of {cell['beside']}"
+            rows.append([cell["name"], f"{statistics.median(cell['seconds']):.2f}", beside])
+        protocol = content["protocol"]
+        text = (
+            f"`paper_swin_{protocol['scale']}`, {protocol['batches']} batches of {protocol['batch_size']} at "
+            f"{protocol['image_size']} x {protocol['image_size']}; median of {protocol['rounds']} rounds, and of the "
+            "ratios within a round. "
+        )
+        return markdown(["", "Seconds an epoch", "Ratio"], rows) + "\n\n" + text + source(content, "paper_epoch")
+
+    return measured("paper_epoch", table)
+
+
 def networks() -> str:
     """Images a second of our networks in BF16, and of MONAI's."""
 
@@ -282,6 +301,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "conversion_summary": conversion_summary,
     "cuda_kernels": cuda_kernels,
     "input_wait": input_wait,
+    "paper_epoch": paper_epoch,
     "quantize": quantize,
     "reading": reading,
     "evaluation": evaluation,
