@@ -6,6 +6,7 @@ that other processes were at work, and the line says so.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
