@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.bundle.template import TEMPLATES, bundle_name, training_config
-from monai_fp4.errors import ConfigError
+from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks import network_table
 from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES
 
-__all__ = ["bundle_files", "check_bundles", "write_bundles"]
+__all__ = ["PROTOCOLS", "bundle_files", "check_bundles", "protocol_config", "write_bundles"]
+
+PROTOCOLS = ("lgg", "paper")
+"""The overlays in ``protocols/``: what a training on one data set, or the paper's, changes in any bundle."""
 
 _COPIED = (
     "evaluate.json",
     "inference.json",
-    "protocols/lgg.json",
-    "protocols/paper.json",
+    *(f"protocols/{name}.json" for name in PROTOCOLS),
     "metadata.json",
     "logging.conf",
 )
@@ -49,6 +52,23 @@ def bundle_files(every: bool = False) -> dict[str, str]:
         for recipe in (*RECIPES, *(FURTHER_RECIPES if every else ()))
     }
     return files | {name: (TEMPLATES / name).read_text(encoding="utf-8") for name in _COPIED}
+
+
+def protocol_config(name: str) -> dict[str, Any]:
+    """What an overlay of ``protocols/`` holds; an empty name changes nothing.
+
+    Raises:
+        ConfigError: there is no such protocol.
+
+    >>> protocol_config("paper")["fold"], protocol_config("")
+    ('holdout', {})
+    """
+    if not name:
+        return {}
+    if name not in PROTOCOLS:
+        raise unknown_name("protocol", name, PROTOCOLS)
+    config: dict[str, Any] = json.loads((TEMPLATES / "protocols" / f"{name}.json").read_text(encoding="utf-8"))
+    return config
 
 
 def write_bundles(folder: str | Path) -> int:

@@ -2,6 +2,8 @@ r"""``monai-fp4 sweep``: a grid of runs on this machine or a Ray cluster.
 
     monai-fp4 sweep --archs unet,swin,vit --scales 500k,4m,15m --recipes all --seeds 10 --folds 0 \
         --manifest M --dataset_dir D --output_dir study/
+    monai-fp4 sweep --protocol paper --archs paper_swin,paper_cnn --scales 4m --recipes bf16,sr_rht_2d --folds 0-4 \
+        --dataset_dir D --output_dir study/  as the paper trains
     monai-fp4 sweep ... --dry_run            what would run, and for how long
     RAY_ADDRESS=head:6379 monai-fp4 sweep ...  on a cluster
 
@@ -34,6 +36,7 @@ __all__ = ["add_parser"]
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``sweep`` to a parser; it sets ``func``, which returns the exit code."""
+    from monai_fp4.bundle.files import PROTOCOLS
     from monai_fp4.study.grid import COMMON
     from monai_fp4.study.variants import ADDITIONS
 
@@ -57,13 +60,21 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     grid.add_argument("--recipes_file", type=Path, help="JSON file of recipes of your own: name -> fields")
     grid.add_argument("--attention", help="high_precision, fp4 or both: each quantizing recipe with it (+attention)")
     grid.add_argument("--optimizers", help="adamw (the bundles' own), muon, sgd: an axis (default: adamw, no axis)")
-    grid.add_argument("--seeds", default="1", help="how many, or a list or range (default: %(default)s)")
-    grid.add_argument("--folds", default="0", help="a list or range, or all: nobody held out (default: %(default)s)")
+    grid.add_argument("--seeds", help="how many, or a list or range (default: 1, or the protocol's seed)")
+    grid.add_argument(
+        "--folds", help="a list or range, holdout, or all: nobody held out (default: 0, or the protocol's)"
+    )
     grid.add_argument(
         "--axis", action="append", default=[], metavar="OPTION=VALUES", help="a further axis: an option of the bundles"
     )
-    grid.add_argument("--manifest", default=default["manifest"], help="path or shipped name (default: %(default)s)")
-    grid.add_argument("--dataset_dir", default=default["dataset_dir"], help="the scans (default: %(default)s)")
+    grid.add_argument(
+        "--protocol",
+        default="",
+        metavar="NAME",
+        help=f"put this overlay on every bundle: {', '.join(PROTOCOLS)}; its values hold unless they are given here",
+    )
+    grid.add_argument("--manifest", help=f"path or shipped name (default: {default['manifest']}, or the protocol's)")
+    grid.add_argument("--dataset_dir", help=f"the scans (default: {default['dataset_dir']}, or the protocol's)")
     grid.add_argument("--output_dir", required=True, help="the study folder")
     grid.add_argument("--bundles", type=Path, help="take the bundles from this folder (default: the package's own)")
     run = sweep.add_argument_group("how to run it")
@@ -129,7 +140,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
                 "trusted": args.trust,
             }
             sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
-            prepare_data(manifest, args.dataset_dir)  # once, not in every cell at the same time
+            prepare_data(manifest, definition.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):
                 print(f"note: {note}", file=sys.stderr)
             progress.say(f"The study in {folder.path}: {len(cells)} cells on {executor.description}")
@@ -155,6 +166,8 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
     Raises:
         ConfigError: for a name that is not known, or a number that is none.
     """
+    from monai_fp4.bundle.files import protocol_config
+    from monai_fp4.bundle.options import defaults
     from monai_fp4.networks import ARCHITECTURES, SCALES
     from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES
     from monai_fp4.study import grid
@@ -183,23 +196,28 @@ def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDef
         for option in grid.COMMON
         if getattr(args, option.name) is not None
     }
-    path = Path(args.manifest)
+    protocol = protocol_config(args.protocol)
+    otherwise = defaults() | protocol
+    named = otherwise["manifest"] if args.manifest is None else args.manifest
+    dataset_dir = otherwise["dataset_dir"] if args.dataset_dir is None else args.dataset_dir
+    path = Path(named)
     # A manifest of the user's is copied, so that the study says by itself who was in which fold.
-    named = "manifest.json" if path.is_file() else args.manifest
+    kept = "manifest.json" if path.is_file() else named
     definition = StudyDefinition(
         archs=grid.names("archs", args.archs, ARCHITECTURES),
         scales=grid.names("scales", args.scales, SCALES),
         recipes=grid_recipes(_with_attention(args.recipes, args.attention), own),
-        folds=grid.folds_of(args.folds),
-        seeds=grid.seeds_of(args.seeds),
+        folds=grid.folds_of(str(otherwise["fold"]) if args.folds is None else args.folds),
+        seeds=grid.seeds_of(f"{otherwise['seed']}," if args.seeds is None else args.seeds),
         further=further,
-        manifest=named,
-        dataset_dir=str(Path(args.dataset_dir).expanduser().resolve()),
+        manifest=kept,
+        dataset_dir=str(Path(dataset_dir).expanduser().resolve()),
         options=options,
+        protocol=args.protocol,
         version=version,
         created=grid.now(),
     )
-    return StudyDefinition.from_json(definition.to_json()), str(path.resolve()) if path.is_file() else args.manifest
+    return StudyDefinition.from_json(definition.to_json()), str(path.resolve()) if path.is_file() else named
 
 
 def _axis_values(text: str) -> tuple[Any, ...]:

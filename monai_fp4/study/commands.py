@@ -13,7 +13,7 @@ from typing import Any
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.bundle.earlier import brought_up_to_date
-from monai_fp4.bundle.files import bundle_files
+from monai_fp4.bundle.files import bundle_files, protocol_config
 from monai_fp4.bundle.template import training_config
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder, read_json
@@ -72,13 +72,13 @@ def arguments_of(
     options |= further
     if optimizer == "sgd":
         if (rate := options.get("learning_rate")) is None:
-            bundle = _bundle(folder, definition, cell) if folder else training_config(cell.arch, cell.scale, "bf16")
-            rate = bundle["learning_rate"]
+            rate = _config(folder, definition, cell)["learning_rate"]
         options["learning_rate"] = round(rate * SGD_RATE, 6)
     options |= {f"optimizer#{name}": value for name, value in OPTIMIZERS[optimizer].items()}
     # -P, since the working folder is the study, which may be a stranger's and hold a torch.py.
     command = ["-m", "monai.bundle", "run"] if trusted else ["-P", "-m", "monai_fp4", "run"]
-    words = [*command, "--config_file", f"bundles/{definition.bundle(cell)}.json"]
+    files = [f"bundles/{name}" for name in _config_files(definition, cell)]
+    words = [*command, "--config_file", files[0] if len(files) == 1 else repr(files)]
     for name, value in options.items():
         words += [f"--{name}", value if isinstance(value, str) else repr(value)]
     return words
@@ -87,12 +87,22 @@ def arguments_of(
 def epochs_of(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> int:
     """Count the epochs of a cell."""
     given = {**definition.options, **dict(cell.further)}.get("epochs")
-    return int(given or _bundle(folder, definition, cell)["epochs"])
+    return int(given or _config(folder, definition, cell)["epochs"])
 
 
-def _bundle(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> dict[str, Any]:
-    """The bundle that a cell runs, as it stands in the study folder."""
-    config: dict[str, Any] = read_json(folder.bundles_path / f"{definition.bundle(cell)}.json")
+def _config_files(definition: StudyDefinition, cell: Cell) -> list[str]:
+    """The configs that a cell runs, below the study's ``bundles/``: its bundle, and the protocol's overlay on it."""
+    overlay = [f"protocols/{definition.protocol}.json"] if definition.protocol else []
+    return [f"{definition.bundle(cell)}.json", *overlay]
+
+
+def _config(folder: StudyFolder | None, definition: StudyDefinition, cell: Cell) -> dict[str, Any]:
+    """What a cell runs, as it stands in the study folder; without one, as the package has it."""
+    if folder is None:
+        return training_config(cell.arch, cell.scale, "bf16") | protocol_config(definition.protocol)
+    config: dict[str, Any] = {}
+    for name in _config_files(definition, cell):
+        config |= read_json(folder.bundles_path / name)
     return config
 
 
@@ -116,7 +126,7 @@ def write_study(
     Raises:
         ConfigError: when a bundle is missing from ``bundles_dir``, or the folder cannot be written to.
     """
-    wanted = dict.fromkeys(f"{definition.bundle(cell)}.json" for cell in definition.cells())
+    wanted = dict.fromkeys(name for cell in definition.cells() for name in _config_files(definition, cell))
     contents = _bundles(wanted, bundles_dir)
     differing = []
     for name, content in contents.items():

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import monai_fp4
+from monai_fp4.bundle.files import protocol_config
 from monai_fp4.bundle.options import OPTIONS, RunOptions, defaults
 from monai_fp4.data import load_manifest, select_patients
 from monai_fp4.errors import ConfigError, unknown_name
@@ -98,8 +99,18 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 
 def folds_of(text: str) -> tuple[int | str, ...]:
-    """Read ``--folds``: numbers, or ``all``, under which nobody is held out."""
-    return ("all",) if text.strip() == "all" else numbers("folds", text)
+    """Read ``--folds``: numbers and ``holdout``, or ``all`` alone, under which nobody is held out.
+
+    >>> folds_of("0-2"), folds_of("holdout,0"), folds_of("all")
+    ((0, 1, 2), ('holdout', 0), ('all',))
+    """
+    words = [word.strip() for word in text.split(",")]
+    if words == ["all"]:
+        return ("all",)
+    numbered = ",".join(word for word in words if word != "holdout")
+    if "holdout" not in words:
+        return numbers("folds", numbered)
+    return ("holdout", *(numbers("folds", numbered) if numbered.strip(",") else ()))
 
 
 def parse_value(text: str) -> Any:
@@ -129,7 +140,8 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
     Raises:
         ConfigError: an option that no bundle has or that does not fit, an image size that a network cannot take, or an
             architecture that exists at none of the scales.
-        DataError: a manifest that cannot be used, or a fold that it does not have.
+        DataError: a manifest that cannot be used, a fold that it does not have, or no patients to test on under a
+            protocol that wants them.
     """
     networks = definition.networks()
     notes = []
@@ -139,23 +151,32 @@ def check(definition: StudyDefinition, manifest: str) -> list[str]:
             find_cell(arch, missing[0])  # says at which scales it exists
         if missing:
             notes.append(f"{arch} does not exist at {', '.join(missing)}: no cells")
-    records = load_manifest(manifest)
+    records, protocol = load_manifest(manifest), protocol_config(definition.protocol)
     for fold in definition.folds:
-        for part in ("train", "val"):
+        for part in ("train", "val", *(["test"] if "test" in protocol else [])):
             select_patients(records, fold, part)
-    allowed = [option.name for option in COMMON]
+    known = defaults()
+    own = [name for name, value in protocol.items() if name not in known and not isinstance(value, (dict, list))]
+    allowed = [*(option.name for option in COMMON), *own]
     for name in (*definition.options, *(name for name in definition.further if name != "optimizer")):
         if name not in allowed:
             raise unknown_name("option", name, allowed)
+    if "optimizer" in definition.further and "optimizer" in protocol:
+        raise ConfigError(
+            f"the protocol {definition.protocol!r} chooses the optimizer, but --optimizers was given too; leave it out"
+            f"{', or give --axis optimizer_name=adamw,adamax' if 'optimizer_name' in own else ''}"
+        )
     both = [name for name in definition.further if name in definition.options]
     if both:
         raise ConfigError(f"{both[0]} must be an axis or the same for all cells, but both were given; leave one out")
     for cell in replace(definition, folds=definition.folds[:1]).cells():  # the folds were checked above
-        own = {"arch": cell.arch, "scale": cell.scale, "fold": cell.fold, "seed": cell.seed}
-        own["recipe"] = recipe_of(definition.recipes[cell.recipe], cell.arch, cell.scale)
-        further = {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
-        further.pop("optimizer", None)  # no option of the bundles, but a section of theirs
-        options = RunOptions.from_config(**{**defaults(), **definition.options, **further, **own})
+        values = {name: value for name, value in protocol.items() if not str(value).startswith("$")}
+        values |= definition.options
+        values |= {name: list(value) if isinstance(value, tuple) else value for name, value in cell.further}
+        values |= {"arch": cell.arch, "scale": cell.scale, "fold": cell.fold, "seed": cell.seed}
+        values["recipe"] = recipe_of(definition.recipes[cell.recipe], cell.arch, cell.scale)
+        # Sections, such as the optimizer's, and what a protocol adds are no options.
+        options = RunOptions.from_config(**{name: values.get(name, default) for name, default in known.items()})
         check_image_size(cell.arch, cell.scale, options.image_size, spatial_dims=len(options.image_size))
     return notes
 
@@ -194,8 +215,9 @@ def extend_study(folder: StudyFolder, wanted: StudyDefinition, manifest: str) ->
     for name in dict.fromkeys([*found.options, *wanted.options]):
         if name not in _MOVABLE and found.options.get(name) != wanted.options.get(name):
             raise refuse(name, found.options.get(name), wanted.options.get(name))
-    if found.manifest != wanted.manifest:
-        raise refuse("manifest", found.manifest, wanted.manifest)
+    for name in ("protocol", "manifest"):
+        if getattr(found, name) != getattr(wanted, name):
+            raise refuse(name, getattr(found, name), getattr(wanted, name))
     copied = folder.path / found.manifest
     if copied.is_file() and _digest(copied) != _digest(Path(manifest)):
         raise refuse("manifest", f"sha256 {_digest(copied)[:12]}", f"sha256 {_digest(Path(manifest))[:12]}")

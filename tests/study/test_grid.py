@@ -17,12 +17,13 @@ from study_cells import Scripted, done, finish, write_metrics
 from tiny_runs import Dataset, contents
 
 from monai_fp4.cli import build_parser, main
-from monai_fp4.errors import ConfigError, MonaiFP4Error
+from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 from monai_fp4.lock import FolderLock
 from monai_fp4.quantization.recipes import RECIPES, Format, FourOverSix, Recipe
 from monai_fp4.study.cli import definition_of, run_sweep
+from monai_fp4.study.commands import write_study
 from monai_fp4.study.estimate import Estimate, time_left
-from monai_fp4.study.grid import check, numbers, seeds_of
+from monai_fp4.study.grid import check, extend_study, numbers, seeds_of
 from monai_fp4.study.layout import StudyFolder
 from monai_fp4.study.variants import ADDITIONS, grid_recipes, recipe_of
 
@@ -390,3 +391,61 @@ def test_every_addition_is_a_recipe() -> None:
     for name in ADDITIONS:
         config = recipe_of(grid_recipes(f"sr+{name}")[f"sr+{name}"], "vit", "500k")
         assert Recipe.from_config(config) != RECIPES["sr"]
+
+
+PAPER = ["--protocol", "paper", "--archs", "paper_swin,paper_cnn", "--scales", "500k", "--recipes", "bf16,full"]
+
+
+def test_a_protocol_s_own_values_hold_unless_others_are_given() -> None:
+    defined, manifest = definition_of(parsed(*PAPER))
+    assert (manifest, defined.folds, defined.seeds, defined.protocol) == ("lgg_paper", ("holdout",), (2026,), "paper")
+    assert defined.dataset_dir == "/data/kaggle_3m" and defined.options == {}
+    assert check(defined, manifest) == []
+    defined, _ = definition_of(parsed(*PAPER, "--folds", "holdout,0-4", "--seeds", "3", "--epochs", "15"))
+    assert defined.folds == ("holdout", 0, 1, 2, 3, 4) and defined.seeds == (0, 1, 2)
+    assert defined.options == {"epochs": 15} and check(defined, "lgg_paper") == []
+    plain, manifest = definition_of(parsed(*SMALL))
+    assert (manifest, plain.folds, plain.seeds, plain.protocol) == ("phantom", (0,), (0,), "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocol", "papre"], "protocol.*'paper'"),
+        (["--image_size", "100,100"], "image_size"),  # no patch of 16 times a power of two
+        (["--image_size", "64,64,64"], "spatial_dims of paper_swin_500k must be 2, found 3"),
+        (["--manifest", "nodules"], "holdout"),
+        (["--optimizers", "sgd"], "optimizer_name=adamw,adamax"),
+        (["--axis", "optimiser_name=adamax"], "optimizer_name"),
+        (["--folds", "all,0"], "whole numbers"),
+    ],
+)
+def test_what_does_not_fit_the_paper_s_protocol_is_one_sentence(words: list[str], said: str) -> None:
+    with pytest.raises(MonaiFP4Error, match=said):
+        check(*definition_of(parsed(*PAPER, *words)))
+
+
+def test_a_protocol_that_tests_wants_patients_to_test_on(tiny: Dataset) -> None:
+    words = ["--manifest", str(tiny.manifest), "--folds", "0"]
+    assert check(*definition_of(parsed(*SMALL, *words))) == []
+    with pytest.raises(DataError, match=r"expected patients to test on, found none.*--split_rule paper"):
+        check(*definition_of(parsed(*PAPER, *words)))
+
+
+def test_what_a_protocol_adds_can_be_an_axis() -> None:
+    defined, manifest = definition_of(parsed(*PAPER, "--axis", "optimizer_name=adamw,adamax"))
+    assert check(defined, manifest) == [] and len(defined.cells()) == 8
+
+
+def test_a_study_keeps_its_protocol(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    defined, manifest = definition_of(parsed(*PAPER))
+    write_study(folder, defined, manifest)
+    assert folder.read_definition() == defined
+    assert (folder.bundles_path / "protocols" / "paper.json").is_file()
+    with pytest.raises(ConfigError, match="'protocol' is 'paper' there and '' here"):
+        extend_study(folder, definition_of(parsed(*PAPER[2:], "--manifest", "lgg_paper", "--folds", "0"))[0], manifest)
+    older = json.loads(folder.definition_path.read_text())
+    del older["protocol"]
+    folder.definition_path.write_text(json.dumps(older))
+    assert folder.read_definition() == replace(defined, protocol="")

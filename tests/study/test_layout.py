@@ -54,7 +54,9 @@ def test_a_bundle_is_the_recipe_s_or_its_base_s() -> None:
 
 
 def test_a_definition_is_read_as_it_was_written(tmp_path: Path) -> None:
-    folder, defined = study(tmp_path, further={"image_size": ((32, 32), (64, 64))}, folds=("all",))
+    folder, defined = study(
+        tmp_path, further={"image_size": ((32, 32), (64, 64))}, folds=("holdout", 0), protocol="paper"
+    )
     assert folder.read_definition() == defined
     assert folder.read_definition().cells() == defined.cells()
 
@@ -68,6 +70,9 @@ def test_a_definition_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"recipes": ["sr"]}, "'recipes'"),
         ({"dataset_dir": None}, "'dataset_dir'"),
         ({"colour": "red"}, "'colour'"),
+        ({"folds": ["other"]}, "'folds'"),
+        ({"protocol": "../other"}, "'protocol'"),
+        ({"protocol": None}, "'protocol'"),
     ],
 )
 def test_what_is_no_definition_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:

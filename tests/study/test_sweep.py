@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from study_cells import Scripted, definition, done, finish, study, write_metrics
 
+from monai_fp4.bundle.template import training_config
 from monai_fp4.errors import ConfigError
-from monai_fp4.study.commands import arguments_of, write_study
+from monai_fp4.study.commands import arguments_of, epochs_of, write_study
 from monai_fp4.study.executor import Resources
 from monai_fp4.study.layout import CellRecord, CellStatus, StudyFolder
 from monai_fp4.study.progress import SweepProgress
@@ -278,3 +279,22 @@ def test_networks_and_recipes_without_shipped_bundles_have_theirs_in_the_study(t
     for cell in defined.cells():
         config = json.loads((folder.bundles_path / f"{defined.bundle(cell)}.json").read_text())
         assert (config["arch"], config["recipe"]) == ("paper_cnn", cell.recipe)
+
+
+def test_a_protocol_lies_over_every_bundle(tmp_path: Path) -> None:
+    folder, defined = study(tmp_path, archs=("paper_cnn",), folds=("holdout",), protocol="paper", options={})
+    write_study(folder, defined, "lgg_paper")
+    cell = defined.cells()[0]
+    words = arguments_of(defined, cell, folder=folder)
+    files = ["bundles/paper_cnn_500k_bf16.json", "bundles/protocols/paper.json"]
+    assert words[words.index("--config_file") + 1] == repr(files)
+    assert all((folder.path / name).is_file() for name in files)
+    assert words[words.index("--fold") + 1] == "holdout" and "--learning_rate" not in words
+    assert epochs_of(folder, defined, cell) == 100
+    assert epochs_of(folder, replace(defined, options={"epochs": 15}), cell) == 15
+    rate = replace(defined, protocol="lgg", further={"optimizer": ("sgd",)})
+    words = arguments_of(rate, rate.cells()[0])
+    assert (
+        float(words[words.index("--learning_rate") + 1])
+        == 30 * training_config("paper_cnn", "500k", "bf16")["learning_rate"]
+    )

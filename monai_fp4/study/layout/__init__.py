@@ -28,11 +28,12 @@ Where to read on: `cell` has the cell and its record, `definition` the axes of t
 """
 
 from monai_fp4.study.layout.cell import Cell, CellRecord, CellStatus
-from monai_fp4.study.layout.definition import FORMAT, StudyDefinition
+from monai_fp4.study.layout.definition import FORMAT, NAMED_FOLDS, StudyDefinition
 from monai_fp4.study.layout.folder import StudyFolder, read_json, write_json
 
 __all__ = [
     "FORMAT",
+    "NAMED_FOLDS",
     "Cell",
     "CellRecord",
     "CellStatus",

@@ -32,7 +32,7 @@ class Cell:
         arch: architecture.
         scale: scale.
         recipe: a key of `StudyDefinition.recipes`.
-        fold: the fold that it is validated on, or ``"all"``.
+        fold: the fold that it is validated on: a number, ``"holdout"`` or ``"all"``.
         seed: its seed.
         further: option and value of each further axis, in the definition's order.
     """

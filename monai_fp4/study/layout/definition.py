@@ -21,10 +21,13 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.networks.table import network_table
 from monai_fp4.study.layout.cell import Cell
 
-__all__ = ["FORMAT", "StudyDefinition"]
+__all__ = ["FORMAT", "NAMED_FOLDS", "StudyDefinition"]
 
 FORMAT = 1
 """Version of the layout, in ``study.json``."""
+
+NAMED_FOLDS = ("holdout", "all")
+"""What a fold may be beside a number: the split that a manifest names so, and nobody held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +38,13 @@ class StudyDefinition:
         archs: architectures.
         scales: scales; a pair that the network table does not hold (swinunetr below 15m) is no cell.
         recipes: name -> what the bundle's option ``recipe`` is given: a name, or a mapping of the recipe's fields.
-        folds: folds to validate on.
+        folds: folds to validate on: numbers, ``holdout`` or ``all``.
         seeds: seeds.
         further: option of the bundles -> its values, one axis each.
         manifest: shipped name of the manifest, or ``manifest.json``: a copy of it in the study folder.
         dataset_dir: folder of its scans.
         options: options of the bundles that all cells have in common, such as ``{"epochs": 3}``.
+        protocol: name of the overlay that all cells put on their bundle (``bundles/protocols``), or empty.
         version: version of the package that began the study, with the commit where it ran from a checkout.
         created: when, ISO 8601 in UTC.
     """
@@ -54,6 +58,7 @@ class StudyDefinition:
     dataset_dir: str
     further: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = ""
     version: str = ""
     created: str = ""
 
@@ -105,16 +110,18 @@ class StudyDefinition:
         known = {item.name: item for item in fields(cls)}
         wrong = [name for name in values if name not in known]
         wrong += [name for name in ("archs", "scales", "recipes", "folds", "seeds") if not values.get(name)]
-        wrong += [name for name in ("manifest", "dataset_dir") if not isinstance(values.get(name), str)]
+        texts = {"manifest": None, "dataset_dir": None, "protocol": ""}
+        wrong += [name for name, missing in texts.items() if not isinstance(values.get(name, missing), str)]
         wrong += [n for n in ("recipes", "further", "options") if not isinstance(values.get(n, {}), Mapping)]
         wrong += [n for n in ("archs", "scales", "folds", "seeds") if not isinstance(values.get(n, []), list)]
         # These become names of folders.
-        wrong += ["folds" for fold in values.get("folds", ()) if type(fold) is not int and fold != "all"]
+        wrong += ["folds" for fold in values.get("folds", ()) if type(fold) is not int and fold not in NAMED_FOLDS]
         wrong += ["seeds" for seed in values.get("seeds", ()) if type(seed) is not int]
         names = [*values.get("recipes", ()), *values.get("further", ()), values.get("version", "")]
         shown = all(isinstance(name, str) and name.isprintable() and "$" not in name for name in names)
         wrong += [] if shown else ["recipes"]
         wrong += ["manifest"] if re.search(r"[^\w.-]|^\.", str(values.get("manifest"))) else []
+        wrong += [] if re.fullmatch(r"\w*", str(values.get("protocol", ""))) else ["protocol"]
         if wrong:
             raise ConfigError(
                 f"{source} must define a study, but its field '{wrong[0]}' is missing or wrong; restore it"
