@@ -1,8 +1,12 @@
-"""Write files whole or not at all, as all of a run, a study and a report are, and read JSON within bounds.
+"""Write files whole or not at all, for their owner alone, as all of a run, a study and a report are; read bounded JSON.
 
 A file is written beside its place, flushed to the disk, and then renamed into it; POSIX makes the rename atomic. So a
 reader sees the old file or the new one, a process that is killed leaves whole files, and so does a machine that loses
 its power: the content reaches the disk before the name does, and the folder's entry is flushed after it.
+
+Results of patients are nobody else's business, so a new file has the mode 0600 and a new folder 0700.
+``MONAI_FP4_SHARED_FILES=1`` leaves both to the umask, as do files that are made to be passed on. What is there already
+keeps its mode: a folder is left as it is found, and a file that takes another's place has the mode of that one.
 
 >>> import tempfile
 >>> folder = Path(tempfile.mkdtemp())
@@ -11,6 +15,8 @@ its power: the content reaches the disk before the name does, and the folder's e
 ...     _ = file.write(b"123")
 >>> sorted(path.name for path in folder.rglob("*") if path.is_file())
 ['note.txt', 'numbers.bin']
+>>> [oct(path.stat().st_mode)[-3:] for path in (folder / "deep", folder / "deep" / "note.txt")]
+['700', '600']
 """
 
 from __future__ import annotations
@@ -22,14 +28,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IMODE, S_ISREG
 from typing import Any, BinaryIO
 
 from monai_fp4.errors import ConfigError
 
 __all__ = [
     "make_folder",
+    "make_private",
+    "make_private_folder",
     "not_writable",
+    "open_private",
     "parse_json",
     "read_json",
     "read_json_file",
@@ -38,7 +47,8 @@ __all__ = [
     "write_atomically",
 ]
 
-
+SHARED_FILES = "MONAI_FP4_SHARED_FILES"
+"""An environment variable: ``"1"`` leaves the mode of files and folders to the umask."""
 LARGEST_JSON = 2**28
 """Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
 _DEEPEST = 64
@@ -46,12 +56,29 @@ _DIGITS = 20
 """A 64-bit integer has no more, with its sign."""
 
 
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file that nobody else may read if it is new: an ``opener`` for Python's ``open``."""
+    return os.open(path, flags, 0o666 if _is_shared() else 0o600)
+
+
+def make_private(path: Path) -> None:
+    """Let nobody else read a new file that a library has opened, unless files are shared."""
+    if not _is_shared():
+        with suppress(OSError):  # a file system without modes
+            path.chmod(0o600)
+
+
+def _is_shared() -> bool:
+    return os.environ.get(SHARED_FILES) == "1"
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` once the block has ended, and leaves no trace if it fails.
 
     Args:
         path: the file's place; its folder must exist.
+        shared: whether the file is made to be passed on, so that the umask alone says who may read it.
 
     Yields:
         The file beside it, open for writing bytes.
@@ -62,7 +89,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=None if shared else open_private) as file:
+            with suppress(OSError):  # no such file yet, or a file system without modes
+                beside.chmod(S_IMODE(path.stat().st_mode) & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -158,14 +187,14 @@ def _integer(digits: str) -> int:
     return value
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``, whose folder is made if there is none.
+def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
+    """Write ``content`` to ``path``, whose folder is made if there is none; ``shared`` as in :func:`replacing`.
 
     Raises:
         ConfigError: when the system does not let it be written (no space, no permission).
     """
     make_folder(path.parent)
-    with replacing(path) as file:
+    with replacing(path, shared=shared) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -195,9 +224,25 @@ def make_folder(path: Path) -> None:
         ConfigError: when the system does not let it.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path)
     except OSError as error:
         raise not_writable(path, error) from error
+
+
+def make_private_folder(path: Path) -> None:
+    """As :func:`make_folder`, with the system's own error; ``Path.mkdir`` makes those above open to all.
+
+    Raises:
+        OSError: when the system does not let it.
+    """
+    mode = 0o777 if _is_shared() else 0o700
+    try:
+        path.mkdir(mode, exist_ok=True)
+    except FileNotFoundError:
+        if path.parent == path:
+            raise
+        make_private_folder(path.parent)
+        path.mkdir(mode, exist_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

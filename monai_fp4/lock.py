@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from monai_fp4.atomic import make_folder
+from monai_fp4.atomic import make_folder, open_private
 from monai_fp4.errors import ConfigError
 
 __all__ = ["FolderLock"]
@@ -121,7 +121,7 @@ class FolderLock:
                 self._inherited = True
                 os.set_inheritable(int(number), False)
                 return os.fdopen(int(number), "r+")
-        return self.path.open("a+")
+        return open(self.path, "a+", opener=open_private)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

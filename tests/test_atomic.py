@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from monai_fp4.atomic import make_folder, read_json, replacing, write_atomically
+from monai_fp4.atomic import make_folder, make_private, read_json, replacing, write_atomically
 from monai_fp4.errors import ConfigError
 
 
@@ -96,3 +97,54 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
             read_json(tmp_path / name)
     (tmp_path / "good").write_text('{"a": ["\\ud83d\\ude00", NaN]}')
     assert read_json(tmp_path / "good")["a"][0] == "😀"
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_what_is_new_is_its_owners_alone(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "runs" / "mine" / "metrics.json", "{}")
+    made = [tmp_path / "runs", tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "metrics.json"]
+    assert [mode(path) for path in made] == [0o700, 0o700, 0o600]
+
+
+def test_files_are_shared_where_the_user_says_so_or_where_they_are_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    umask = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "manifest.json", "{}", shared=True)
+        assert mode(tmp_path / "manifest.json") == 0o640
+        monkeypatch.setenv("MONAI_FP4_SHARED_FILES", "1")
+        write_atomically(tmp_path / "runs" / "mine" / "metrics.json", "{}")
+        (tmp_path / "event").touch()
+        make_private(tmp_path / "event")
+    finally:
+        os.umask(umask)
+    assert [mode(tmp_path / name) for name in ("runs", "runs/mine", "runs/mine/metrics.json", "event")] == [
+        0o750, 0o750, 0o640, 0o640,
+    ]  # fmt: skip
+
+
+def test_what_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    """Somebody who has opened a run to colleagues does not find it closed after the next epoch, nor the reverse."""
+    folder = tmp_path / "run"
+    folder.mkdir(0o755)
+    for name, given in (("open", 0o644), ("closed", 0o400)):
+        (folder / name).touch()
+        (folder / name).chmod(given)
+        write_atomically(folder / name, "new", shared=name == "closed")
+        assert mode(folder / name) == given
+    assert mode(folder) == 0o755
+
+
+def test_a_file_system_without_modes_takes_files_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no modes here")
+
+    write_atomically(tmp_path / "file", "old")
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write_atomically(tmp_path / "file", "new")
+    make_private(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "new"

@@ -79,7 +79,7 @@ def write_bundles(folder: str | Path) -> int:
     """
     changed = _changed(Path(folder))
     for name, content in changed.items():
-        write_atomically(Path(folder) / name, content)
+        write_atomically(Path(folder) / name, content, shared=True)
     return len(changed)
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from monai_fp4.atomic import read_json, remove_leftovers, replacing, write_atomically
+from monai_fp4.atomic import make_private, read_json, remove_leftovers, replacing, write_atomically
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import differences
@@ -176,6 +176,12 @@ class RunFolder:
 
     def _events(self) -> list[Path]:
         return sorted(self.path.glob("events.out.tfevents.*"))
+
+    def hide_new_events(self) -> None:
+        """Let nobody else read TensorBoard's files of this start, which TensorBoard itself opens."""
+        for path in self._events():
+            if path not in self._earlier_events:
+                make_private(path)
 
     def event_sizes(self) -> dict[str, int]:
         """Sizes of TensorBoard's files, in bytes."""

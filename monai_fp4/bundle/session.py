@@ -203,10 +203,13 @@ def summary_writer(session: Session) -> SummaryWriter | None:
     """
     if session.rank:
         return None
+    folder = session.run_folder
     try:
-        return SummaryWriter(log_dir=str(session.run_folder.path))
+        writer = SummaryWriter(log_dir=str(folder.path))
     except OSError as error:
-        raise not_writable(session.run_folder.path, error) from error
+        raise not_writable(folder.path, error) from error
+    folder.hide_new_events()
+    return writer
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

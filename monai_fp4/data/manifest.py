@@ -197,7 +197,7 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
         refuse_existing(target)
     if not target.parent.is_dir():
         raise DataError(f"expected a folder for the manifest at {target.parent}, found none; create it first")
-    write_atomically(target, to_json(manifest))
+    write_atomically(target, to_json(manifest), shared=True)
     return target
 
 

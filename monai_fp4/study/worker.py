@@ -102,9 +102,11 @@ def run_task(task: Task) -> Outcome:
             f"every worker must see the study folder, but host {host} has no {study}; put it on a shared file system"
         )
     folder = study / "cells" / task["cell"]
+    from monai_fp4.atomic import make_private_folder  # here, where the package is known to be there
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a+") as lock:
+        make_private_folder(folder)
+        with open(folder / ".lock", "a+", opener=_open_private) as lock:
             if not _lock_cell(lock.fileno()):
                 return _failed(
                     f"{folder} must be free, but another process still trains in it ({_owner(folder)}); end that one"
@@ -137,7 +139,7 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
     command = [sys.executable, *task["arguments"]]
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
-    with log_path.open("ab") as log:
+    with open(log_path, "ab", opener=_open_private) as log:
         begin = log.tell()
         process = subprocess.Popen(
             command,
@@ -248,10 +250,17 @@ def _read(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _open_private(path: str, flags: int) -> int:
+    from monai_fp4.atomic import open_private
+
+    return open_private(path, flags)
+
+
 def _write(folder: Path, record: dict[str, Any]) -> None:
     beside = folder / f".cell.json.{os.getpid()}.tmp"
     try:
-        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with open(beside, "w", encoding="utf-8", opener=_open_private) as file:
+            file.write(json.dumps(record, indent=2) + "\n")
         beside.replace(folder / "cell.json")
     except OSError:
         beside.unlink(missing_ok=True)
