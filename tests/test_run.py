@@ -97,6 +97,22 @@ def test_the_peak_of_memory_is_that_of_all_attempts(tiny: Dataset, tmp_path: Pat
     assert metrics(train(tiny, folder, epochs=1))["peak_memory_bytes"] == 2**40
 
 
+@pytest.mark.parametrize("fold", [0, "all"])
+def test_a_checkpoint_knows_patients_by_number_and_an_earlier_one_by_name(
+    fold: int | str, tiny: Dataset, tmp_path: Path
+) -> None:
+    folder = train(tiny, tmp_path / "run", epochs=1, fold=fold)
+    rows, validated = metrics(folder)["per_patient"], "train" if fold == "all" else "val"
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    patients = json.loads((folder / "patients.json").read_text())[validated]
+    assert [row["patient"] for row in rows] == patients and len(patients) > 1
+    assert [row["patient"] for row in checkpoint["per_patient"]] == list(range(1, len(patients) + 1))
+    for kept in (checkpoint["per_patient"], rows):  # today's, and that of earlier versions
+        torch.save(checkpoint | {"per_patient": kept}, folder / "checkpoint.pt")
+        (folder / "metrics.json").write_text(json.dumps(metrics(folder) | {"finished": False, "per_patient": []}))
+        assert metrics(train(tiny, folder, epochs=1, fold=fold))["per_patient"] == rows
+
+
 def test_the_loss_falls(finished_run: Path) -> None:
     first, last = (entry["train_loss"] for entry in metrics(finished_run)["history"])
     assert last < first

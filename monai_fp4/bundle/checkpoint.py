@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,19 +121,28 @@ def check_history(found: Any, epoch: Any, max_epochs: int) -> list[dict[str, Any
     return entries
 
 
-def check_patients(found: Any) -> list[dict[str, Any]]:
+def check_patients(found: Any, patients: Sequence[str]) -> list[dict[str, Any]]:
     """Check the results by patient: texts and numbers.
+
+    Args:
+        found: a row a patient, who is a number in ``patients``, from 1, or an id.
+        patients: ids of those that the run validates on.
+
+    Returns:
+        The rows, with ids.
 
     Raises:
         ValueError: saying what does not fit.
     """
     rows = found if isinstance(found, list) else [found]
     for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("patient"), (str, int)):
+        if not isinstance(row, dict) or type(row.get("patient")) not in (str, int):
             raise ValueError("'per_patient' must be a list of patients")
         if not all(isinstance(value, (str, int, float, type(None))) for value in row.values()):
             raise ValueError(f"'per_patient' must hold numbers of patient {row['patient']!r:.50}")
-    return rows
+        if not isinstance(row["patient"], str) and not 1 <= row["patient"] <= len(patients):
+            raise ValueError(f"'per_patient' has a patient {row['patient']}, but {len(patients)} are validated on")
+    return [row if isinstance(row["patient"], str) else row | {"patient": patients[row["patient"] - 1]} for row in rows]
 
 
 def check_events(found: Any) -> dict[str, int]:

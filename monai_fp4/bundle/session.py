@@ -171,6 +171,11 @@ class Session:
         return "train" if self.options.fold == "all" else "val"
 
     @property
+    def validation_patients(self) -> list[str]:
+        """Their ids, of all processes; a patient's number is its place here, from 1, as in ``patients.json``."""
+        return self._patients[self.validation_part]
+
+    @property
     def batch_size(self) -> int:
         """Slices a step in this process; the option counts those of all processes."""
         return self.options.batch_size // self.world_size

@@ -85,7 +85,8 @@ def load_datalist(
         part: ``"train"``, ``"val"`` or ``"test"``; see :func:`monai_fp4.data.select_patients`.
 
     Returns:
-        One mapping a patient: ``patient``, ``group``, ``format``, ``channels``, ``images``.
+        One mapping a patient: ``patient``, ``number`` (its place in the list, from 1, which stands in pictures in the
+        place of its name), ``group``, ``format``, ``channels``, ``images``.
 
     Raises:
         DataError: no data folder, or a file of these patients is missing.
@@ -102,4 +103,4 @@ def load_datalist(
                     f"folder, or "
                     "build a manifest of what is there"
                 )
-    return [patient_record(manifest, patient, root) for patient in patients]
+    return [{"number": number} | patient_record(manifest, patient, root) for number, patient in enumerate(patients, 1)]

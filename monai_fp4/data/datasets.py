@@ -179,7 +179,7 @@ class PatientDataset(Dataset):
 
     Items:
         ``image`` float32 ``[C, h, w, D]``, or ``[C, *image_size]`` for three numbers; ``label`` uint8 ``[1, H, W,
-        D]`` of 0 and 1; ``patient``, the id; ``group``, the institution.
+        D]`` of 0 and 1; ``patient``, the id, and its ``number``, 0 where the data say none; ``group``, the institution.
 
     Raises:
         DataError: no patient, or one that cannot be read.

@@ -145,6 +145,7 @@ def _prepare(
         "label": label if keep_label else _by_pieces(network_label, label, size, dtype),
         "volume_bytes": volume.image.nbytes,
         "patient": record["patient"],
+        "number": record.get("number", 0),
         "group": record.get("group", ""),
         "facts": facts(volume.place, scales),
     }

@@ -182,6 +182,7 @@ class EvaluationStep:
             Keys.LABEL: label,
             Keys.PRED: torch.sigmoid(logits),
             "patient": item["patient"],
+            "number": item.get("number", 0),
         }
         if self.loss is not None and self.slice_losses:
             slices = zip(logits.unbind(-1), _truth(label).unbind(-1), strict=True)

@@ -175,7 +175,7 @@ class Recorder:
                 "optimizer": optimizer,
                 "lr_scheduler": check_scheduler(checkpoint["lr_scheduler"], self.lr_scheduler, optimizer, epoch, steps),
                 # Not in checkpoints of earlier versions.
-                "per_patient": check_patients(checkpoint.get("per_patient", [])),
+                "per_patient": check_patients(checkpoint.get("per_patient", []), self.session.validation_patients),
                 "peak_memory_bytes": check_count(checkpoint.get("peak_memory_bytes", 0), "peak_memory_bytes"),
                 "events": check_events(checkpoint.get("events", self.folder.event_sizes())),
             }
@@ -264,7 +264,7 @@ class Recorder:
                 "scaler": self.scaler.state_dict(),
                 "epoch": epoch,
                 "history": self.history,
-                "per_patient": self.per_patient,
+                "per_patient": self._without_names(),
                 "peak_memory_bytes": self.peak_memory_bytes,
                 "events": self.folder.event_sizes(),
             }
@@ -277,6 +277,11 @@ class Recorder:
             self._write_metrics(finished=False)
         if self.patience is not None and epoch > self.warm_up and epoch - self.best["epoch"] >= self.patience:
             engine.terminate()
+
+    def _without_names(self) -> list[dict[str, Any]]:
+        """Results by patient with numbers, since checkpoints are handed on; a patient of no manifest keeps its id."""
+        numbers = {patient: number for number, patient in enumerate(self.session.validation_patients, 1)}
+        return [row | {"patient": numbers.get(row["patient"], row["patient"])} for row in self.per_patient]
 
     def _save_model(self) -> None:
         self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())

@@ -18,7 +18,6 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from monai_fp4.atomic import write_atomically
-from monai_fp4.errors import printable
 from monai_fp4.metrics.bootstrap import Interval
 from monai_fp4.metrics.confusion import Confusion
 from monai_fp4.metrics.histogram import ScoreHistogram
@@ -116,8 +115,7 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         _outline(above, predicted, _PREDICTION, "dashed")
         counts = _slice_counts(predicted, overlay.label)
         dice = "no lesion here" if not overlay.label.any() else f"Dice {counts.dice:.2f}, recall {counts.recall:.2f}"
-        patient = printable(overlay.patient).replace("$", r"\$")  # matplotlib takes dollars for formulas
-        above.set_title(f"{patient}\nslice {overlay.index + 1}: {dice}", fontsize=8)
+        above.set_title(f"patient {overlay.number}\nslice {overlay.index + 1}: {dice}", fontsize=8)
         below.set_title(
             f"{counts.tp + counts.fn:,} lesion voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
         )

@@ -35,6 +35,7 @@ class Overlay:
 
     Attributes:
         patient: the patient's id.
+        number: of the patient; it stands in the picture, since pictures are shown to others and the id may be a name.
         index: number of the slice, from 0.
         reason: why it is shown.
         amount: how strongly the reason holds, see `SliceGallery`.
@@ -44,6 +45,7 @@ class Overlay:
     """
 
     patient: str
+    number: int
     index: int
     reason: Reason
     amount: float
@@ -77,14 +79,17 @@ class SliceGallery:
     def __init__(self, each: int = 3) -> None:
         self.each = each
         self._kept: dict[Reason, list[Overlay]] = {reason: [] for reason in Reason}
+        self._seen = 0
 
     def add(self, item: Mapping[str, Any]) -> None:
         """Look at a patient.
 
         Args:
             item: an evaluator's output: "image" `[C, h, w, D]` at the network's size, "label" and "pred" `[1, H, W,
-                D]` at the scan's own, "patient".
+                D]` at the scan's own, "patient", and "number", without which patients are counted as they come.
         """
+        self._seen += 1
+        number = item.get("number") or self._seen
         label, pred = (item["label"][0] == 1).float(), item["pred"][0].float()
         tumour, unseen = label.sum((0, 1)), (label * (1 - pred)).sum((0, 1))
         amounts = {
@@ -99,7 +104,7 @@ class SliceGallery:
             rank = (-amount, str(item["patient"]))
             if amount <= 0 or (len(kept) >= self.each and rank >= (-kept[-1].amount, kept[-1].patient)):
                 continue
-            kept.append(_overlay(item, index, reason, amount))
+            kept.append(_overlay(item, int(number), index, reason, amount))
             kept.sort(key=lambda overlay: (-overlay.amount, overlay.patient))
             del kept[self.each :]
 
@@ -108,10 +113,11 @@ class SliceGallery:
         return {reason: list(kept) for reason, kept in self._kept.items() if kept}
 
 
-def _overlay(item: Mapping[str, Any], index: int, reason: Reason, amount: float) -> Overlay:
+def _overlay(item: Mapping[str, Any], number: int, index: int, reason: Reason, amount: float) -> Overlay:
     label, pred = item["label"][0, ..., index], item["pred"][0, ..., index]
     return Overlay(
         patient=str(item["patient"]),
+        number=number,
         index=index,
         reason=reason,
         amount=amount,

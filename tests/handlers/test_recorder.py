@@ -73,6 +73,7 @@ def small_run(
         device=torch.device("cpu"),
         rank=rank,
         world_size=1,
+        validation_patients=[],
     )
     session.wait = session.release = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
