@@ -2,11 +2,13 @@
 
     python benchmarks/study.py lgg_500k=/data/study_lgg                # one study
     python benchmarks/study.py lgg_500k=/data/study_lgg+/data/study_attention    # two with the same protocol, as one
+    python benchmarks/study.py --judge_again                                     # the files' cells by today's rules
 
 Reads the folders of `monai-fp4 sweep`, finished or not, writes nothing into them, and computes everything with the
 package's own report. Writes benchmarks/results/study_<name>.json (every cell, the comparisons with BF16, the analysis
 of variance, the paper's claims, what the sweep cost), docs/assets/study-<name>-{light,dark}.svg, and the tables between
-the marks of docs/. A cell that is not finished stays one that is not finished.
+the marks of docs/. A cell that is not finished stays one that is not finished. The claims need no more than the results
+of each cell, so they can be judged again without the folders; the numbers are then those of the file, of six digits.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ from study_overhead import gaps
 
 from monai_fp4.machine import describe_machine
 from monai_fp4.report.analyse import Analysis, analyse
-from monai_fp4.report.tables import KEYS, StudyTables, collect
+from monai_fp4.report.claims import judge_claims
+from monai_fp4.report.statistics import against_baseline, paired
+from monai_fp4.report.tables import KEYS, METRICS, StudyTables, collect
+from monai_fp4.study.layout import StudyDefinition
+from monai_fp4.study.variants import grid_recipes
 
 CELL = (
     "id", "model", "arch", "scale", "recipe", "fold", "seed", "status", "problem", "recall", "auprc",
@@ -50,7 +56,7 @@ def merged(folders: Sequence[Path]) -> StudyTables:
     """
     first, *others = [collect(folder) for folder in folders]
     for folder, other in zip(folders[1:], others, strict=True):
-        for name in ("manifest", "options", "further"):
+        for name in ("manifest", "protocol", "options", "further"):
             one, two = getattr(first.definition, name), getattr(other.definition, name)
             if one != two:
                 raise SystemExit(f"{folder.name} cannot be read with {folders[0].name}: {name} is {two} and not {one}")
@@ -90,6 +96,7 @@ def protocol(tables: StudyTables) -> dict[str, Any]:
     return {
         "data_set": tables.data_set,
         **{name: list(getattr(definition, name)) for name in names},
+        **({"protocol": definition.protocol} if definition.protocol else {}),
         "recipes": tables.recipes,
         "further": {name: list(values) for name, values in definition.further.items()},
         "options": dict(definition.options),
@@ -151,6 +158,33 @@ def _json_value(value: Any) -> Any:
     return int(number) if number.is_integer() else float(f"{number:.6g}")
 
 
+def judged_again(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A results file with its claims judged anew, by its own cells and comparisons; all else as it is.
+
+    Raises:
+        SystemExit: the study has further axes, which the file does not keep of each cell.
+    """
+    said = content["protocol"]
+    if said["further"]:
+        raise SystemExit(f"{said['data_set']}: claims cannot be judged again, since its cells do not say their axes")
+    definition = StudyDefinition(
+        **{name: tuple(said[name]) for name in ("archs", "scales", "folds", "seeds")},
+        recipes=grid_recipes(",".join(said["recipes"])),
+        manifest=said["data_set"],
+        dataset_dir="",
+        protocol=said.get("protocol", ""),
+    )
+    columns = [*KEYS, "status", *METRICS]
+    cells = pd.DataFrame(content["cells"]).reindex(columns=columns).assign(variant="", train_patients=math.nan)
+    cells = cells.assign(fold=cells["fold"].astype(str), val_patients=math.nan)
+    nothing = pd.DataFrame()
+    names = ("epochs", "scores", "curves", "health", "attention", "patients")
+    tables = StudyTables(definition, said["data_set"], cells, **dict.fromkeys(names, nothing), notes=())
+    pairs = paired(tables)
+    claims = judge_claims(tables, pairs, against_baseline(tables, pairs, content["margin"]), content["margin"])
+    return {**content, "claims": [_row(row) for row in claims.drop(columns=["needs", "rule"]).to_dict("records")]}
+
+
 def to_text(content: dict[str, Any]) -> str:
     """JSON with one line an entry of a list, so that a difference between two runs can be read."""
     parts = []
@@ -165,11 +199,20 @@ def to_text(content: dict[str, Any]) -> str:
 def main() -> None:
     """Write the JSON, the pictures and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", metavar="NAME=FOLDER[+FOLDER]")
+    parser.add_argument("studies", nargs="*", metavar="NAME=FOLDER[+FOLDER]")
+    parser.add_argument("--judge_again", action="store_true", help="judge the claims of the results files anew")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--repeats", type=Path, help="an earlier results file: are its cells the same?")
     parser.add_argument("--json_only", action="store_true", help="draw nothing and leave the pages as they are")
     args = parser.parse_args()
+    if bool(args.studies) is args.judge_again:
+        parser.error("give studies, or --judge_again")
+    for path in sorted(args.results.glob("study_*.json")) if args.judge_again else ():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        after = judged_again(before)
+        write_whole(path, to_text(after))
+        changed = sum(claim not in before["claims"] for claim in after["claims"])
+        print(f"{path.name}: {changed} of {len(after['claims'])} verdicts or their numbers are others")
     for study in args.studies:
         name, equals, folders = study.partition("=")
         if not equals or not name.replace("_", "").isalnum():

@@ -196,7 +196,7 @@ def claims(content: Mapping[str, Any], name: str) -> str:
         words = [first.get("numbers", ""), f"Missing: {first['missing']}" if first.get("missing") else ""]
         count = f" (n = {first['n']})" if first["n"] else ""
         rows.append([first["says"], metrics, f"**{first['verdict']}**{count}", ". ".join(w for w in words if w)])
-    return markdown(["The paper says", "Judged in", "This study", "Numbers, and what is missing"], rows)
+    return markdown(["The claim", "Judged in", "This study", "Numbers, and what is missing"], rows)
 
 
 def overhead(content: Mapping[str, Any], name: str) -> str:

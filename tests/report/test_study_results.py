@@ -104,6 +104,18 @@ def test_every_table_can_be_written_of_it(content: dict[str, Any], scripts: dict
         assert len(widths) <= 1, f"{kind}: a bar within a cell breaks the table"
 
 
+def test_claims_are_judged_again_from_the_file_alone(content: dict[str, Any], scripts: dict[str, ModuleType]) -> None:
+    kept = json.loads(json.dumps(content))
+    assert scripts["study"].judged_again(kept) == kept
+    changed = {**kept, "cells": [{**cell, "distinct_scores": 9.0} for cell in kept["cells"]], "claims": []}
+    again = scripts["study"].judged_again(changed)["claims"]
+    assert [claim["claim"] for claim in again] == [claim["claim"] for claim in kept["claims"]] and again != kept[
+        "claims"
+    ]
+    with pytest.raises(SystemExit, match="axes"):
+        scripts["study"].judged_again({**kept, "protocol": {**kept["protocol"], "further": {"amp": [True]}}})
+
+
 def test_only_what_is_tested_counts_for_the_correction(scripts: dict[str, ModuleType]) -> None:
     single = {"metric": "auprc", "model": "unet 500k", "recipe": "sr", "n": 1, "mean": 0.01}
     tested = {"recipe": "rht", "n": 3, "low": 0.0, "high": 0.02, "p_holm": 0.04, "p_margin_holm": 0.01}

@@ -17,15 +17,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_fp4.quantization.recipes import RECIPES, Recipe
+from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES, Recipe
 from monai_fp4.report.statistics import FEW, PairedTest, paired_test
 from monai_fp4.report.tables import StudyTables
 
-__all__ = ["ATTENTION", "CNN", "LEVEL", "Evidence", "State", "Study", "Verdict", "number", "p_value"]
+__all__ = ["LEVEL", "Evidence", "Networks", "State", "Study", "Verdict", "number", "p_value"]
 
-CNN = "unet"
-ATTENTION = ("swin", "vit")
 LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which architectures the claims are about."""
+
+    cnn: str
+    swin: str
+    vit: str
+
+    @property
+    def attention(self) -> tuple[str, str]:
+        """Those with attention."""
+        return self.swin, self.vit
+
+
+OURS = Networks("unet", "swin", "vit")
+PAPERS = Networks("paper_cnn", "paper_swin", "paper_vit")
 
 
 class Verdict(StrEnum):
@@ -82,7 +98,13 @@ class Study:
     margin: float
 
     @cached_property
-    def _roles(self) -> dict[str, Recipe]:
+    def networks(self) -> Networks:
+        """The paper's own networks in a study that has any of them, else ours."""
+        return PAPERS if set(vars(PAPERS).values()) & set(self.tables.definition.archs) else OURS
+
+    @cached_property
+    def roles(self) -> dict[str, Recipe]:
+        """The study's recipes by name."""
         return {name: Recipe.from_config(config) for name, config in self.tables.definition.recipes.items()}
 
     def recipes(
@@ -97,9 +119,10 @@ class Study:
         """
         found = []
         for name in self.tables.recipes:
-            recipe = self._roles[name]
+            recipe = self.roles[name]
             plain = {"name": "", "attention": "high_precision"}
-            known = any(recipe.to_config() | plain == entry.to_config() | plain for entry in RECIPES.values())
+            standard = (*RECIPES.values(), *FURTHER_RECIPES.values())
+            known = any(recipe.to_config() | plain == entry.to_config() | plain for entry in standard)
             if not (known and recipe.quantizes and (recipe.attention == "fp4") == attention):
                 continue
             tools = recipe.stochastic_rounding or recipe.hadamard or recipe.two_d_weights

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monai_fp4.report.claims.evidence import ATTENTION, CNN, LEVEL, Evidence, State, Study, Verdict, number, p_value
+from monai_fp4.report.claims.evidence import LEVEL, Evidence, State, Study, Verdict, number, p_value
 from monai_fp4.report.statistics import (
     FEW,
     BalancedPart,
@@ -77,12 +77,12 @@ def architecture_over_recipe(study: Study, metric: str) -> Evidence:
 
 def recipe_choice_is_free(study: Study, metric: str) -> Evidence:
     """No recipe of Swin or ViT loses the margin, at the scales that the study has."""
-    return _no_recipe_loses(study, metric, ATTENTION, ())
+    return _no_recipe_loses(study, metric, study.networks.attention, ())
 
 
 def swin_at_every_scale(study: Study, metric: str) -> Evidence:
     """No recipe of Swin loses the margin, at any of the three scales."""
-    return _no_recipe_loses(study, metric, ("swin",), SCALES)
+    return _no_recipe_loses(study, metric, (study.networks.swin,), SCALES)
 
 
 def _no_recipe_loses(study: Study, metric: str, archs: tuple[str, ...], scales: tuple[str, ...]) -> Evidence:
@@ -99,13 +99,13 @@ def _no_recipe_loses(study: Study, metric: str, archs: tuple[str, ...], scales: 
 
 def cnn_loses_at_scale(study: Study, metric: str) -> Evidence:
     """The plain recipe loses at a larger scale; refuted where no gradient-quantizing recipe does at either."""
-    plain = study.recipes(gradients=True, advanced=False)
-    models = study.models([CNN], LARGER)
+    plain, cnn = study.recipes(gradients=True, advanced=False), study.networks.cnn
+    models = study.models([cnn], LARGER)
     rows = [study.test(metric, model, recipe) for model in models for recipe in plain]
     tested = [row for row in rows if study.state(row) is not State.MISSING]
-    known = set(study.tables.cells.loc[study.tables.cells["arch"] == CNN, "scale"])
-    absent = [f"{CNN} at {scale}" for scale in LARGER if scale not in known]
-    small = [(model, row) for model in study.models([CNN], SCALES[:1]) for row in _rows(study, metric, model, plain)]
+    known = set(study.tables.cells.loc[study.tables.cells["arch"] == cnn, "scale"])
+    absent = [f"{cnn} at {scale}" for scale in LARGER if scale not in known]
+    small = [(model, row) for model in study.models([cnn], SCALES[:1]) for row in _rows(study, metric, model, plain)]
     near = "; ".join(f"not about it: {model} {row['recipe']} {number(row)}, n = {row['n']}" for model, row in small)
     if not tested:
         absent = absent or [f"{FEW} pairs of {study.listed((m, r) for m in models for r in plain)}"]
@@ -122,9 +122,10 @@ def cnn_loses_at_scale(study: Study, metric: str) -> Evidence:
 
 def advanced_reduce_loss(study: Study, metric: str) -> Evidence:
     """The mean of the advanced recipes less the plain one, seed by seed, where the plain one is shown to lose."""
-    plain, advanced = study.recipes(gradients=True, advanced=False), study.recipes(advanced=True)
+    plain, advanced = (study.recipes(gradients=True, advanced=tools) for tools in (False, True))
+    cnn = study.networks.cnn
     found: list[tuple[str, PairedTest, State]] = []
-    for model in study.models([CNN], LARGER):
+    for model in study.models([cnn], LARGER):
         wide = study.wide(metric, model)
         names = [name for name in advanced if name in wide]
         for recipe in plain:
@@ -134,7 +135,7 @@ def advanced_reduce_loss(study: Study, metric: str) -> Evidence:
                 if test.n >= FEW and not math.isnan(test.p):
                     found.append((model, test, study.state(study.test(metric, model, recipe))))
     if not found:
-        wanted = f"{CNN} at {' or '.join(LARGER)} with BF16, `full` and advanced recipes, {FEW} seeds"
+        wanted = f"{cnn} at {' or '.join(LARGER)} with BF16, `full` and advanced recipes, {FEW} seeds"
         return Evidence(Verdict.NOT_TESTED, "", 0, wanted)
     said = "; ".join(f"{model} advanced less full {number(_turned(test))}" for model, test, _ in found)
     n = min(test.n for _, test, _ in found)
