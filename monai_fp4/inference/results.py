@@ -32,7 +32,13 @@ from monai_fp4.visualize import grey_slice, prediction_preview
 __all__ = ["lesions_of", "write_mask", "write_results"]
 
 WRITERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"nifti": write_nifti, "itk": write_itk, "dicom": write_segmentation, "pictures": write_pictures}
+    {
+        "nifti": write_nifti,
+        "nifti_pairs": write_nifti,
+        "itk": write_itk,
+        "dicom": write_segmentation,
+        "pictures": write_pictures,
+    }
 )
 """By the name of the scan's reader."""
 

@@ -17,14 +17,16 @@ from types import MappingProxyType
 from monai_fp4.data.readers.dicom import DICOM
 from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.itk import ITK
-from monai_fp4.data.readers.nifti import NIFTI
+from monai_fp4.data.readers.nifti import NIFTI, NIFTI_PAIRS
 from monai_fp4.data.readers.pictures import PICTURES
 from monai_fp4.data.readers.volume import Decoded, Place, Reader, Source, Volume
 from monai_fp4.errors import DataError
 
 __all__ = ["READERS", "Decoded", "Place", "Reader", "Source", "Volume", "reader_of", "split_suffix"]
 
-READERS: Mapping[str, Reader] = MappingProxyType({"pictures": PICTURES, "nifti": NIFTI, "itk": ITK, "dicom": DICOM})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {"pictures": PICTURES, "nifti": NIFTI, "nifti_pairs": NIFTI_PAIRS, "itk": ITK, "dicom": DICOM}
+)
 
 
 def reader_of(path: str | Path) -> Reader:

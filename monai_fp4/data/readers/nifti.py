@@ -1,25 +1,36 @@
-"""NIfTI-1 and NIfTI-2 volumes and slices, decoded by nibabel, in the order of the file's axes."""
+"""NIfTI-1 and NIfTI-2 volumes and slices, decoded by nibabel, in the order of the file's axes.
+
+Header and voxels are in one file (``.nii``) or in two (``.hdr`` and ``.img``). The second pair of endings is also that
+of Analyze 7.5, whose header does not say which side is left; such files are refused.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_fp4.data.readers.limits import check_size, gunzip, largest_image
+from monai_fp4.data.readers.limits import check_file, check_inside, check_size, gunzip, largest_image
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.data.records import Header
 from monai_fp4.errors import DataError
 
-__all__ = ["NIFTI"]
+__all__ = ["NIFTI", "NIFTI_PAIRS"]
 
 _SIZE_OF_HEADER = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
 _LONGEST_HEADER = 540
 _SLACK = 1 << 20
 """Bytes that may follow the voxels."""
+_MAGIC = {348: (344, b"ni1\0", b"n+1\0"), 540: (4, b"ni2\0\r\n\032\n", b"n+2\0\r\n\032\n")}
+"""By the size of a header where its magic number is, that of a pair of files, and that of a single one."""
+_TO_MILLIMETRES = {1: 1000.0, 3: 0.001}
+"""Codes of ``xyzt_units`` that are metres and micrometres; all others are taken for millimetres, as ITK does."""
 
 
 def _decode(source: Source) -> Decoded:
@@ -48,7 +59,9 @@ def _decode(source: Source) -> Decoded:
         values = values[..., None]
     channels = np.moveaxis(values, 3, 0) if values.ndim == 4 else values[None]
     affine, placed = _place(image, source)
-    return Decoded(channels, _three_axes(affine, image), placed)
+    affine = _three_axes(affine, image)
+    affine[:3] *= _TO_MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    return Decoded(channels, affine, placed)
 
 
 def _open(source: Source) -> Any:
@@ -72,8 +85,8 @@ def _open(source: Source) -> Any:
         raise EOFError(f"{len(data)} bytes, where the header says {end}")
     if data[344:347] == b"ni1" or data[4:8] == b"ni2\0":
         raise DataError(
-            f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in {source.path}; "
-            "convert it to .nii.gz"
+            f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in "
+            f"{source.path}; rename it to .hdr"
         )
     image = _SIZE_OF_HEADER[size].from_bytes(data)
     order = image.header.endianness
@@ -134,11 +147,11 @@ def _qform(image: Any) -> NDArray[np.float64] | None:
 
 def _three_axes(affine: NDArray[np.float64], image: Any) -> NDArray[np.float64]:
     """Slices of two axes may leave out where the third one points."""
+    affine = affine.copy()
     if len(image.shape) > 2 or not np.isfinite(affine).all() or affine[:3, 2].any():
         return affine
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     length = np.linalg.norm(normal)
-    affine = affine.copy()
     affine[:3, 2] = normal / length if length else normal
     return affine
 
@@ -153,8 +166,52 @@ def _apart(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple
     return float(np.abs(moved - corners.T).max())
 
 
+def _pair(path: Path) -> Sequence[Path]:
+    """A header and the file of its voxels.
+
+    Raises:
+        DataError: the second one is not there, or elsewhere.
+    """
+    check_file(path)
+    voxels = next((path.with_suffix(end) for end in (".img", ".IMG") if path.with_suffix(end).exists()), None)
+    if voxels is None:
+        raise DataError(f"expected the voxels of {path} in an .img of that name, found none; complete the data folder")
+    check_file(voxels)
+    check_inside(voxels, path.parent)
+    return [path, voxels]
+
+
+def _decode_pair(source: Source) -> Decoded:
+    """Put the two files of a pair together, as the one that they are short for."""
+    header, voxels = (file.read_bytes() for file in _pair(source.path))
+    size = min(struct.unpack("<i", header[:4]) + struct.unpack(">i", header[:4]), key=abs)
+    at, pair, single = _MAGIC.get(size, _MAGIC[348])
+    if header[at : at + len(pair)] != pair:
+        raise DataError(
+            f"expected a NIfTI header in {source.path}, found one of Analyze 7.5 or another format, which does not say "
+            "which side is left; convert it to .nii.gz with the program that wrote it, as in SPM or FSL's fslchfiletype"
+        )
+    order = "<" if struct.unpack("<i", header[:4])[0] == size else ">"
+    kind, where = ("f", 108) if size == 348 else ("q", 168)
+    offset = struct.unpack_from(f"{order}{kind}", header, where)[0]
+    if not 0 <= offset < len(voxels):
+        raise DataError(
+            f"expected voxels that begin inside the file {source.path.with_suffix('.img')}, found vox_offset "
+            f"{offset:g} in {source.path}; correct the header"
+        )
+    start = -(-len(header) // 16) * 16
+    whole = bytearray(header.ljust(start, b"\0") + voxels[int(offset) :])
+    whole[at : at + len(single)] = single
+    struct.pack_into(f"{order}{kind}", whole, where, start)
+    return _decode(replace(source, data=bytes(whole)))
+
+
 NIFTI = Reader(
     summary="NIfTI-1 and NIfTI-2, two or three axes, a channel a file or the channels along the fourth axis",
     suffixes=(".nii", ".nii.gz"),
     decode=_decode,
 )
+NIFTI_PAIRS = Reader(
+    summary="NIfTI whose voxels are in an `.img` beside it; Analyze 7.5 is refused", suffixes=(".hdr",),
+    decode=_decode_pair, files=_pair,
+)  # fmt: skip

@@ -1,12 +1,15 @@
-"""TIFF, PNG, JPEG and BMP pictures, decoded by Pillow: one picture is one slice, a TIFF of many pages is a stack.
+"""TIFF, PNG, JPEG, BMP and GIF pictures, decoded by Pillow: one picture is one slice, a TIFF of many pages is a stack.
 
-Pillow shows pictures, so it keeps 8 bits of each colour; what has more is decoded by ITK.
+Pillow shows pictures, so it keeps 8 bits of each colour; what has more is decoded by ITK. It takes numbers for what
+they look like, too: signed bytes for unsigned ones, and values beside red, green and blue for nothing. The tags of a
+TIFF tell, and what Pillow would lose is corrected here or refused.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,14 @@ from monai_fp4.errors import DataError
 
 __all__ = ["PICTURES"]
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-_ORIENTATION = 274
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _DESCRIPTION = 258, 262, 0, 270
+_ORIENTATION, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 274, 277, 338, 339
+_UNSIGNED, _SIGNED = 1, 2
+_TIFF = (b"II", b"MM")
 _FORMATS = ("TIFF", "PNG", "JPEG", "BMP", "GIF")  # Pillow's others call programs and libraries that nobody needs here
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_PARTS = re.compile(r"(?m)^(channels|frames)=0*([1-9]\d{0,8})\s*$|\bSize([CT])=.0*([1-9]\d{0,8})")
+"""What ImageJ and OME write of a stack whose pages are not slices alone: channels and times."""
 
 
 def _decode(source: Source) -> Decoded:
@@ -35,7 +42,9 @@ def _decode(source: Source) -> Decoded:
         # Counting the pages of a TIFF reads its directories again, and most have one.
         tags = getattr(picture, "tag_v2", None)
         pages = getattr(picture, "n_frames", 1) if tags is None or tags.next else 1
-        if pages == 1:
+        if tags is not None:
+            _check_dimensions(str(tags.get(_DESCRIPTION, "")), pages, source)
+        if pages == 1 or picture.format == "MPO":  # a telephone's JPEG, with a preview after the picture
             return Decoded(_page(picture, source))
         if picture.format != "TIFF":
             raise DataError(f"expected one picture in {source.path}, found an animation of {pages}; save one of them")
@@ -55,7 +64,12 @@ def _opened(source: Source) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(source.data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise OSError("neither TIFF, PNG, JPEG nor BMP") from None
+        if source.data[:2] in _TIFF:
+            raise OSError(
+                "or a TIFF of other numbers than Pillow reads: 8 or 16 bits, or 32 in grey; save it as one greyscale "
+                "file a channel, or as .nrrd"
+            ) from None
+        raise OSError("neither TIFF, PNG, JPEG, BMP nor GIF") from None
     except Image.DecompressionBombError:
         raise DataError(
             f"expected a picture of up to {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels in {source.path}, found more; cut "
@@ -64,6 +78,24 @@ def _opened(source: Source) -> Image.Image:
     _check_page(picture, source)
     picture.load()
     return picture
+
+
+def _check_dimensions(description: str, pages: int, source: Source) -> None:
+    """See that the pages of a TIFF are slices, and all there, as far as ImageJ or OME say so."""
+    several = {match[1] or match[3]: int(match[2] or match[4]) for match in _PARTS.finditer(description)}
+    named = {"C": "channels", "T": "times", "frames": "times"}
+    found = [f"{count} {named.get(name, name)}" for name, count in several.items() if count > 1]
+    if found and pages > 1:
+        raise DataError(
+            f"expected the pages of a TIFF to be slices, found {' and '.join(found)} in {source.path}; save one file "
+            "a channel, or one greyscale volume"
+        )
+    images = re.search(r"(?m)^images=(\d{1,9})\s*$", description)
+    if images and description.startswith("ImageJ") and int(images[1]) > pages:
+        raise DataError(
+            f"expected {images[1]} pages in {source.path} as ImageJ wrote, found {pages}; save it as a TIFF of less "
+            "than 4 GB, or as .nii.gz or .nrrd"
+        )
 
 
 def _check_page(picture: Image.Image, source: Source, held: int = 0) -> int:
@@ -77,9 +109,10 @@ def _check_page(picture: Image.Image, source: Source, held: int = 0) -> int:
 def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
     """One page ``[C, H, W]``."""
     bits = _bits(picture, source.data)
+    _check_samples(picture, source)
     if bits > 8 and picture.mode not in _GREY:
         return _deep_colours(source, bits)
-    inverted = _inverted(picture)
+    inverted, tags = _inverted(picture), getattr(picture, "tag_v2", {})
     if picture.mode == "P":
         if source.is_mask:
             _check_palette(picture, source.path)
@@ -88,7 +121,7 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
     elif picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         picture = picture.convert("RGB")
     upright = getattr(picture, "tag_v2", {_ORIENTATION: 0}).get(_ORIENTATION, 1) == 1
-    values = np.asarray(picture if upright else ImageOps.exif_transpose(picture))
+    values = _of_their_sign(np.asarray(picture if upright else ImageOps.exif_transpose(picture)), tags, bits)
     if inverted:
         values = np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else -values
     if values.ndim == 2:
@@ -98,6 +131,27 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
             raise DataError(f"expected an opaque picture in {source.path}, found transparency; save it without alpha")
         values = values[..., :-1]
     return np.moveaxis(values, -1, 0)
+
+
+def _check_samples(picture: Image.Image, source: Source) -> None:
+    """See that Pillow shows all values of a pixel; it passes over those that are neither colour nor transparency."""
+    tags = getattr(picture, "tag_v2", {})
+    samples, extra = int(tags.get(_SAMPLES_PER_PIXEL, 1)), tags.get(_EXTRA_SAMPLES, ())
+    if samples > 1 and (samples > len(picture.getbands()) or (0 in extra and picture.mode in ("RGBX", "RGB", "L"))):
+        raise DataError(
+            f"expected grey or red, green and blue in {source.path}, found {samples} values a pixel; save one "
+            "greyscale file a channel"
+        )
+
+
+def _of_their_sign(values: NDArray[Any], tags: Any, bits: int) -> NDArray[Any]:
+    """Numbers that Pillow takes for unsigned bytes or signed words, as the tags of a TIFF say."""
+    form = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    if form == _SIGNED and bits == 8 and values.dtype == np.uint8:
+        return values.view(np.int8)
+    if form == _UNSIGNED and bits == 32 and values.dtype == np.int32:
+        return values.view(np.uint32)
+    return values
 
 
 def _bits(picture: Image.Image, data: bytes) -> int:
@@ -116,11 +170,14 @@ def _inverted(picture: Image.Image) -> bool:
 
 
 def _deep_colours(source: Source, bits: int) -> NDArray[Any]:
-    picture = SimpleITK.GetArrayFromImage(read_image(source.path))
+    try:
+        picture = SimpleITK.GetArrayFromImage(read_image(source.path))
+    except RuntimeError:  # ITK's word for pixels that it has no name for, such as grey with transparency
+        picture = np.zeros(0, np.uint8)
     if picture.dtype.itemsize * 8 < bits or picture.ndim != 3 or picture.shape[-1] != 3:
         raise DataError(
-            f"expected colours of 8 or 16 bits without alpha in {source.path}, found {bits} bits in shape "
-            f"{picture.shape}; save it as 16 bit RGB or as one greyscale file a channel"
+            f"expected colours of 8 or 16 bits without alpha in {source.path}, found {bits} bits in another "
+            "arrangement; save it as 16 bit RGB, pixel by pixel, or as one greyscale file a channel"
         )
     with Image.open(io.BytesIO(source.data)) as header:
         turn = header.getexif().get(_ORIENTATION, 1)
@@ -141,7 +198,8 @@ def _check_palette(picture: Image.Image, path: Path) -> None:
 
 
 PICTURES = Reader(
-    summary="TIFF, PNG, JPEG and BMP pictures: grey, RGB or a palette, one a slice; a TIFF of many pages is a volume",
-    suffixes=(".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"),
+    summary="TIFF, PNG, JPEG, BMP and GIF pictures: grey, RGB or a palette, one a slice; a TIFF of many pages is a "
+    "volume",
+    suffixes=(".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif"),
     decode=_decode,
 )
