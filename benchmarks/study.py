@@ -40,7 +40,7 @@ from monai_fp4.study.variants import grid_recipes
 CELL = (
     "id", "model", "arch", "scale", "recipe", "fold", "seed", "status", "problem", "recall", "auprc",
     "auprc_per_patient", "dice", "precision", "threshold", "best_epoch", "epochs_done", "distinct_scores", "ece",
-    "ece_above", "train_seconds", "wall_seconds", "peak_memory_bytes", "attempts", "version",
+    "ece_above", "test_auprc", "test_dice", "train_seconds", "wall_seconds", "peak_memory_bytes", "attempts", "version",
 )  # fmt: skip
 """What is kept of a cell; what it does not know is left out."""
 COMPARISON = (

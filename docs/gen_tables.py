@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ from monai_fp4.data.layouts import LAYOUTS
 from monai_fp4.data.readers import READERS
 from monai_fp4.networks import ARCHITECTURES, SCALES, build_network, network_table
 from monai_fp4.quantization.recipes import FURTHER_RECIPES, PAPER_RECIPES, RECIPES, Backward, Precision, Recipe
+from monai_fp4.report.statistics import PUBLISHED, published_findings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # the tests load this file from elsewhere
@@ -69,6 +71,17 @@ def paper_recipes() -> str:
     return markdown(["Id", "What its code says is in FP4", "Here"], rows)
 
 
+def paper_published() -> str:
+    """Every result number of the paper, and what they support."""
+    names = {"paper_swin": "Swin", "paper_cnn": "CNN", "bf16": "baseline (FP16)", "sr_rht_2d": "2D+RHT+SR (id 5)"}
+    rows = []
+    for (arch, recipe), values in PUBLISHED.items():
+        numbers = [*values, statistics.mean(values), statistics.stdev(values)]
+        rows.append([names[arch], names[recipe], *(f"{value:.4f}" for value in numbers)])
+    table = markdown(["Network", "Recipe", *(f"Fold {fold}" for fold in range(5)), "Mean", "sd"], rows)
+    return "\n".join([table, "", *(f"- {sentence}" for sentence in published_findings())])
+
+
 @cache
 def networks() -> str:
     """The architectures and their parameter counts at each scale."""
@@ -105,6 +118,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layouts": layouts,
     "networks": networks,
     "options": options,
+    "paper_published": paper_published,
     "paper_recipes": paper_recipes,
     "readers": readers,
     "recipes": recipes,

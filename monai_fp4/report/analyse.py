@@ -11,14 +11,18 @@ from monai_fp4.report.figures import describe_cells
 from monai_fp4.report.statistics import (
     MARGIN,
     against_baseline,
+    agreement,
     analyse_variance,
+    as_the_paper_tests,
     balanced_part,
+    beside_published,
     between_recipes,
     between_variants,
     by_patient,
     calibration,
     cost,
     paired,
+    published_differences,
 )
 from monai_fp4.report.tables import StudyTables
 from monai_fp4.report.verdicts import ModelAdvice, advise
@@ -67,6 +71,10 @@ def analyse(tables: StudyTables, margin: float = MARGIN) -> Analysis:
         "cost": cost(tables),
         "claims": judge_claims(tables, pairs, comparisons, margin),
     }
+    frames |= {"paper_tests": as_the_paper_tests(tables, margin), "agreement": agreement(tables)}
+    if tables.definition.protocol == "paper":
+        frames["paper_table"] = beside_published(tables)
+        frames["paper_differences"] = published_differences(frames["paper_table"], margin)
     if tables.cells["variant"].nunique() > 1:
         frames["axes"] = between_variants(tables, margin=margin)
     if len(tables.attention):

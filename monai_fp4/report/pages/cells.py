@@ -15,7 +15,9 @@ __all__ = ["Cell", "format_cell"]
 
 _NUMBERS = {
     "whole": "{:,.0f}",
+    "two": "{:.2f}",
     "fixed": "{:.3f}",
+    "four": "{:.4f}",
     "signed": "{:+.4f}",
     "p": "{:.3f}",
     "percent": "{:.1f}",
@@ -37,8 +39,8 @@ def format_cell(value: Any, form: str) -> Cell:
 
     Args:
         value: a text, a number, or nothing: None, NaN, NA or an empty text.
-        form: ``text``, ``words`` (long, wraps), ``status``, ``whole``, ``fixed`` (three digits), ``signed`` (four),
-            ``p``, ``percent``, ``seconds`` or ``bytes`` (written in GiB).
+        form: ``text``, ``words`` (long, wraps), ``status``, ``whole``, ``two``, ``fixed`` (three digits), ``four``,
+            ``signed`` (four), ``p``, ``percent``, ``seconds`` or ``bytes`` (written in GiB).
 
     >>> format_cell(0.0004, "p")
     Cell(text='< 0.001', sort='0.0004', kind='shown')

@@ -17,7 +17,7 @@ from monai_fp4.report.analyse import Analysis
 from monai_fp4.report.claims import CLAIMS, Verdict
 from monai_fp4.report.figures import Picture, cost, describe_cells, effects, health, outputs, quality
 from monai_fp4.report.pages.recipes import describe_recipe
-from monai_fp4.report.statistics import FEW, TESTED
+from monai_fp4.report.statistics import FEW, TESTED, published_findings
 from monai_fp4.report.tables import STATUSES, StudyTables, metric_name
 from monai_fp4.report.verdicts import Advice, ModelAdvice, limits_of
 
@@ -74,6 +74,7 @@ def _index(found: Analysis) -> tuple[Values, Pictures]:
         "waiting": int(waiting.sum()) if many else 0,
         "unfinished": unfinished.sort_values("status", key=lambda s: s.map(STATUSES[::-1].index), kind="stable"),
         "listed": _LISTED,
+        "findings": published_findings(),
     }
     return values, {"percent": [quality.percent_of_baseline(tables, found.frames["paired"])]}
 

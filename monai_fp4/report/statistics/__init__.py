@@ -21,10 +21,21 @@ from monai_fp4.report.statistics.intervals import (
     patient_bootstrap,
     sign_flip,
 )
-from monai_fp4.report.statistics.paper import PUBLISHED, PairTest, kendall_w, pair_tests, smallest_p
+from monai_fp4.report.statistics.paper import PairTest, agreement, as_the_paper_tests, kendall_w, pair_tests, smallest_p
+from monai_fp4.report.statistics.published import (
+    PUBLISHED,
+    beside_published,
+    published_differences,
+    published_findings,
+)
 from monai_fp4.report.statistics.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
 
 __all__ = [
+    "as_the_paper_tests",
+    "agreement",
+    "published_findings",
+    "published_differences",
+    "beside_published",
     "FEW",
     "MARGIN",
     "PUBLISHED",

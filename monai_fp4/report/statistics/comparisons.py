@@ -26,6 +26,7 @@ __all__ = [
     "by_patient",
     "calibration",
     "cost",
+    "fold_overlap",
     "paired",
 ]
 
@@ -185,11 +186,16 @@ def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: 
     if len(seeds) >= min(FEW, len(folds)) and not by_folds:
         unit, test, percent = f"seeds of fold {tables.main_fold}", paired_test(seeds["difference"], margin), seeds
     else:
-        done = tables.done
-        overlap = float((done["val_patients"] / done["train_patients"]).mean())
-        known = overlap if math.isfinite(overlap) else 1 / max(len(folds) - 1, 1)
-        unit, test, percent = "folds", paired_test(folds, margin, overlap=known), pairs
+        overlap = fold_overlap(tables, len(folds))
+        unit, test, percent = "folds", paired_test(folds, margin, overlap=overlap), pairs
     return {"unit": unit, "percent": float(percent["percent"].mean()), **vars(test)}
+
+
+def fold_overlap(tables: StudyTables, folds: int) -> float:
+    """Validated over trained patients, by which Nadeau and Bengio raise the variance over folds."""
+    done = tables.done
+    overlap = float((done["val_patients"] / done["train_patients"]).mean())
+    return overlap if math.isfinite(overlap) else 1 / max(folds - 1, 1)
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The statistics of arXiv 2605.27616, as its scripts compute them, and every result number that it published.
+"""The statistics of arXiv 2605.27616, as its scripts compute them.
 
 They are reported beside this package's own (`monai_fp4.report.statistics.comparisons`), not in their place. Two
 recipes are compared by the Wilcoxon signed-rank test over seeds (or folds, where there is one seed), its p values
@@ -16,30 +16,26 @@ five folds one p value cannot fall below 0.0625. `PairTest.floor` keeps it besid
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from monai_fp4.report.statistics.intervals import holm
+from monai_fp4.report.statistics.comparisons import fold_overlap
+from monai_fp4.report.statistics.intervals import holm, paired_test
+from monai_fp4.report.tables import StudyTables
 
-__all__ = ["PUBLISHED", "PairTest", "kendall_w", "pair_tests", "smallest_p"]
+__all__ = ["PairTest", "agreement", "as_the_paper_tests", "kendall_w", "pair_tests", "smallest_p"]
 
 FEW = 3
 """Fewer common seeds than these are not compared."""
-
-PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = MappingProxyType(
-    {
-        ("paper_swin", "bf16"): (0.7038, 0.8509, 0.7241, 0.8880, 0.7956),
-        ("paper_swin", "sr_rht_2d"): (0.7671, 0.8347, 0.7055, 0.8855, 0.8047),
-        ("paper_cnn", "bf16"): (0.6973, 0.8293, 0.7211, 0.6855, 0.8013),
-        ("paper_cnn", "sr_rht_2d"): (0.5800, 0.7998, 0.7554, 0.6871, 0.8039),
-    }
-)
-"""Architecture and recipe -> test AUPRC of folds 0 to 4 at 4m, one seed; the baseline in FP16."""
+FOLDS = "folds"
+STRONG, MODERATE = 0.7, 0.5
+"""Kendall's W above which the paper calls an agreement strong, or moderate."""
 
 
 @dataclass(frozen=True)
@@ -116,3 +112,71 @@ def kendall_w(scores: Sequence[Sequence[float]]) -> float:
     m, k = table.shape
     sums = stats.rankdata(-table, axis=1).sum(axis=0)
     return float(12 * ((sums - sums.mean()) ** 2).sum() / (m**2 * (k**3 - k)))
+
+
+def as_the_paper_tests(tables: StudyTables, margin: float, metric: str = "auprc") -> pd.DataFrame:
+    """Every two recipes of each model, by the paper's statistics and, of the same differences, by ours.
+
+    As in its script for many seeds, the score is that of the validation patients and Holm corrects within a model.
+
+    Returns:
+        `model`, `recipe`, `other`, `unit`, `n`, `mean` of the second less the first, `cohens_d`, Wilcoxon's `p` and
+        `p_holm`, the `floor` that this cannot pass; and our `low`, `high` and `p_t` of the paired t-test.
+    """
+    rows = []
+    for model, unit, scores in _families(tables, metric):
+        for (first, second), test in pair_tests(scores).items():
+            common = scores[first].keys() & scores[second].keys()
+            overlap = fold_overlap(tables, len(common)) if unit == FOLDS else 0.0
+            ours = paired_test([scores[second][key] - scores[first][key] for key in common], margin, overlap=overlap)
+            theirs = {"n": test.n, "mean": test.mean, "cohens_d": test.cohens_d, "p": test.p, "p_holm": test.p_holm}
+            rows.append(
+                {"model": model, "recipe": first, "other": second, "unit": unit, **theirs, "floor": test.floor}
+                | {"low": ours.low, "high": ours.high, "p_t": ours.p}
+            )
+    columns = [
+        "model",
+        "recipe",
+        "other",
+        "unit",
+        "n",
+        "mean",
+        "cohens_d",
+        "p",
+        "p_holm",
+        "floor",
+        "low",
+        "high",
+        "p_t",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def agreement(tables: StudyTables, metric: str = "auprc") -> pd.DataFrame:
+    """Kendall's W of each model: how far its seeds (or folds) order the recipes alike, of those that have them all.
+
+    Returns:
+        `model`, `unit`, `n` seeds or folds, `recipes`, `w`, and `word`: strong, moderate or weak, as the paper has it.
+    """
+    rows = []
+    for model, unit, scores in _families(tables, metric):
+        whole = pd.DataFrame(scores).dropna(axis="columns", how="all").dropna()
+        w = kendall_w(whole.to_numpy()) if len(whole) > 1 else math.nan
+        if not math.isnan(w):
+            word = "strong" if w > STRONG else "moderate" if w > MODERATE else "weak"
+            shape = {"n": len(whole), "recipes": len(whole.columns)}
+            rows.append({"model": model, "unit": unit} | shape | {"w": w, "word": word})
+    return pd.DataFrame(rows, columns=["model", "unit", "n", "recipes", "w", "word"])
+
+
+def _families(tables: StudyTables, metric: str) -> Iterator[tuple[str, str, dict[str, dict[Any, float]]]]:
+    """Each model, what its pairs are, and recipe -> seed of the main fold or, with fewer than three of those, fold."""
+    done = tables.done.dropna(subset=[metric])
+    for model in tables.models:
+        own = done[done["model"] == model]
+        seeds = tables.in_main_fold(own)
+        by_folds = seeds["seed"].nunique() < min(FEW, own["fold"].nunique())
+        key, rows = ("fold", own) if by_folds else ("seed", seeds)
+        wide = rows.pivot_table(index=key, columns="recipe", values=metric, aggfunc="mean")
+        scores = {str(name): wide[name].dropna().to_dict() for name in tables.recipes if name in wide}
+        yield model, FOLDS if by_folds else f"seeds of fold {tables.main_fold}", scores

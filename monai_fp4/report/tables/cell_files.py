@@ -17,7 +17,7 @@ from monai_fp4.errors import ConfigError, printable
 from monai_fp4.report.tables.run_health import read_health
 from monai_fp4.study.layout import Cell, StudyFolder, read_json
 
-__all__ = ["KEYS", "METRICS", "STATUSES", "collect_cell"]
+__all__ = ["KEYS", "METRICS", "STATUSES", "TEST_METRICS", "collect_cell"]
 
 KEYS = ["model", "arch", "scale", "variant", "recipe", "fold", "seed"]
 """What identifies a cell; `variant` names the values of the further axes and is empty without any."""
@@ -25,12 +25,16 @@ METRICS = (
     "auprc", "auprc_per_patient", "recall", "recall_per_patient", "precision", "dice", "dice_per_patient", "threshold",
     "distinct_scores", "val_loss",
 )  # fmt: skip
+TEST_METRICS = tuple(
+    f"test_{name}" for name in ("auprc", "auprc_per_patient", "recall", "precision", "dice", "dice_per_patient")
+)
+"""Of the fold's test patients, where the protocol has any: ``test.json``, with the weights that validation chose."""
 STATUSES = ("done", "running", "waiting", "failed", "damaged")
 """In the order of the report; `damaged` is a cell whose files cannot be read, the others are the sweep's own."""
 _OPTIONS = ("epochs", "image_size", "batch_size", "learning_rate")
 _UNKNOWN = ("best_epoch", "train_seconds", "wall_seconds", "peak_memory_bytes", "train_patients", "val_patients")
 _EMPTY: Mapping[str, Any] = {
-    **dict.fromkeys([*METRICS, *_UNKNOWN], math.nan),
+    **dict.fromkeys([*METRICS, *TEST_METRICS, *_UNKNOWN], math.nan),
     **dict.fromkeys(("version", "host", "device", "backend"), ""),
     **dict.fromkeys(_OPTIONS),
     "epochs_done": 0,
@@ -72,6 +76,7 @@ def collect_cell(folder: StudyFolder, cell: Cell, rows: dict[str, list[Any]]) ->
     for entry in history:
         numbers = {name: _number(entry.get(name)) for name in ("train_loss", *METRICS)}
         rows["epochs"].append({**keys, "epoch": entry["epoch"], **numbers})
+    row |= _tested(run, problems) if row["status"] == "done" else {}
     row |= _surroundings(run, metrics, problems)
     row["mean_probability"] = _collect_health(keys, run, row["best_epoch"], rows, problems)
     rows["curves"] += [{**keys, **point} for point in _curve(run, row["best_epoch"], problems)]
@@ -123,6 +128,19 @@ def _history(metrics: Mapping[str, Any], path: Path) -> Sequence[Mapping[str, An
 
 def _number(value: Any, otherwise: float = math.nan) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else otherwise
+
+
+def _tested(run: Path, problems: list[str]) -> dict[str, float]:
+    """What the run measured on the test patients of its fold; nothing where its protocol has none."""
+    path = run / "test.json"
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)
+        return {name: _number(found.get(name.removeprefix("test_"))) for name in TEST_METRICS}
+    except (ConfigError, AttributeError) as error:
+        problems.append(f"{path} holds no results of the test patients ({error}); restore or remove it")
+        return {}
 
 
 def _surroundings(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class StudyTables:
     Attributes:
         definition: what the study set out to do.
         data_set: name of its manifest.
-        cells: one row a cell of the definition: `KEYS`, `id`, `status`, `problem`, every metric of `METRICS`, options,
+        cells: one row a cell of the definition: `KEYS`, `id`, `status`, `problem`, every metric of `METRICS` and, of
+            test patients, of `TEST_METRICS`, options,
             `epochs_done`, `best_epoch`, `train_seconds`, `version` and more.
         epochs: `KEYS`, `epoch`, losses and metrics, of every epoch of every cell, finished or not.
         scores: `KEYS`, `bin` (left edge), `positives`, `negatives`: predicted probabilities at the best epoch.

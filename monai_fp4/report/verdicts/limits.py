@@ -26,6 +26,12 @@ def limits_of(tables: StudyTables) -> list[str]:
             "Nobody was held out (fold all): the numbers are those of the very patients that were trained on. They say"
             " how well a recipe fits, and nothing of new patients."
         )
+    elif tables.definition.protocol == "paper":
+        found.append(
+            "The epoch, by the loss, and the threshold with the best F2 were chosen on the very validation patients"
+            " that are reported, under every recipe alike, as the paper does: their values flatter. What is called"
+            " test is of patients on whom nothing was chosen."
+        )
     else:
         found.append(
             "The epoch of the best AUPRC and the threshold with the best F2 were chosen on the very patients that are"

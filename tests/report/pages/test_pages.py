@@ -17,6 +17,7 @@ from browser import CHROMIUM, chromium
 from synthetic_study import definition, write_study
 
 from monai_fp4.cli import main
+from monai_fp4.report.pages import write_report
 from monai_fp4.report.tables import collect
 from monai_fp4.study.layout import Cell, CellStatus
 
@@ -185,6 +186,28 @@ def test_the_advice_page_puts_limits_before_recipes(documents: dict[str, Documen
     text = documents["recipes"].text
     assert text.index("What the evidence does not cover") < text.index("By model")
     assert "recall is judged first" in text and "mine" in text
+
+
+def test_under_the_paper_s_protocol_the_report_opens_with_its_table(tmp_path: Path) -> None:
+    grid = definition(
+        archs=("paper_swin", "paper_cnn"), scales=("4m",), recipes={"bf16": "bf16", "sr_rht_2d": "sr_rht_2d"},
+        folds=(0, 1, 2), seeds=(2026,), protocol="paper", manifest="lgg_paper",
+    )  # fmt: skip
+    write_study(tmp_path / "study", grid, tested=True)
+    page, tables = write_report(tmp_path / "study", tmp_path / "report")
+    html = page.read_text()
+    first = html[html.index("<h2") :]
+    assert first.startswith('<h2 id="beside-the-paper">')
+    assert "0.7038" in first and "folds 3, 4 not planned" in first and "None of the 4 paired differences" in first
+    own = tables.cells.query("id == 'paper_cnn_4m/bf16/fold1_seed2026'")["test_auprc"].item()
+    assert f"{own:.4f}" in first
+    assert "Test AUPRC" in (tmp_path / "report" / "cells.html").read_text()
+    assert "lgg_paper" in html and "on whom nothing was chosen" in (tmp_path / "report" / "recipes.html").read_text()
+
+
+def test_other_studies_do_not_show_the_paper_s_table(report: Path) -> None:
+    assert "0.7038" not in (report / "index.html").read_text() and not (report / "data" / "paper_table.csv").exists()
+    assert "As the paper tests" in (report / "statistics.html").read_text()
 
 
 def test_what_runs_do_not_record_is_said_to_be_so(documents: dict[str, Document]) -> None:

@@ -8,8 +8,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import stats
+from synthetic_study import definition, tables_of
 
-from monai_fp4.report.statistics import PUBLISHED, kendall_w, pair_tests, smallest_p
+from monai_fp4.report.statistics import (
+    PUBLISHED,
+    agreement,
+    as_the_paper_tests,
+    kendall_w,
+    pair_tests,
+    paired_test,
+    smallest_p,
+)
 
 
 def folds(*names: tuple[str, str]) -> dict[str, dict[int, float]]:
@@ -74,3 +83,31 @@ def test_concordance_is_the_friedman_statistic_scaled() -> None:
     friedman = stats.friedmanchisquare(*scores.T).statistic
     assert kendall_w(scores.tolist()) == pytest.approx(friedman / (6 * 4))
     assert math.isnan(kendall_w([[1.0]])) and math.isnan(kendall_w([]))
+
+
+def test_a_study_is_tested_as_the_paper_does_beside_our_own_tests() -> None:
+    grid = definition(archs=("unet",), recipes={name: name for name in ("bf16", "full", "sr")}, seeds=tuple(range(6)))
+    tables = tables_of(grid, lambda cell: 0.0 if cell.recipe == "bf16" else -0.03)
+    table = as_the_paper_tests(tables, 0.01).set_index(["recipe", "other"])
+    assert set(table.index) == {("bf16", "full"), ("bf16", "sr"), ("full", "sr")} and set(table["n"]) == {6}
+    row, wide = table.loc["bf16", "full"], tables.cells.pivot(index="seed", columns="recipe", values="auprc")
+    difference = wide["full"] - wide["bf16"]
+    assert row["p"] == pytest.approx(stats.wilcoxon(difference).pvalue, abs=1e-6)
+    assert row["cohens_d"] == pytest.approx(difference.mean() / difference.std())
+    assert row["floor"] == pytest.approx(3 * 2 / 2**6) and row["p_holm"] >= row["floor"]
+    ours = paired_test(difference, 0.01)
+    assert (row["low"], row["high"], row["p_t"]) == pytest.approx((ours.low, ours.high, ours.p))
+    (w,) = agreement(tables).itertuples()
+    assert (w.n, w.recipes, w.w) == (6, 3, pytest.approx(kendall_w(wide[["bf16", "full", "sr"]].to_numpy())))
+    assert w.word == "strong" and w.w > 0.7
+
+
+def test_folds_are_the_pairs_where_there_is_one_seed() -> None:
+    grid = definition(archs=("unet",), recipes={"bf16": "bf16", "sr": "sr"}, seeds=(0,), folds=(0, 1, 2, 3))
+    tables = tables_of(grid, lambda cell: 0.0)
+    (row,) = as_the_paper_tests(tables, 0.01).itertuples()
+    assert (row.unit, row.n) == ("folds", 4)
+    wide = tables.cells.pivot(index="fold", columns="recipe", values="auprc")
+    ours = paired_test(wide["sr"] - wide["bf16"], 0.01, overlap=18 / 70)
+    assert (row.low, row.high) == pytest.approx((ours.low, ours.high)), "raised for the patients that folds share"
+    assert as_the_paper_tests(tables_of(definition(seeds=(0, 1)), lambda cell: 0.0), 0.01).empty

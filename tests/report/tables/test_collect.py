@@ -252,3 +252,14 @@ def test_a_study_that_has_not_begun_has_only_waiting_cells(tmp_path: Path) -> No
     tables = collect(tmp_path)
     assert set(tables.cells["status"]) == {"waiting"} and tables.done.empty
     assert tables.epochs.empty and list(tables.epochs.columns[: len(KEYS)]) == KEYS
+
+
+def test_results_of_test_patients_stand_beside_those_of_the_validation(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", tested=True)
+    first, second, *_ = study.read_definition().cells()
+    (study.run_dir(second) / "test.json").write_text("[]")
+    cells = collect(study.path).cells
+    one, two = row(cells, first.id), row(cells, second.id)
+    assert one["test_auprc"] == pytest.approx(one["auprc"] - 0.05) and one["test_dice"] == 0.7
+    assert two["status"] == "done" and pd.isna(two["test_auprc"]) and "test.json" in two["problem"]
+    assert collect(write_study(tmp_path / "other").path).cells["test_auprc"].isna().all()
