@@ -128,7 +128,8 @@ def find_and_examine(
     both = _each(found, read, lambda entry: entry.id)
     examined = [each for _, each in both]
     channels = _renamed(_channels(found, examined, format, root), channels)
-    findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root)
+    named = patient_pattern is not None or {entry.id for entry in found} <= listing.named
+    findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root, named)
     patients = [
         replace(patient, split=known_fields[patient.id].split or patient.split)
         if split == Split.TRAIN else patient for patient, _ in both

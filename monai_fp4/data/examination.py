@@ -6,16 +6,19 @@ all of them train without an error and give a result that is wrong. Here they ar
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from monai_fp4.data.doubts import doubts_of
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.patients import read_raw
@@ -25,6 +28,9 @@ from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
 __all__ = ["Examined", "Findings", "examine"]
+
+_FEW_VALUES = 6
+_ALIKE = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,12 @@ class Examined:
         values: the distinct values of the masks, NaN last.
         tumour_voxels: voxels of the lesion.
         tumour_slices: slices with at least one.
+        below_threshold: the values beside 0 of a mask of which none reaches the threshold.
         inverted: whether lesion and background seem to be exchanged.
-        two_valued: numbers of the channels that hold two values.
-        copies: numbers of the channels that equal the mask.
+        few_valued: numbers of the channels that hold one to six values, with how many these are.
+        copies: numbers of the channels that equal the mask or nearly do.
+        names: what the masks' files call their labels, each a pair of label and name.
+        pixels: a hash of the images as they were read, whatever file they were in.
     """
 
     channels: int
@@ -47,33 +56,51 @@ class Examined:
     values: tuple[float, ...]
     tumour_voxels: int
     tumour_slices: int
+    below_threshold: tuple[float, ...]
     inverted: bool
-    two_valued: frozenset[int]
+    few_valued: Mapping[int, int]
     copies: frozenset[int]
+    names: frozenset[tuple[int, str]]
+    pixels: str
 
 
 def examine(record: Mapping[str, Any]) -> Examined:
     """Read a patient; arguments and errors are those of :func:`monai_fp4.data.patients.read_patient`."""
     reading = Reading.from_json(record["reading"])
     raw = read_raw(record)
-    mask = raw.volume(reading).mask[0] == 1
-    two_valued, copies = set(), set()
-    for number, channel in enumerate(raw.image):
-        low, high = channel.min(), channel.max()
-        if low < high and ((channel == low) | (channel == high)).all():
-            two_valued.add(number)
-            if mask.any() and np.array_equal(channel == high, mask):
-                copies.add(number)
+    mask, soft = raw.volume(reading).mask[0] == 1, reading.mask_threshold is not None
+    few_valued = {number: count for number, channel in enumerate(raw.image) if (count := _few_values(channel))}
+    copies = {number for number, channel in enumerate(raw.image) if _alike(channel, mask)}
     return Examined(
         channels=len(raw.image),
         slices=mask.shape[-1],
-        values=values_of(raw.mask) if reading.mask_threshold is None else (),
+        values=() if soft else values_of(raw.mask),
         tumour_voxels=int(np.count_nonzero(mask)),
         tumour_slices=int(mask.any(axis=(0, 1)).sum()),
+        below_threshold=tuple(v for v in values_of(raw.mask) if v > 0) if soft and not mask.any() else (),
         inverted=looks_inverted(mask.view(np.uint8)),
-        two_valued=frozenset(two_valued),
+        few_valued=few_valued,
         copies=frozenset(copies),
+        names=raw.names,
+        pixels=hashlib.sha256(raw.image.tobytes()).hexdigest(),
     )
+
+
+def _few_values(channel: NDArray[np.float32]) -> int:
+    """How many values a channel holds, as a map of labels does; 0 where they are more than six."""
+    some = np.unique(channel[::7, ::7])
+    values = np.unique(channel) if len(some) <= _FEW_VALUES else some
+    return len(values) if len(values) <= _FEW_VALUES else 0
+
+
+def _alike(channel: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
+    """Whether a channel tells the mask, or its opposite: their correlation is above 0.9."""
+    spread = float(channel.std(dtype=np.float64))
+    share = float(mask.mean())
+    if spread == 0 or share in (0.0, 1.0):
+        return False
+    apart = float(channel[mask].mean(dtype=np.float64) - channel[~mask].mean(dtype=np.float64))
+    return abs(apart) * math.sqrt(share * (1 - share)) > _ALIKE * spread  # the point-biserial correlation
 
 
 @dataclass(frozen=True)
@@ -98,15 +125,22 @@ class Findings:
         left_over: Sequence[str],
         reading: Reading,
         root: Path,
+        named: bool = False,
     ) -> Findings:
         """Put together what all patients tell.
 
+        ``named``: whether the user's own table or pattern says who is who.
+
         Raises:
-            DataError: labels that mean different things, none of the labels that were asked for, or inverted masks.
+            DataError: labels that mean different things, none of the labels that were asked for, inverted masks, or
+                one scan under two names.
         """
         counts = Counter(value for each in examined for value in each.values)
         _check_labels(found, examined, counts, reading, root)
+        _check_names(found, examined, reading, root)
+        _check_threshold(found, examined, reading, root)
         _check_inverted(found, examined, reading, root)
+        _check_copies(found, examined, root)
         masks = Counter(_mask_name(entry) for entry in found)
         facts = [
             f"format {format}: {len(found)} patients",
@@ -118,7 +152,7 @@ class Findings:
             facts.append(f"values in the masks (patients that have them): {listed(values)}{_meaning(reading)}")
         if left_over:
             facts.append(f"not read, as no rule takes them: {listed(left_over)}")
-        return cls(tuple(facts), tuple(_doubts(format, channels, found, examined)))
+        return cls(tuple(facts), tuple(doubts_of(format, channels, found, examined, reading, named)))
 
 
 def _check_labels(
@@ -146,6 +180,35 @@ def _check_labels(
         )
 
 
+def _check_names(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
+    """See that what one mask's file calls lesion is the lesion in all."""
+    lesion: dict[bool, dict[str, tuple[int, str]]] = {True: {}, False: {}}
+    for entry, each in zip(found, examined, strict=True):
+        for label, name in sorted(each.names) if reading.labels else ():
+            chosen = label in reading.labels
+            lesion[chosen].setdefault(name, (label, entry.id))
+            if name in lesion[not chosen] and lesion[not chosen][name][1] != entry.id:
+                other, patient = lesion[not chosen][name]
+                raise DataError(
+                    f"expected labels to mean the same in all masks of {root}, found that {name!r} is {other} in "
+                    f"{patient!r} and {label} in {entry.id!r}, of which --labels names one; save them alike"
+                )
+
+
+def _check_threshold(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
+    """See that no mask of labels, stored in another range than the soft ones, counts as empty."""
+    wrong = {
+        entry.id: each.below_threshold[0] for entry, each in zip(found, examined, strict=True)
+        if len(each.below_threshold) == 1
+    }  # fmt: skip
+    if wrong:
+        raise DataError(
+            f"expected masks that --mask_threshold {reading.mask_threshold:g} divides in {root}, found 0 and "
+            f"{next(iter(wrong.values())):g} alone in {listed(wrong)}, which would be empty; save all masks in one "
+            "range, or lower the threshold"
+        )
+
+
 def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
     wrong = [(entry, each) for entry, each in zip(found, examined, strict=True) if each.inverted]
     if wrong and not reading.labels and reading.mask_threshold is None:
@@ -158,56 +221,16 @@ def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined],
         )
 
 
-def _doubts(
-    format: str, channels: Sequence[str], found: Sequence[FoundPatient], examined: Sequence[Examined]
-) -> list[str]:
-    doubts = []
-    for number, name in enumerate(channels):
-        copies = [entry.id for entry, each in zip(found, examined, strict=True) if number in each.copies]
-        if copies:
-            doubts.append(
-                f"channel {name!r} equals the mask in {listed(copies)}: a network that sees it learns nothing "
-                f"else; move the files out of the folder unless it is meant"
+def _check_copies(found: Sequence[FoundPatient], examined: Sequence[Examined], root: Path) -> None:
+    """See that no scan is there twice, saved again as another file."""
+    owners: dict[str, str] = {}
+    for entry, each in zip(found, examined, strict=True):
+        owner = owners.setdefault(each.pixels, entry.id)
+        if owner != entry.id:
+            raise DataError(
+                f"expected every scan in one patient, found the same voxels in {owner!r} and {entry.id!r} of {root}; "
+                "keep one of the two"
             )
-        elif all(number in each.two_valued for each in examined):
-            doubts.append(
-                f"channel {name!r} holds two values in every patient, as a mask does; move the files out of the folder "
-                "unless they are meant as an input"
-            )
-    stems = Counter(re.sub(r"\d+$", "", entry.id) for entry in found)
-    alike, count = stems.most_common(1)[0]
-    if (
-        format == "png"
-        and count > 1
-        and all(len(entry.pairs) == each.slices == 1 for entry, each in zip(found, examined, strict=True))
-    ):
-        doubts.append(
-            f"every patient has one picture, and {count} names begin with {alike!r}: if these are slices of one "
-            f"person, they must be in one fold; say who is who with --patient_pattern"
-        )
-    sparse = [entry.id for entry in found if format == "png" and _far_apart([image for image, _ in entry.pairs])]
-    if sparse:
-        doubts.append(
-            f"the pictures of {listed(sparse)} have numbers far apart, as slices of one scan have not: if each picture "
-            "is a patient of its own, say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups"
-        )
-    groups = Counter(entry.group for entry in found if entry.group)
-    if len(groups) > 2 and median(groups.values()) <= 2 and not any(entry.person for entry in found):
-        doubts.append(
-            f"the {len(groups)} groups have {median(groups.values()):g} patients each, and groups are spread over "
-            f"the folds: if they are persons, name the table's column person, which is kept together"
-        )
-    return doubts
-
-
-def _far_apart(images: Sequence[str]) -> bool:
-    """Whether the numbers that pictures' names end in leave out more than three of four.
-
-    >>> _far_apart(["a/p_1.png", "a/p_2.png", "a/p_4.png"]), _far_apart(["a/p_461.png", "a/p_743.png"])
-    (False, True)
-    """
-    numbers = [int(found[1]) for image in images if (found := re.search(r"(\d+)\.\w+$", image))]
-    return len(numbers) > 1 and max(numbers) - min(numbers) >= 4 * len(numbers)
 
 
 def _mask_name(entry: FoundPatient) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -27,12 +28,16 @@ _LARGEST = 1e36
 
 @dataclass(frozen=True)
 class Raw:
-    """A patient before the mask is made binary: image float32 ``[C, H, W, D]``, mask ``[H, W, D]`` of any type."""
+    """A patient before the mask is made binary: image float32 ``[C, H, W, D]``, mask ``[H, W, D]`` of any type.
+
+    ``names`` are those that the masks' files give to their labels, each a pair of label and name.
+    """
 
     image: NDArray[np.float32]
     mask: NDArray[Any]
     mask_paths: tuple[str, ...]
     place: Place | None = None
+    names: frozenset[tuple[int, str]] = frozenset()
 
     def volume(self, reading: Reading) -> Volume:
         """The patient with a binary mask.
@@ -95,6 +100,7 @@ class _Scan:
     path: str
     mask_path: str
     place: Place | None = None
+    names: frozenset[tuple[int, str]] = frozenset()
 
 
 def _read_scan(pairs: Sequence[Mapping[str, str]], reading: Reading) -> _Scan:
@@ -105,7 +111,9 @@ def _read_scan(pairs: Sequence[Mapping[str, str]], reading: Reading) -> _Scan:
     mask = lay_onto(first, mask, first_path, mask_path, reading.tolerance)
     orientation = orientation_of(first, first_path)
     place = place_of(first, orientation)
-    return _Scan(together, turned(mask.values, orientation)[0], first_path, mask_path, place)
+    twice = Counter(mask.names.values())
+    names = frozenset((label, name) for label, name in mask.names.items() if twice[name] == 1)
+    return _Scan(together, turned(mask.values, orientation)[0], first_path, mask_path, place, names)
 
 
 def _read_channels(pairs: Sequence[Mapping[str, str]], reading: Reading) -> tuple[Decoded, NDArray[Any]]:
@@ -193,7 +201,7 @@ def _one_channel(mask: NDArray[Any], path: str) -> NDArray[Any]:
 
 def _volume(scan: _Scan) -> Raw:
     # A volume that was turned is a view with negative strides, which torch does not take.
-    return Raw(np.ascontiguousarray(scan.image, dtype=np.float32), scan.mask, (scan.mask_path,), scan.place)
+    return Raw(np.ascontiguousarray(scan.image, dtype=np.float32), scan.mask, (scan.mask_path,), scan.place, scan.names)
 
 
 def _stack(scans: Sequence[_Scan]) -> Raw:
@@ -219,7 +227,8 @@ def _stack(scans: Sequence[_Scan]) -> Raw:
             )
     mask = np.moveaxis(np.stack([scan.mask for scan in scans]), 0, -1)
     image = np.stack([scan.image for scan in scans]).astype(np.float32, order="C")  # from here on channels are apart
-    return Raw(np.moveaxis(image, 0, -1), mask, tuple(scan.mask_path for scan in scans))
+    names = frozenset[tuple[int, str]]().union(*(scan.names for scan in scans))
+    return Raw(np.moveaxis(image, 0, -1), mask, tuple(scan.mask_path for scan in scans), names=names)
 
 
 def _slice(scan: _Scan) -> _Scan:

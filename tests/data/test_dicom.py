@@ -12,12 +12,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.sr.codedict import codes
 from pydicom.uid import EnhancedCTImageStorage, JPEGLSLossless, RLELossless, generate_uid
 from small_dicom import SHAPE, lesion, save, segmentation, slices, stored, write_dicom
 
 from monai_fp4.data import Manifest, check_manifest, load_datalist
 from monai_fp4.data.build import find_and_examine
 from monai_fp4.data.patients import Volume, read_patient
+from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
 OBLIQUE = tuple(np.array([[0.8, 0.6, 0.0], [0.0, 0.0, -1.0]]).ravel())
@@ -152,9 +154,119 @@ def test_monochrome1_is_turned_to_bright_on_dark(tmp_path):
         seg = segmentation(series, lesion(0))
         for data in series:
             data.PhotometricInterpretation, data.BitsStored, data.HighBit = "MONOCHROME1", 12, 11
+            data.Modality = "DX"
         save(series, tmp_path / patient)
         seg.save_as(tmp_path / patient / "seg.dcm")
     assert np.array_equal(read(build(tmp_path), tmp_path).image[0], (4095.0 - stored(0)) * 2 - 1000)
+
+
+def test_numbers_that_have_a_unit_keep_it_however_they_are_shown(tmp_path):
+    for modality, kind in (("CT", None), ("MR", "HU")):
+        root = tmp_path / modality
+        two_patients(root)
+        for path in root.rglob("IM*"):
+            data = pydicom.dcmread(path)
+            data.PhotometricInterpretation, data.Modality = "MONOCHROME1", modality
+            if kind:
+                data.RescaleType = kind
+            data.save_as(path)
+        assert np.array_equal(read(build(root), root).image[0], stored(0) * 2.0 - 1000)
+
+
+def test_files_from_before_there_was_a_preamble(tmp_path):
+    two_patients(tmp_path)
+    for path in tmp_path.rglob("IM*"):
+        data = pydicom.dcmread(path)
+        pydicom.Dataset(data).save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    volume = read(build(tmp_path), tmp_path)
+    assert np.array_equal(volume.image[0], stored(0) * 2.0 - 1000) and np.array_equal(volume.mask[0], lesion(0))
+
+
+def segments(series: Sequence[pydicom.Dataset], masks: Sequence[np.ndarray], names: Sequence[str], kind: str) -> Any:
+    """A segmentation of several segments, or of shares; masks are ``[rows, columns, slices]``."""
+    described = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type="MANUAL",
+        )
+        for number, name in enumerate(names, 1)
+    ]
+    ordered = sorted(series, key=lambda data: data.ImagePositionPatient[2])
+    return highdicom.seg.Segmentation(
+        source_images=ordered,
+        pixel_array=np.stack([np.moveaxis(mask, -1, 0) for mask in masks], -1),
+        segment_descriptions=described,
+        segmentation_type=kind,
+        series_instance_uid=generate_uid(),
+        series_number=9,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="tests",
+        manufacturer_model_name="tests",
+        software_versions="1",
+        device_serial_number="1",
+    )
+
+
+def with_segments(root: Path, masks: Any, names: Any, kind: str = "BINARY") -> Path:
+    """Patients anna and bert with segmentations of what ``masks`` and ``names`` give for 0 and 1."""
+    for number, patient in enumerate(("anna", "bert")):
+        series = slices(number, patient=patient)
+        save(series, root / patient)
+        segments(series, masks(number), names(number), kind).save_as(root / patient / "seg.dcm")
+    return root
+
+
+CYST = np.zeros(SHAPE, np.uint8)
+CYST[3:7, 1:4, 2:4] = 1
+
+
+def test_segments_that_overlap_are_the_lesion_together_or_one_above_the_other(tmp_path):
+    root = with_segments(tmp_path, lambda number: (lesion(number), CYST), lambda _: ("tumour", "cyst"))
+    assert (lesion(0) & CYST).any()
+    for labels, expected in (((1, 2), lesion(0) | CYST), ((1,), lesion(0)), ((2,), CYST)):
+        found = read(build(root, reading=Reading(labels=labels)), root).mask[0]
+        assert np.array_equal(found, expected)
+    found = read(build(root, reading=Reading(labels=(2,), ignore_label=(1,))), root).mask[0]
+    assert np.array_equal(found, np.where(lesion(0), 2, CYST))
+    with pytest.raises(
+        DataError, match=r"overlap in .*seg\.dcm, found that some of 1 'tumour', 2 'cyst' do; say which"
+    ):
+        build(root)
+
+
+def test_segments_are_told_by_their_names(tmp_path):
+    apart = np.zeros(SHAPE, np.uint8)
+    apart[6:, :2] = 1
+
+    def swapped(number: int) -> tuple[Any, ...]:
+        return (lesion(number), apart)[:: -1 if number else 1]
+
+    root = with_segments(tmp_path / "a", swapped, lambda number: ("tumour", "cyst")[:: -1 if number else 1])
+    with pytest.raises(DataError, match=r"'cyst' is 2 in 'anna' and 1 in 'bert', of which --labels names one; save"):
+        build(root, reading=Reading(labels=(1,)))
+    build(root, reading=Reading(labels=(1, 2)))
+    root = with_segments(tmp_path / "b", lambda number: (lesion(number), apart), lambda _: ("lesion", "lesion"))
+    assert np.array_equal(read(build(root, reading=Reading(labels=(1,))), root).mask[0], lesion(0))
+
+
+def test_fractional_segmentations_are_soft_masks(tmp_path):
+    shares = lesion(0) * np.float64(0.75)
+    shares[2, 1, 1] = 0.25
+    root = with_segments(tmp_path / "a", lambda _: (shares,), lambda _: ("lesion",), "FRACTIONAL")
+    assert np.array_equal(read(build(root, reading=Reading(mask_threshold=0.5)), root).mask[0], shares > 0.5)
+    assert np.array_equal(read(build(root, reading=Reading(mask_threshold=0.2)), root).mask[0], shares > 0.2)
+    with pytest.raises(DataError, match=r"found 0, 0\.25\d*, 0\.7\d*; say from which value on .*--mask_threshold"):
+        build(root)
+    root = with_segments(tmp_path / "b", lambda n: (lesion(n) * 1.0,), lambda _: ("lesion",), "FRACTIONAL")
+    assert np.array_equal(read(build(root), root).mask[0], lesion(0))
+    root = with_segments(tmp_path / "c", lambda _: (shares, shares), lambda _: ("a", "b"), "FRACTIONAL")
+    with pytest.raises(DataError, match=r"one segment in the fractional segmentation .*, found 1 'a', 2 'b'; save"):
+        build(root, reading=Reading(mask_threshold=0.5))
 
 
 def test_a_tilted_gantry_keeps_its_shear(tmp_path):

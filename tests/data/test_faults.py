@@ -88,11 +88,6 @@ def two_masks(folder: Path) -> None:
     segmentation(series, lesion(1)).save_as(folder / "seg2.dcm")
 
 
-def fractional(folder: Path) -> None:
-    series = [pydicom.dcmread(path) for path in by_place(folder)]
-    segmentation(series, lesion(0), segmentation_type="FRACTIONAL").save_as(folder / "seg.dcm")
-
-
 def elsewhere(folder: Path) -> None:
     series = slices(3, patient="anna")
     for data in series:
@@ -144,7 +139,6 @@ DICOM_FAULTS: dict[str, tuple[Damage, str]] = {
     ),
     "two masks": (two_masks, r"one mask .*, found anna#"),
     "no mask": (lambda folder: (folder / "seg.dcm").unlink(), r"one mask \(a DICOM-SEG, .*found none"),
-    "a fractional mask": (fractional, r"a binary segmentation in .*seg\.dcm, found fractional"),
     "a mask elsewhere": (elsewhere, r"found voxels \[2, 1, 1\] to \[10, 8, 3\] of an image of 8 x 7 x 5; resample"),
     "an empty mask file": (write("seg.dcm", b""), r"one mask .*found none"),
     "two series of one name": (same_description, r"one series called 'FLAIR' .*choose with --series"),

@@ -1,4 +1,4 @@
-"""DICOM series, put together from their slices or frames by position, and DICOM segmentations.
+"""DICOM series, put together from their slices or frames by position.
 
 A series is the files of one ``SeriesInstanceUID`` below a folder, whatever they are called; its path is the folder,
 ``#`` and the UID. Slices are sorted by where they are and not by name or number, and a slice that is missing, twice
@@ -18,8 +18,10 @@ import pydicom
 import SimpleITK
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from monai_fp4.data.readers.dicom_series import SEGMENTATION, header_of, series_files
+from monai_fp4.data.readers.dicom_seg import decode_segmentation
+from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, header_of, series_files
 from monai_fp4.data.readers.dicom_stack import Frame, stack_frames
 from monai_fp4.data.readers.itk import read_image
 from monai_fp4.data.readers.limits import check_size
@@ -28,13 +30,17 @@ from monai_fp4.errors import DataError
 
 __all__ = ["DICOM"]
 
+_EXPLICIT = {True: ExplicitVRLittleEndian, False: ExplicitVRBigEndian}
+_MEASURED = ("CT", "PT")
+"""Modalities whose numbers have a unit."""
+
 
 def _decode(source: Source) -> Decoded:
     files = series_files(source.path)
     with warnings.catch_warnings(action="ignore"):
         header = header_of(files[0])
         if header is not None and header.get("Modality") == SEGMENTATION:
-            return _segmentation(files, source)
+            return decode_segmentation(files, source.reading, source.path)
         frames: list[Frame] = []
         for file in files:
             frames += _frames(file, sum(frame.values.size for frame in frames))
@@ -44,6 +50,9 @@ def _decode(source: Source) -> Decoded:
 def _frames(path: Path, held: int) -> Iterator[Frame]:
     """The slices of one file, one or the frames of an enhanced object, if they fit beside the ``held`` numbers."""
     data = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in data.file_meta:  # from before there were such headers; pydicom saw how it is encoded
+        implicit, little = data.original_encoding
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else _EXPLICIT[bool(little)]
     if "Rows" not in data or not ({"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(data.dir())):
         raise DataError(f"expected pixels in the DICOM file {path}, found none; take the series with the images")
     _check_rescale(data, path)
@@ -69,20 +78,25 @@ def _frames(path: Path, held: int) -> Iterator[Frame]:
 
 def _pixels(path: Path, data: pydicom.Dataset) -> NDArray[Any]:
     """The stored numbers, or colours."""
+    kind = str(data.get("PhotometricInterpretation", ""))
     try:
         values = pixel_array(data)
+        if kind == "PALETTE COLOR":
+            return apply_color_lut(values, data)
     except (RuntimeError, NotImplementedError):  # pydicom has no decoder for this compression; ITK's are built in
         values = SimpleITK.GetArrayFromImage(read_image(path))
         values = values[0] if int(data.get("NumberOfFrames") or 1) == 1 and len(values) == 1 else values
         slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
-        return values if (slope, intercept) == (1, 0) else np.rint((values - intercept) / slope)
-    kind = str(data.get("PhotometricInterpretation", ""))
-    if kind == "PALETTE COLOR":
-        return apply_color_lut(values, data)
-    if kind == "MONOCHROME1":  # shown with the lowest number as white
+        values = values if (slope, intercept) == (1, 0) else np.rint((values - intercept) / slope)
+    if kind == "MONOCHROME1" and not _has_unit(data):  # shown with the lowest number as white
         low = -(1 << (data.BitsStored - 1)) if data.PixelRepresentation else 0
         return (2 * low + (1 << data.BitsStored) - 1) - values.astype(np.int64)
     return values
+
+
+def _has_unit(data: pydicom.Dataset) -> bool:
+    """Whether numbers are measured, such as Hounsfield units, and mean the same however they are to be shown."""
+    return data.get("Modality") in _MEASURED or str(data.get("RescaleType") or "US") != "US"
 
 
 def _rescaled(values: NDArray[Any], groups: Sequence[pydicom.Dataset], path: Path) -> NDArray[Any]:
@@ -117,29 +131,9 @@ def _numbers(
     return None
 
 
-def _segmentation(files: Sequence[Path], source: Source) -> Decoded:
-    """A DICOM-SEG as labels, the segments' numbers."""
-    if len(files) > 1:
-        raise DataError(f"expected one segmentation in {source.path}, found {len(files)} files; keep one")
-    import highdicom  # seconds to import, and few have segmentations
-
-    segmentation = highdicom.seg.segread(files[0])
-    if segmentation.segmentation_type.value == "FRACTIONAL":
-        raise DataError(
-            f"expected a binary segmentation in {files[0]}, found fractional shares; save it as binary or as NIfTI"
-        )
-    geometry = segmentation.get_volume_geometry(allow_missing_positions=True)
-    if geometry is not None:  # frames far apart span more than they hold
-        check_size(geometry.spatial_shape, 32, files[0])
-    volume = segmentation.get_volume(combine_segments=True, allow_missing_positions=True, skip_overlap_checks=False)
-    affine = volume.affine.copy()
-    affine[:2] *= -1
-    return Decoded(np.asarray(volume.array)[None], affine, partial=True)
-
-
 DICOM = Reader(
     summary="DICOM series, sorted by position, classic or multi-frame; DICOM-SEG masks",
-    suffixes=(".dcm", ".dicom", ".ima"),
+    suffixes=SUFFIXES,
     decode=_decode,
     files=series_files,
 )

@@ -21,6 +21,7 @@ from monai_fp4.errors import DataError, MonaiFP4Error
 
 __all__ = [
     "SEGMENTATION",
+    "SUFFIXES",
     "Series",
     "behind",
     "find_series",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 SEGMENTATION = "SEG"
+SUFFIXES = (".dcm", ".dicom", ".ima")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _UID = re.compile(r"#([0-9.]+)$")
 
@@ -122,13 +124,25 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         with warnings.catch_warnings(action="ignore"):
             return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
-        return None
+        return _without_preamble(path)
     except MonaiFP4Error:
         raise
     except Exception as error:  # pydicom raises whatever a damaged element leads to
         raise DataError(
             f"expected a DICOM file in {path}, found one whose header cannot be read ({error}); fetch it again"
         ) from error
+
+
+def _without_preamble(path: Path) -> pydicom.Dataset | None:
+    """The header of a file that is called DICOM and is written as before there was a preamble to know it by."""
+    if path.suffix.lower() not in SUFFIXES:
+        return None
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        except Exception:  # whatever reading noise as DICOM leads to
+            return None
+    return header if "SOPClassUID" in header and "SeriesInstanceUID" in header else None
 
 
 def series_files(path: Path) -> list[Path]:

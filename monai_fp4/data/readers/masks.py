@@ -50,7 +50,10 @@ def binary_mask(mask: NDArray[Any], paths: Sequence[str], reading: Reading) -> N
             which of them is the lesion.
     """
     if reading.mask_threshold is not None:
-        return (mask >= reading.mask_threshold).astype(np.uint8)  # NaN is below everything
+        above = (mask >= reading.mask_threshold).astype(np.uint8)  # NaN is below everything
+        if reading.ignore_label:
+            above[_whole(mask) & np.isin(np.rint(mask), reading.ignore_label)] = IGNORED
+        return above
     if not reading.labels and not reading.ignore_label:
         top = mask.max()
         if np.isfinite(top) and top == np.rint(top) and ((mask == 0) | (mask == top)).all():

@@ -45,7 +45,7 @@ def _decode(source: Source) -> Decoded:
         if tags is not None:
             _check_dimensions(str(tags.get(_DESCRIPTION, "")), pages, source)
         if pages == 1 or picture.format == "MPO":  # a telephone's JPEG, with a preview after the picture
-            return Decoded(_page(picture, source))
+            return Decoded(_page(picture, source), names=_colours(picture) if source.is_mask else {})
         if picture.format != "TIFF":
             raise DataError(f"expected one picture in {source.path}, found an animation of {pages}; save one of them")
         held, stack = 0, []
@@ -186,11 +186,20 @@ def _deep_colours(source: Source, bits: int) -> NDArray[Any]:
     return np.moveaxis(picture, -1, 0)
 
 
+def _colours(picture: Image.Image) -> dict[int, str]:
+    """The colours that a palette gives to the labels that are there."""
+    if picture.mode != "P":
+        return {}
+    palette = picture.getpalette("RGB") or []
+    used = [label for label, count in enumerate(picture.histogram()) if count and 3 * label < len(palette)]
+    return {label: "#{:02x}{:02x}{:02x}".format(*palette[3 * label : 3 * label + 3]) for label in used}
+
+
 def _check_palette(picture: Image.Image, path: Path) -> None:
     """See that label 0 is not shown as something: then the file's numbers and its colours mean opposite things."""
-    colours = np.array(picture.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
-    used = [label for label, count in enumerate(picture.histogram()) if count and label < len(colours)]
-    if used and colours[0].any() and any(not colours[label].any() for label in used if label):
+    black, colours = "#000000", _colours(picture)
+    first = (picture.getpalette("RGB") or [0, 0, 0])[:3]
+    if any(first) and any(colour == black for label, colour in colours.items() if label):
         raise DataError(
             f"expected label 0 of the mask {path} to be black in its palette, found that another label is; save "
             f"the mask as greyscale"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,14 @@ class Decoded:
             as pictures.
         partial: whether it may cover a part of the image only; outside of it, a mask is background.
         placed: whether the affine was written by somebody, and is not a header's default.
+        names: what a mask's file calls its labels: a segment's name, a palette's colour.
     """
 
     values: NDArray[Any]
     affine: NDArray[np.float64] | None = None
     placed: bool = True
     partial: bool = False
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
