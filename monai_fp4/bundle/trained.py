@@ -21,6 +21,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import nn
 
+from monai_fp4.bundle.files import protocol_config
 from monai_fp4.bundle.options import RunOptions, flag
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
@@ -34,6 +35,7 @@ from monai_fp4.quantization.conversion import convert, set_active
 
 __all__ = ["TrainedNetwork", "TrainedRun", "evaluate_network", "network_of_run"]
 
+DTYPES = ("bfloat16", "float16")
 SPLITS = ("auto", "test", "val", "all")
 
 
@@ -51,6 +53,7 @@ class TrainedNetwork:
         network: the converted network with the run's best weights, in evaluation mode, on ``device``.
         image_size: the size that the network sees.
         normalization: what the run's validation did to intensities; None is the data set's default.
+        autocast_dtype: what the run's validation was computed in, where it had autocast.
         threshold: the probability from which on a voxel is called tumour, chosen by the run on its validation patients.
 
     Raises:
@@ -107,6 +110,27 @@ class TrainedNetwork:
             f"a run folder is data, so its normalization must be the package's own, but {section!r} was found in"
             f" {self.folder.config_path}; read it, since it may run any code, and give --trust_run_dir True to do so"
         )
+
+    @cached_property
+    def autocast_dtype(self) -> str:
+        """What the run's validation was computed in under autocast, such as ``float16`` of the paper's on a GPU.
+
+        Raises:
+            ConfigError: the run's config gives an expression, which is not evaluated, or something else.
+        """
+        section: Any = self._config.get("validate")
+        step = section.get("step") if isinstance(section, Mapping) else None
+        value = step.get("dtype", "bfloat16") if isinstance(step, Mapping) else "bfloat16"
+        if value == "@autocast_dtype":
+            value = self._config.get("autocast_dtype")
+        if value == protocol_config("paper")["autocast_dtype"]:  # by the device that the run was trained on
+            value = DTYPES[str(self.folder.read_json("environment.json").get("device")).startswith("cuda")]
+        if value not in DTYPES:
+            raise ConfigError(
+                f"{self.folder.config_path} must say that autocast computes in one of {', '.join(DTYPES)}, but says"
+                f" {value!r}; write there what the run was trained with"
+            )
+        return str(value)
 
     @cached_property
     def network(self) -> nn.Module:

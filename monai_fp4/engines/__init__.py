@@ -17,6 +17,7 @@ from monai_fp4.engines.evaluation import EvaluationStep, mirrored, segment_piece
 from monai_fp4.engines.failure import on_failure
 from monai_fp4.engines.network import (
     autocast,
+    autocast_dtype,
     build_and_seed,
     prepare_network,
     seed_everything,
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationStep",
     "TrainingStep",
     "autocast",
+    "autocast_dtype",
     "build_and_seed",
     "first_nonfinite_layer",
     "fuse_adam",

@@ -201,7 +201,8 @@ class EvaluationStep:
     ) -> NumericsError:
         """The error: which patient alone makes a layer answer NaN or infinity, and which layer."""
         layers = [
-            first_nonfinite_layer(network, channels_last(scan.to(device, torch.float32)), self.amp) for scan in scans
+            first_nonfinite_layer(network, channels_last(scan.to(device, torch.float32)), self.amp, self.dtype)
+            for scan in scans
         ]
         at = next((number for number, layer in enumerate(layers) if layer), 0)
         return NumericsError(

@@ -24,7 +24,9 @@ from monai_fp4.errors import NumericsError
 __all__ = ["first_nonfinite_layer", "nonfinite_tensors", "not_finite", "what_is_kept"]
 
 
-def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str | None:
+def first_nonfinite_layer(
+    network: nn.Module, images: Tensor, amp: bool, dtype: torch.dtype = torch.bfloat16
+) -> str | None:
     """Run the network once more and name the first layer whose output is not finite, or None if all are."""
     found: list[str] = []
 
@@ -38,7 +40,7 @@ def first_nonfinite_layer(network: nn.Module, images: Tensor, amp: bool) -> str 
     leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
     hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
     try:
-        with torch.no_grad(), autocast(images.device, amp):
+        with torch.no_grad(), autocast(images.device, amp, dtype):
             network(images)
     finally:
         for handle in hooks:
@@ -76,7 +78,9 @@ def what_is_kept(epoch: int) -> str:
     return f"checkpoint.pt keeps epoch {epoch - 1}" if epoch > 1 else "no epoch was finished before"
 
 
-def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) -> NumericsError:
+def not_finite(
+    what: str, engine: SupervisedTrainer, images: Tensor, amp: bool, dtype: torch.dtype = torch.bfloat16
+) -> NumericsError:
     """The error of a training step: what is not finite (``"loss"`` or ``"gradient"``), where it began, what is kept."""
     state = engine.state
     if not torch.isfinite(images).all():
@@ -88,7 +92,7 @@ def not_finite(what: str, engine: SupervisedTrainer, images: Tensor, amp: bool) 
             "the norm of all gradients together, which is beyond FP32",
         )
     else:
-        layer = first_nonfinite_layer(unwrap_ddp(engine.network), images, amp)
+        layer = first_nonfinite_layer(unwrap_ddp(engine.network), images, amp, dtype)
         where = f"the output of layer '{layer}'" if layer else "the loss function"
     if tensors := nonfinite_tensors(unwrap_ddp(engine.network).state_dict()):
         where += f" and in the network's '{tensors[0]}'"

@@ -76,14 +76,14 @@ class TrainingStep:
             if self.skip_nonfinite:
                 output["grad_norm"] = math.nan
                 return output
-            raise not_finite("loss", engine, images, self.amp)
+            raise not_finite("loss", engine, images, self.amp, self.dtype)
         self.scaler.scale(loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.scaler.unscale_(engine.optimizer)
         norm = nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
         output["grad_norm"] = norm.item()
         if not torch.isfinite(norm) and not self.scaler.is_enabled():
-            raise not_finite("gradient", engine, images, self.amp)
+            raise not_finite("gradient", engine, images, self.amp, self.dtype)
         match_layouts(engine.network.parameters())
         self.scaler.step(engine.optimizer)
         self.scaler.update()

@@ -28,7 +28,7 @@ from monai_fp4.data.acquisition import facts, outside
 from monai_fp4.data.patients import Image
 from monai_fp4.data.preprocessing import network_image
 from monai_fp4.data.readers.files import sha256_of
-from monai_fp4.engines import autocast, mirrored, segment_pieces
+from monai_fp4.engines import autocast, autocast_dtype, mirrored, segment_pieces
 from monai_fp4.errors import ConfigError, DataError, NumericsError
 
 __all__ = ["Ensemble", "Segmented"]
@@ -246,7 +246,7 @@ class Ensemble:
         )
         while True:
             # Left between pieces, which other networks compute.
-            with torch.no_grad(), autocast(member.device, member.options.amp):
+            with torch.no_grad(), autocast(member.device, member.options.amp, autocast_dtype(member.autocast_dtype)):
                 piece = next(pieces, None)
             if piece is None:
                 return

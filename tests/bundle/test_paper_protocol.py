@@ -13,6 +13,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tiny_runs import BUNDLES, TINY, Dataset, item, lgg_dataset, metrics, refusal
 
+from monai_fp4.bundle import TrainedNetwork
 from monai_fp4.data import HeldOut, load_manifest, save_manifest
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.metrics import SOFT_SCORES
@@ -165,3 +166,34 @@ def test_a_run_of_it_is_evaluated_with_its_own_normalisation(split: Dataset, tmp
     tested = json.loads((tmp_path / "run" / "test.json").read_text())
     found = metrics(tmp_path / "evaluation")
     assert found["auprc"] == pytest.approx(tested["auprc"], rel=1e-6) and found["patients"] == 1
+
+
+def test_a_run_in_fp16_is_evaluated_in_fp16(split: Dataset, tmp_path: Path) -> None:
+    """As on a GPU, where the paper's baseline is FP16: the test patients' results come out the same."""
+    run(split, tmp_path / "run", epochs=1, recipe="bf16", autocast_dtype="float16")
+    options = {"run_dir": str(tmp_path / "run"), "output_dir": str(tmp_path / "evaluation"), **split.options}
+    flow = ConfigWorkflow(
+        config_file=str(BUNDLES / "evaluate.json"), workflow_type="eval", logging_file=False, flips=False, device="cpu",
+        **options,
+    )  # fmt: skip
+    for step in (flow.initialize, flow.run, flow.finalize):
+        step()
+    tested = json.loads((tmp_path / "run" / "test.json").read_text())
+    found = metrics(tmp_path / "evaluation")
+    for name in ("auprc", "auprc_per_patient", "dice"):
+        assert found[name] == pytest.approx(tested[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda:0", "float16"), ("cpu", "bfloat16")])
+def test_the_dtype_of_a_run_follows_from_the_device_that_it_was_trained_on(
+    split: Dataset, tmp_path: Path, device: str, dtype: str
+) -> None:
+    run(split, tmp_path, epochs=1)
+    path = tmp_path / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": device}))
+    assert TrainedNetwork(str(tmp_path), "cpu").autocast_dtype == dtype
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong in ("$__import__('os').system('touch PWNED')", "float64", ["float16"]):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"autocast_dtype": wrong}))
+        with pytest.raises(ConfigError, match="autocast computes in one of bfloat16, float16, but says"):
+            _ = TrainedNetwork(str(tmp_path), "cpu").autocast_dtype

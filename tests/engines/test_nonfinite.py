@@ -85,3 +85,11 @@ def test_the_first_layer_that_is_not_finite_is_named() -> None:
     network[1][1].bias.data[0] = float("inf")
     assert first_nonfinite_layer(network, image, amp=False) == "1.1"
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_what_overflows_in_fp16_alone_is_looked_for_in_fp16() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    nn.init.constant_(network[0].weight, 5e4)
+    image = torch.ones(1, 3, 4, 4)
+    assert first_nonfinite_layer(network, image, amp=True) is None
+    assert first_nonfinite_layer(network, image, amp=True, dtype=torch.float16) == "0"
