@@ -8,8 +8,12 @@ prediction says where a scan lies outside of it:
 * the intensities of a channel, by mean and spread of the foreground as `NormalizeForegroundd` finds them: a spread
   below half the smallest or above twice the largest, or a mean more than two of the largest spreads outside the range.
 
->>> train = [{"spacing": [0.5, 0.5, z], "plane": "axial", "mean": [100.0], "spread": [20.0]} for z in (1.0, 2.0)]
->>> known = summarize(train)
+The modality is kept too, where the training scans were DICOM: another one is refused before anything is read.
+
+>>> scan = {"plane": "axial", "slices": 9, "modality": ["MR"], "mean": [100.0], "spread": [20.0]}
+>>> known = summarize([scan | {"spacing": [0.5, 0.5, z]} for z in (1.0, 2.0)])
+>>> known["modalities"]
+[['MR']]
 >>> outside(known, {"spacing": [0.5, 0.5, 5.0], "plane": "axial", "mean": [110.0], "spread": [25.0]}, ["flair"])
 ['slices are 5 mm apart, those of the training scans 1 to 2 mm']
 """
@@ -19,20 +23,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from monai_fp4.data.readers import Place
 from monai_fp4.data.transforms import Scale
+from monai_fp4.errors import ConfigError
 
-__all__ = ["facts", "outside", "summarize"]
+__all__ = ["check_summary", "facts", "outside", "summarize"]
 
 _SPACING, _SPREAD, _MEANS = 1.25, 2.0, 2.0
 _AXES = ("rows", "columns", "slices")
+_RANGE = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_WORDS = {"type": "array", "items": {"type": "string"}}
 
 
-def facts(place: Place | None, scales: Sequence[Scale]) -> dict[str, Any]:
-    """One scan: ``spacing`` and ``plane``, None where its files do not say, ``mean`` and ``spread`` of each channel."""
+def facts(place: Place | None, scales: Sequence[Scale], *, slices: int = 0) -> dict[str, Any]:
+    """What one scan is like.
+
+    Returns:
+        ``spacing`` and ``plane``, None where its files do not say, ``slices``, and of each channel ``modality``, ``""``
+        where its file does not say, ``mean`` and ``spread``.
+    """
     return {
         "spacing": None if place is None else list(place.spacing),
         "plane": None if place is None else place.plane,
+        "slices": slices,
+        "modality": [""] * len(scales) if place is None or not place.modalities else list(place.modalities),
         "mean": [scale.mean for scale in scales],
         "spread": [scale.spread for scale in scales],
     }
@@ -49,9 +65,46 @@ def summarize(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "scans": len(scans),
         "spacing": [[min(axis), max(axis)] for axis in zip(*spacings, strict=True)],
         "planes": sorted({scan["plane"] for scan in scans if scan["plane"] is not None}),
+        "slices": [min(scan["slices"] for scan in scans), max(scan["slices"] for scan in scans)],
+        "modalities": [sorted(set(each) - {""}) for each in zip(*(scan["modality"] for scan in scans), strict=True)],
         "mean": [[min(channel), max(channel)] for channel in zip(*(scan["mean"] for scan in scans), strict=True)],
         "spread": [[min(channel), max(channel)] for channel in zip(*(scan["spread"] for scan in scans), strict=True)],
     }
+
+
+def check_summary(document: Mapping[str, Any], channels: int, path: Any) -> dict[str, Any]:
+    """What `summarize` gave, read back from a file that anybody may have written.
+
+    Args:
+        document: the file's content.
+        channels: how many the run was trained on.
+        path: the file.
+
+    Returns:
+        The summary; ``slices`` is ``[0, 0]``, and nothing stands in ``modalities``, where an earlier version wrote it.
+
+    Raises:
+        ConfigError: it is no such summary.
+    """
+    known = {"slices": [0, 0], "modalities": [[] for _ in range(channels)], **document}
+    counted = {"minItems": channels, "maxItems": channels}
+    schema = {
+        "required": ["spacing", "planes", "mean", "spread"],
+        "properties": {
+            "spacing": {"type": "array", "items": _RANGE, "maxItems": 3},
+            "planes": _WORDS,
+            "slices": _RANGE,
+            "modalities": {"type": "array", "items": _WORDS, **counted},
+            "mean": {"type": "array", "items": _RANGE, **counted},
+            "spread": {"type": "array", "items": _RANGE, **counted},
+        },
+    }
+    if not Draft202012Validator(schema).is_valid(known):
+        raise ConfigError(
+            f"{path} must hold the range of the training scans in {channels} channels, but does not; restore it, or "
+            "remove it to predict without a comparison"
+        )
+    return known
 
 
 def outside(known: Mapping[str, Any], scan: Mapping[str, Any], channels: Sequence[str]) -> list[str]:

@@ -75,7 +75,11 @@ def read_patient(record: Mapping[str, Any]) -> Volume:
         )
     selected = record.get("select")
     if selected and list(selected) != channels:
-        volume = replace(volume, image=volume.image[[channels.index(name) for name in selected]])
+        numbers = [channels.index(name) for name in selected]
+        volume = replace(volume, image=volume.image[numbers])
+        if volume.place is not None:
+            modalities = tuple(volume.place.modalities[number] for number in numbers)
+            volume = replace(volume, place=replace(volume.place, modalities=modalities))
     return volume
 
 
@@ -107,26 +111,29 @@ def _read_scan(pairs: Sequence[Mapping[str, str]], reading: Reading) -> _Scan:
     """Read the images that share one mask, and the mask, and turn all as the first image has to be."""
     mask_path, first_path = str(pairs[0]["mask"]), str(pairs[0]["image"])
     mask = _load(mask_path, pairs[0].get("mask_sha256"), reading, is_mask=True)
-    first, together = _read_channels(pairs, reading)
+    first, together, modalities = _read_channels(pairs, reading)
     mask = lay_onto(first, mask, first_path, mask_path, reading.tolerance)
     orientation = orientation_of(first, first_path)
-    place = place_of(first, orientation)
+    place = place_of(first, orientation, modalities)
     twice = Counter(mask.names.values())
     names = frozenset((label, name) for label, name in mask.names.items() if twice[name] == 1)
     return _Scan(together, turned(mask.values, orientation)[0], first_path, mask_path, place, names)
 
 
-def _read_channels(pairs: Sequence[Mapping[str, str]], reading: Reading) -> tuple[Decoded, NDArray[Any]]:
-    """The first image as it is in its file, and all of them together, turned as the first has to be."""
+def _read_channels(
+    pairs: Sequence[Mapping[str, str]], reading: Reading
+) -> tuple[Decoded, NDArray[Any], tuple[str, ...]]:
+    """The first image as it is in its file, all of them together, turned as the first has to be, and modalities."""
     first_path = str(pairs[0]["image"])
     first = _load(first_path, pairs[0].get("sha256"), reading)
     orientation = orientation_of(first, first_path)
-    channels = [turned(first.values, orientation)]
+    channels, modalities = [turned(first.values, orientation)], [first.modality] * len(first.values)
     for pair in pairs[1:]:
         path = str(pair["image"])
         image = lay_onto(first, _load(path, pair.get("sha256"), reading), first_path, path, reading.tolerance)
         channels.append(turned(image.values, orientation))
-    return first, channels[0] if len(channels) == 1 else np.concatenate(channels)
+        modalities += [image.modality] * len(image.values)
+    return first, channels[0] if len(channels) == 1 else np.concatenate(channels), tuple(modalities)
 
 
 @dataclass(frozen=True)
@@ -171,13 +178,13 @@ def read_image(slices: Sequence[Sequence[str]], reading: Reading) -> Image:
     first = read[0][0]
     scans = [
         _Scan(values, np.broadcast_to(np.uint8(0), values.shape[1:]), paths[0], paths[0])
-        for (_, values), paths in zip(read, slices, strict=True)
+        for (_, values, _), paths in zip(read, slices, strict=True)
     ]
     if len(scans) > 1 or scans[0].image.ndim == 3:
         stack = _stack(scans).image
         return Image(stack, stack.shape[1:], None, None, None)
     orientation = orientation_of(first, slices[0][0])
-    place = place_of(first, orientation)
+    place = place_of(first, orientation, read[0][2])
     return Image(_volume(scans[0]).image, first.values.shape[1:], first.affine, orientation, place)
 
 

@@ -147,7 +147,7 @@ def _prepare(
         "patient": record["patient"],
         "number": record.get("number", 0),
         "group": record.get("group", ""),
-        "facts": facts(volume.place, scales),
+        "facts": facts(volume.place, scales, slices=volume.image.shape[3]),
     }
 
 

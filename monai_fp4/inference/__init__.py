@@ -1,7 +1,10 @@
 """Scans without masks in, masks in the scans' own geometry and format out: what ``inference.json`` runs.
 
 ================  ================================================================================
+`tree`            folder by folder through a tree of files
+`study`           what gets one result
 `studies`         which studies a file or a tree of files holds
+`examinations`    which series of DICOM examinations are studies
 `ensemble`        one trained network or several, applied to a scan piece by piece
 `results`         the files of a study: mask, probability, preview and report
 `formats`         masks and maps in the format of the scan: NIfTI, NRRD, PNG

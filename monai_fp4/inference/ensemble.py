@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from monai_fp4.bundle import TrainedNetwork, check_command_line, install_error_hook
 from monai_fp4.bundle.options import flag
-from monai_fp4.data.acquisition import facts, outside
+from monai_fp4.data.acquisition import check_summary, facts, outside
 from monai_fp4.data.patients import Image
 from monai_fp4.data.preprocessing import network_image
 from monai_fp4.data.readers.files import sha256_of
@@ -120,6 +120,29 @@ class Ensemble:
         return self.members[0].network
 
     @cached_property
+    def _known(self) -> dict[str, dict[str, Any] | None]:
+        """What each run was trained on; None where an early version kept nothing."""
+        found: dict[str, dict[str, Any] | None] = {}
+        for folder in (member.folder for member in self.members):
+            path = folder.path / "training_data.json"
+            found[str(folder.path)] = (
+                check_summary(folder.read_json(path.name), len(self.channels), path) if path.exists() else None
+            )
+        return found
+
+    @property
+    def modalities(self) -> list[frozenset[str]]:
+        """What each channel of the training scans was acquired with; an empty set where no run says."""
+        known = [each["modalities"] for each in self._known.values() if each is not None]
+        return [frozenset(name.upper() for each in known for name in each[n]) for n in range(len(self.channels))]
+
+    @property
+    def single_pictures(self) -> bool:
+        """Whether all training scans were pictures of one slice."""
+        known = [each for each in self._known.values() if each is not None]
+        return bool(known) and all(not each["spacing"] and each["slices"] == [1, 1] for each in known)
+
+    @cached_property
     def description(self) -> dict[str, Any]:
         """The models and how they are used, as plain JSON: what a report and a resumed prediction know them by."""
         where = "given" if self.given_threshold else "chosen by the run on its validation patients"
@@ -210,8 +233,8 @@ class Ensemble:
                 prepared[way] = image, facts(scan.place, scales)
             image, found = prepared[way]
             inputs.append(image)
-            if (member.folder.path / "training_data.json").exists():
-                warnings += outside(member.folder.read_json("training_data.json"), found, self.channels)
+            if (known := self._known[str(member.folder.path)]) is not None:
+                warnings += outside(known, found, self.channels)
             else:
                 warnings.append("the run kept no training_data.json, so the scan was not compared with its training")
         return inputs, tuple(dict.fromkeys(warnings))

@@ -14,7 +14,7 @@ from monai_fp4.bundle.options import flag
 from monai_fp4.data.patients import read_image
 from monai_fp4.data.records import Reading
 from monai_fp4.inference.results import write_mask
-from monai_fp4.inference.studies import Study, format_of
+from monai_fp4.inference.study import Study, format_of
 
 __all__ = ["SavePredictions"]
 

@@ -1,7 +1,8 @@
 """Study after study: read, segment, write, and say how far it is.
 
-The folder of a study appears whole or not at all, so a prediction that was cut short, by a key or by a full disk, goes
-on with the same command: studies that are there are not computed again. What has been written is never written over.
+Studies are looked for while others are predicted, so that the first result does not wait for the last file. The folder
+of a study appears whole or not at all, so a prediction that was cut short, by a key or by a full disk, goes on with the
+same command: studies that are there are not computed again. What has been written is never written over.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.inferers import Inferer
 
 from monai_fp4.atomic import make_folder, write_atomically
@@ -24,17 +27,21 @@ from monai_fp4.data.patient_batches import in_batches
 from monai_fp4.data.patients import Image, read_image
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.files import digest_of
-from monai_fp4.data.records import Reading
+from monai_fp4.data.records import Header, Reading
 from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError, unknown_name
 from monai_fp4.inference.ensemble import Ensemble, Segmented
 from monai_fp4.inference.privacy import Redactor
 from monai_fp4.inference.results import write_results
-from monai_fp4.inference.studies import Study, find_studies, format_of
+from monai_fp4.inference.studies import Studies
+from monai_fp4.inference.study import WHOLE, Study, format_of
 
 __all__ = ["Predictor"]
 
 _KEYS = ("checksum", "path")
+_PICTURES = ("auto", "stack", "single")
+_SHEAR = 1e-3
+"""Cosine of the angle between two axes of a scan from which on they are not at right angles."""
 _SETTINGS, _SUMMARY, _PARTIAL = "prediction.json", "summary.json", ".partial-"
 
 
@@ -60,11 +67,17 @@ class Predictor:
         probabilities: write probabilities, and the disagreement of several networks.
         names: what studies are called in messages, pictures, reports and folders: ``"checksum"`` of their files, which
             tells nobody who they are, or their ``"path"`` below the input.
+        modality: what may be predicted, as DICOM calls it: ``"MR"``, or a list with one of each channel. None: what the
+            run was trained on, as far as it says.
+        pictures: whether numbered pictures are the slices of one study (``"stack"``) or a study each (``"single"``);
+            ``"auto"``: as the run's training scans were.
+        header: which part of a NIfTI header is believed where it contradicts itself, as in ``manifest build``.
+        tolerance: how far the channels of a scan may lie apart at the corners, in voxels.
         inferer: MONAI's way to call a network; None calls it plainly.
 
     Raises:
         ConfigError: an unknown name, or a folder that holds something else.
-        DataError: there is no study.
+        DataError: there is no such input.
     """
 
     def __init__(
@@ -75,16 +88,38 @@ class Predictor:
         *,
         probabilities: Any = False,
         names: str = "checksum",
+        modality: str | Sequence[str] | None = None,
+        pictures: str = "auto",
+        header: str = Header.AUTO,
+        tolerance: float = Reading.tolerance,
         inferer: Inferer | None = None,
     ) -> None:
-        if names not in _KEYS:
-            raise unknown_name("names", names, _KEYS)
+        for option, value, known in (
+            ("names", names, _KEYS), ("pictures", pictures, _PICTURES), ("header", header, [*Header]),
+        ):  # fmt: skip
+            if value not in known:
+                raise unknown_name(option, str(value), known)
+        if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
+            raise ConfigError(f"tolerance must be a number of voxels from 0 on, but {tolerance!r} was given")
         self.ensemble, self.names, self.inferer = ensemble, names, inferer
         self.probabilities = flag("probabilities", probabilities)
         self.root, self.folder = Path(str(input)).expanduser(), Path(str(output_dir))
-        self._settings = {**ensemble.description, "probabilities": self.probabilities, "names": names}
+        self.reading = Reading(header=Header(header), tolerance=float(tolerance))
+        modalities = ensemble.modalities if modality is None else _modalities(modality, len(ensemble.channels))
+        stacked = not ensemble.single_pictures if pictures == "auto" else pictures == "stack"
+        self._settings = {
+            **ensemble.description,
+            "probabilities": self.probabilities,
+            "names": names,
+            "modalities": [sorted(each) for each in modalities],
+            "pictures": "stack" if stacked else "single",
+            "reading": self.reading.to_json(),
+        }
         self._check_folder()
-        self.studies = find_studies(self.root, ensemble.channels, without=self.folder)
+        self.studies = Studies(
+            self.root, ensemble.channels, modalities=modalities, stacked=stacked, without=self.folder
+        )
+        self._keys: set[str] = set()
 
     def run(self) -> None:
         """Predict all studies that are not there yet, then write the summary.
@@ -92,41 +127,50 @@ class Predictor:
         Raises:
             SystemExit: with 1, when a study could not be predicted; the others have been.
             ConfigError: the output folder cannot be written to.
+            DataError: there is no study.
         """
+        studies = iter(self.studies)
+        studies = chain([next(studies)], studies)  # nothing is written where there is none
         make_folder(self.folder)
         for left in self.folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         write_atomically(self.folder / _SETTINGS, json.dumps(self._settings, indent=2) + "\n")
-        total, rows, computed = len(self.studies), [], 0
-        started = time.monotonic()
-        print(f"Predicting {total} {'study' if total == 1 else 'studies'} into {self.folder}.", flush=True)
-        for row in self._rows():
+        rows: list[dict[str, Any]] = []
+        files = self.studies.files
+        print(f"Looking for studies in {files} file{'s' * (files != 1)}; results go to {self.folder}.", flush=True)
+        started, there = time.monotonic(), 0
+        for row in self._rows(studies):
             rows.append(row)
-            computed += row["status"] != "there already"
-            text = f"{len(rows)}/{total} {row['study']}: {_said(row)}"
-            if computed and len(rows) < total:
-                left = (time.monotonic() - started) / computed * (total - len(rows))
-                text += f"; {format_seconds(left)} left"
+            passed = self.studies.passed
+            if row["status"] == "there already":
+                started, there = time.monotonic(), passed  # what was computed before tells nothing of the time left
+            text = f"{len(rows)}: {row['study']}: {_said(row)}"
+            if there < passed < files:
+                rest = (time.monotonic() - started) / (passed - there) * (files - passed)
+                text += f"; {100 * passed // files} % of the files, {format_seconds(rest)} left"
             print(text, flush=True)
             for warning in row.get("warnings", ()):
                 print(f"  warning: {warning}", flush=True)
         failed = [row for row in rows if row["status"] == "failed"]
-        write_atomically(
-            self.folder / _SUMMARY,
-            json.dumps({"failed": len(failed), "studies": rows}, indent=2, allow_nan=False) + "\n",
+        summary = {"failed": len(failed), "other_images": self.studies.others, "studies": rows}
+        write_atomically(self.folder / _SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        total, others = len(rows), self.studies.others
+        beside = f"; {others} other image{'s' * (others != 1)} beside them (masks, other channels)" if others else ""
+        print(
+            f"{total - len(failed)} of {total} predicted{beside}; {self.folder / _SUMMARY} says of each what became of "
+            "it."
         )
-        print(f"{total - len(failed)} of {total} predicted; {self.folder / _SUMMARY} says of each what became of it.")
         if failed:
             raise SystemExit(1)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _rows(self, studies: Iterator[Study]) -> Iterator[dict[str, Any]]:
         """What becomes of each study, in order; studies of few slices share a forward pass."""
-        for jobs in in_batches(self._jobs(), self._slices, self.ensemble.chunk):
+        for jobs in in_batches(self._jobs(studies), self._slices, self.ensemble.chunk):
             yield from self._finish(jobs)
 
-    def _jobs(self) -> Iterator[_Job]:
+    def _jobs(self, studies: Iterator[Study]) -> Iterator[_Job]:
         """Each study, read when its turn comes."""
-        for number, study in enumerate(self.studies, 1):
+        for number, study in enumerate(studies, 1):
             job = _Job(study, self._path_key(study) if self.names == "path" else f"study_{number}")
             self._attempt(job, self._read)
             yield job
@@ -184,7 +228,7 @@ class Predictor:
                 raise DataError("expected the files that were predicted before, found that they changed; predict anew")
             job.row = _row(known, "there already")
         else:
-            job.scan = read_image(job.study.slices, Reading())
+            job.scan = read_image(job.study.slices, self.reading)
 
     def _write(self, job: _Job) -> None:
         assert job.scan is not None
@@ -195,6 +239,8 @@ class Predictor:
         partial = self.folder / f"{_PARTIAL}{job.key}"
         shutil.rmtree(partial, ignore_errors=True)
         about = {"input_sha256": job.digest, **self.ensemble.description}
+        warnings = (*job.study.warnings, *job.result.warnings, *_of_geometry(job.scan))
+        job.result = replace(job.result, warnings=warnings)
         source, kind = job.study.slices[0][0], format_of(job.study)
         try:
             report = write_results(partial, job.key, job.result, job.scan, source, kind, about)
@@ -205,9 +251,10 @@ class Predictor:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _path_key(self, study: Study) -> str:
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", study.place).strip("._") or "study"
-        same = [other for other in self.studies if re.sub(r"[^A-Za-z0-9._-]+", "_", other.place).strip("._") == safe]
-        return safe if len(same) < 2 else f"{safe}_{same.index(study) + 1}"
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", study.place).strip("._") or WHOLE
+        key = next(key for key in chain([safe], (f"{safe}_{n}" for n in count(2))) if key.lower() not in self._keys)
+        self._keys.add(key.lower())  # some file systems do not tell large letters from small ones
+        return key
 
     def _check_folder(self) -> None:
         folder, settings = self.folder, self.folder / _SETTINGS
@@ -235,6 +282,34 @@ def _digest(study: Study) -> str:
     """The SHA-256 of all files of a study."""
     digests = [digest_of(Path(path), reader_of(path)) for paths in study.slices for path in paths]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _modalities(modality: Any, channels: int) -> list[frozenset[str]]:
+    """Of each channel, what the option ``modality`` names."""
+    words = modality.strip("[]() ").split(",") if isinstance(modality, str) else modality
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip(" '\"") for word in words):
+        raise ConfigError(
+            f"modality must be what DICOM calls it, such as MR, or one a channel, but {modality!r} was given"
+        )
+    names = [word.strip(" '\"").upper() for word in words]
+    if len(names) not in (1, channels):
+        raise ConfigError(
+            f"modality must be one for all channels or one for each of {channels}, but {len(names)} were given"
+        )
+    return [frozenset({name}) for name in (names * channels)[:channels]]
+
+
+def _of_geometry(scan: Image) -> tuple[str, ...]:
+    """What is to be looked at where the axes of a scan are not at right angles."""
+    if scan.affine is None:
+        return ()
+    axes = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
+    if np.abs(axes.T @ axes - np.eye(3)).max() < _SHEAR:
+        return ()
+    return (
+        "slices are shifted against each other, as of a tilted gantry; viewers that stack them straight show scan and "
+        "mask askew, so check the position of the mask slice by slice",
+    )
 
 
 def _row(report: Mapping[str, Any], status: str) -> dict[str, Any]:

@@ -7,13 +7,15 @@ first.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePath
 
 from monai_fp4.data.readers import split_suffix
-from monai_fp4.inference.studies import Study
+from monai_fp4.data.readers.dicom_series import behind, is_series
+from monai_fp4.inference.study import WHOLE, Study
 
 __all__ = ["Redactor"]
 
@@ -40,20 +42,25 @@ class Redactor:
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
         paths = {path for paths in self.study.slices for path in paths} | {str(self.root), str(self.root.absolute())}
-        parts = {part for path in (*paths, self.study.place) for part in PurePath(path).parts}
-        words = {self.study.place} | parts | {name.partition("#")[0] for name in parts}
+        paths |= {str(file) for path in paths if is_series(path) for file in _files(path)}
+        place = "" if self.study.place == WHOLE else self.study.place
+        parts = {part for path in (*paths, place) for part in PurePath(path).parts}
+        words = {place} | parts | {name.partition("#")[0] for name in parts}
         words |= {(split_suffix(name) or (name,))[0] for name in words}
         short = {part for part in self.root.parts if len(part) < _SHORT}  # an input called "in" is no name
         words, paths = words - short, paths - short
         for text in self.study.personal:
-            words |= {text, *re.split(r"[\^\s,;=\\]+", text)}
+            # A description is hidden whole: its words are everybody's. A name is not.
+            words |= {text, *(re.split(r"[\^\s,=]+", text) if "^" in text else ())}
         words -= {"", "/", ".", ".."} | ({self.keep, *PurePath(self.keep).parts} if self.keep else set())
+        whole = {word for word in words if len(word) >= _SHORT}
+        # Of one or two characters, letters are hidden as they are written, or no sentence would keep its "a"; numbers
+        # tell nobody who somebody is.
+        few = {word for word in words - whole if not word.isdecimal()}
         # A path goes on to where its next blank is: readers name files within a folder.
-        patterns = [
-            rf"(?<![A-Za-z0-9]){re.escape(path)}(?:/[^\s,;:)]*|(?![A-Za-z0-9]))" for path in _longest_first(paths)
-        ]
-        patterns += [rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])" for word in _longest_first(words)]
-        return [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+        ends = [_any(paths, r"(?:/[^\s,;:)]*|(?![A-Za-z0-9]))"), _any(whole, r"(?![A-Za-z0-9])")]
+        patterns = [re.compile(pattern, re.IGNORECASE) for pattern in ends if pattern]
+        return patterns + [re.compile(pattern) for pattern in [_any(few, r"(?![A-Za-z0-9])")] if pattern]
 
     def __call__(self, message: str) -> str:
         """The message in one line, with everything personal hidden."""
@@ -63,6 +70,14 @@ class Redactor:
         return text
 
 
-def _longest_first(texts: Iterable[str]) -> list[str]:
-    """Long texts before short ones, so that no rest of a name is left over."""
-    return sorted(texts, key=lambda text: (-len(text), text))
+def _any(texts: Iterable[str], end: str) -> str:
+    """A pattern of any of the texts, long ones first, so that no rest of a name is left over; ``""`` of none."""
+    ordered = sorted({" ".join(text.split()) for text in texts} - {""}, key=lambda text: (-len(text), text))
+    return rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ordered))}){end}" if ordered else ""
+
+
+def _files(series: str) -> Iterator[Path]:
+    """All files below the folder of a series."""
+    for folder in behind(Path(series)):
+        for parent, _, names in os.walk(folder):
+            yield from (Path(parent) / name for name in names)

@@ -1,13 +1,15 @@
 """DICOM-SEG objects by highdicom: each frame refers to the slice that it was made from and lies where that lies.
 
 A segmentation is a part of the patient's examination, so it carries the patient's and the examination's own modules, as
-the standard wants. It is the one file of a prediction that names the patient.
+the standard wants. It is the one file of a prediction that names the patient. What an anonymized series lost of them is
+there and empty, as the standard has it for what is not known.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from monai_fp4 import __version__
 from monai_fp4.atomic import write_atomically
@@ -27,6 +30,11 @@ __all__ = ["write_segmentation"]
 
 _NAMES = {"mask": "Lesion", "probability": "Lesion probability", "disagreement": "Disagreement of the networks"}
 _NUMBERS = {"mask": 901, "probability": 902, "disagreement": 903}
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+_SEXES = ("M", "F", "O", "")
 
 
 def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Image, source: str) -> list[Path]:
@@ -40,19 +48,26 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
         source: the path of its first series.
 
     Raises:
-        DataError: highdicom cannot refer to such a series.
+        DataError: a segmentation cannot refer to such a series.
     """
     import highdicom  # seconds to import, and few have DICOM
 
     assert scan.affine is not None and DICOM.files is not None
     with warnings.catch_warnings(action="ignore"):
-        images = [pydicom.dcmread(path) for path in DICOM.files(Path(source))]
+        images = [_header(path, scan) for path in DICOM.files(Path(source))]
+        enhanced = [image for image in images if int(image.get("NumberOfFrames") or 1) > 1]
+        if enhanced and len(images) > 1:
+            raise DataError(
+                f"expected one multi-frame object, or files of one slice each, in {source}, found {len(images)} files "
+                f"of which {len(enhanced)} hold several; join them, or convert the series to NIfTI and predict that"
+            )
         frames = np.moveaxis(values, -1, 0)
-        if len(images) == 1:  # an enhanced object, whose frames may lie in any order
-            frames = frames[_heights(_positions(images[0]), scan)]
+        positions = [position for image in images for position in _positions(image)]
+        heights = _heights(positions, scan)
+        if enhanced:  # frames may lie in any order
+            frames = frames[heights]
         else:
-            order = np.argsort(_heights([image.ImagePositionPatient for image in images], scan))
-            images = [images[number] for number in order]
+            images = [images[number] for number in np.argsort(heights)]
         is_mask = values.dtype == np.uint8
         kinds = highdicom.seg.SegmentationTypeValues
         if not is_mask:
@@ -84,6 +99,7 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
                 series_description=_NAMES[name],
                 max_fractional_value=255,
                 omit_empty_frames=bool(values.any()),
+                specific_character_set="ISO_IR 192",  # UTF-8 holds whatever alphabet the series has
             )
         except Exception as error:  # whatever a header leads highdicom to
             reason = " ".join(str(error).split())[-200:] or type(error).__name__
@@ -98,6 +114,42 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
     return [path]
 
 
+def _header(path: Path, scan: Image) -> pydicom.Dataset:
+    """A file's header without its pixels, with all that highdicom asks a source for.
+
+    What may be empty and is missing, or makes no sense, is there and empty; what all frames of an enhanced object have
+    in common stands among what they share, also where each frame said it itself.
+    """
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    for tag in _MAY_BE_EMPTY:
+        try:
+            value = header.get(tag)
+            if tag.endswith("Date"):
+                DA(value)
+            elif tag.endswith("Time"):
+                TM(value)
+            elif tag == "PatientSex" and value not in _SEXES:
+                value = None
+        except ValueError:
+            value = None
+        if value is None:
+            setattr(header, tag, "")
+    if not header.get("Modality"):
+        header.Modality = "OT"
+    measures = header
+    if frames := header.get("PerFrameFunctionalGroupsSequence"):
+        if not header.get("SharedFunctionalGroupsSequence"):
+            header.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
+        shared = header.SharedFunctionalGroupsSequence[0]
+        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            if not shared.get(name) and frames[0].get(name):
+                setattr(shared, name, frames[0][name].value)
+        measures = (shared.get("PixelMeasuresSequence") or [header])[0]
+    if not measures.get("SliceThickness") and scan.affine is not None:
+        measures.SliceThickness = f"{np.linalg.norm(scan.affine[:3, 2]):.10g}"
+    return header
+
+
 def _positions(image: pydicom.Dataset) -> list[Any]:
     shared = (image.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     found = []
@@ -107,7 +159,7 @@ def _positions(image: pydicom.Dataset) -> list[Any]:
     return found
 
 
-def _heights(positions: list[Any], scan: Image) -> NDArray[np.int64]:
+def _heights(positions: Sequence[Any], scan: Image) -> NDArray[np.int64]:
     """The number of the slice at each position, from the lowest up."""
     points = np.array([[-float(p[0]), -float(p[1]), float(p[2]), 1.0] for p in positions])
     assert scan.affine is not None

@@ -11,7 +11,7 @@ from monai.bundle import ConfigWorkflow
 from tiny_runs import BUNDLES, Dataset, train
 
 from monai_fp4.data import build_manifest, save_manifest
-from monai_fp4.inference import Redactor, Study
+from monai_fp4.inference import Redactor, Studies, Study
 
 PLANTED = {
     "PatientName": "Planted^Jane", "PatientID": "QX4711", "PatientBirthDate": "19630417", "AccessionNumber": "ACC0815",
@@ -74,6 +74,32 @@ def test_what_headers_and_files_say_is_in_nothing_that_a_run_and_an_evaluation_w
 def test_a_message_without_names(message: str, expected: str) -> None:
     study = Study("Doe_Jane/CT", (("/data/Doe_Jane/CT#1.2.3",),), personal=("Doe^Jane", "QX 7", "IM1.dcm", "IM2.dcm"))
     assert Redactor(Path("/data"), study)(message) == expected
+
+
+def test_headers_hide_names_and_leave_sentences_whole(tmp_path: Path) -> None:
+    """A name is hidden in all of its parts, one of a letter where it is written so, and a number of a digit never."""
+    data = small_dicom.slices(0)
+    for each in data:
+        each.PatientName, each.PatientID, each.StudyDescription = "Planted^Jane^A", "7", "image of a series"
+        each.OperatorsName = "Nurse^Ann"
+    small_dicom.save(data, tmp_path / "in" / "x y")
+    (study,) = Studies(tmp_path / "in", ["flair"])
+    assert {"Planted^Jane^A", "Planted", "Jane", "Ann"} <= set(study.personal)
+    redact = Redactor(tmp_path / "in", study)
+    assert redact("a series of 7 by Jane A, found Ann") == "a series of 7 by (hidden) (hidden), found (hidden)"
+    assert redact("the image of a series") == "the (hidden)"
+
+
+def test_files_of_a_series_that_have_blanks_in_their_names(tmp_path: Path) -> None:
+    folder = small_dicom.save(small_dicom.slices(0), tmp_path / "in" / "x y", "Nobody Knows ")
+    (study,) = Studies(tmp_path / "in", ["flair"])
+    redact = Redactor(tmp_path / "in", study)
+    assert redact(f"pixels in {folder}/Nobody Knows 0001.dcm, found none") == "pixels in (hidden), found none"
+    assert redact("between Nobody Knows 0001.dcm and it") == "between (hidden) and it"
+
+
+def test_the_whole_input_as_a_study_hides_no_word() -> None:
+    assert Redactor(Path("in"), Study("study", (("in#1.2",),)))("expected a study") == "expected a study"
 
 
 def test_an_input_that_is_called_like_a_word_leaves_words_whole() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def _decode(source: Source) -> Decoded:
         frames: list[Frame] = []
         for file in files:
             frames += _frames(file, sum(frame.values.size for frame in frames))
-    return stack_frames(frames, source.path)
+    modality = "" if header is None else str(header.get("Modality") or "")
+    return replace(stack_frames(frames, source.path), modality=modality)
 
 
 def _frames(path: Path, held: int) -> Iterator[Frame]:

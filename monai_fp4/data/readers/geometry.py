@@ -53,14 +53,14 @@ _PLANES = ("coronal", "sagittal", "axial")
 """What slices are called that lie along each axis of a volume as it is looked at."""
 
 
-def place_of(scan: Decoded, orientation: NDArray[np.float64] | None) -> Place | None:
-    """How a file was acquired; ``None`` where it has no place."""
+def place_of(scan: Decoded, orientation: NDArray[np.float64] | None, modalities: tuple[str, ...] = ()) -> Place | None:
+    """How a file was acquired, and its channels with what; ``None`` where it has no place."""
     if scan.affine is None or orientation is None:
         return None
     spacing = [0.0, 0.0, 0.0]
     for (target, _), length in zip(orientation, np.linalg.norm(scan.affine[:3, :3], axis=0), strict=True):
         spacing[int(target)] = float(length)
-    return Place((spacing[0], spacing[1], spacing[2]), _PLANES[int(orientation[2, 0])])
+    return Place((spacing[0], spacing[1], spacing[2]), _PLANES[int(orientation[2, 0])], modalities)
 
 
 def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, tolerance: float) -> Decoded:

@@ -22,10 +22,12 @@ class Place:
     Attributes:
         spacing: millimetres from row to row, column to column and slice to slice of the volume as it is looked at.
         plane: of the file's slices: ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+        modalities: what each channel was acquired with, as DICOM calls it (``"MR"``); ``""``: its file does not say.
     """
 
     spacing: tuple[float, float, float]
     plane: str
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Decoded:
         partial: whether it may cover a part of the image only; outside of it, a mask is background.
         placed: whether the affine was written by somebody, and is not a header's default.
         names: what a mask's file calls its labels: a segment's name, a palette's colour.
+        modality: what it was acquired with, as DICOM calls it; ``""``: the file does not say.
     """
 
     values: NDArray[Any]
@@ -74,6 +77,7 @@ class Decoded:
     placed: bool = True
     partial: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
