@@ -11,6 +11,7 @@ the layer at all. :class:`Coverage` looks on:
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,7 @@ class Coverage:
             None  # of each weight: its version, whether it had a gradient
         )
         for layer in layers.values():
-            history_of(layer).observer = self._trains
+            history_of(layer).observer = functools.partial(self._trains, weakref.ref(layer))
 
     def uses(self) -> dict[str, Use]:
         """What each layer did since it was converted; a layer that was never seen in FP4 counts as never run."""
@@ -77,12 +78,12 @@ class Coverage:
             if layer is not None and layer.__dict__.get("history") is history:
                 yield name, layer
 
-    def _trains(self, layer: nn.Module) -> None:
+    def _trains(self, reference: weakref.ref[nn.Module]) -> None:
         """Take note of a forward pass in training; the first after a step of the optimizer tells who was bypassed."""
         layers = [(name, each) for name, each in self._alive() if isinstance(each._parameters.get("weight"), Tensor)]
         if self._before is None:
             self._before = {id(each.weight): _version(each) for _, each in layers}
-        elif self._trained(layer):
+        elif (layer := reference()) is not None and self._trained(layer):
             reached = {
                 id(each.weight) for _, each in layers if history_of(each).passes
             }  # tied weights count as reached

@@ -86,7 +86,7 @@ class _TEConvNd(TEProduct, _ConvNd):
         """Convolve; called by the ``forward`` of the float class."""
         if not self.on_te(input):
             return super()._conv_forward(input, weight, bias)
-        return self.in_fp4(input, lambda x: self._convolve_by_te(x, weight, bias))
+        return self.in_fp4(input, lambda x: self._convolve_by_te(x, weight, bias), operators=False)
 
     def _convolve_by_te(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dims, direct = weight.dim() - 2, is_matrix_product(self)
@@ -125,7 +125,7 @@ class _TEConvTransposeNd(TEProduct, _ConvTransposeNd):
         """Apply the layer to ``[N, in_channels, *spatial]``."""
         if not is_matrix_product(self) or not self.on_te(input):
             return super().forward(input, output_size)
-        return self.in_fp4(input, lambda x: self._spread_by_te(x, output_size))
+        return self.in_fp4(input, lambda x: self._spread_by_te(x, output_size), operators=False)
 
     def _spread_by_te(self, input: Tensor, output_size: list[int] | None) -> Tensor:
         geometry = self._geometry()

@@ -26,7 +26,7 @@ class TELinear(TEProduct, NVFP4Linear):
         """Apply the layer to ``[..., in_features]``."""
         if not self.on_te(input):
             return super().forward(input)
-        return self.in_fp4(input, self._multiply_by_te)
+        return self.in_fp4(input, self._multiply_by_te, operators=False)
 
     def _multiply_by_te(self, input: Tensor) -> Tensor:
         rows = input.to(torch.bfloat16).reshape(-1, self.weight.shape[1])

@@ -21,7 +21,7 @@ inside. Transformer Engine has no such products; this definition is ours. Where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -30,11 +30,12 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 
-from monai_fp4.quantization.formats.philox import KeySource, key_source, keys_from
+from monai_fp4.quantization.formats.philox import key_source, keys_from
+from monai_fp4.quantization.layers.base import PLAIN
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
 from monai_fp4.quantization.layers.operands import rotated_product, without_autocast
-from monai_fp4.quantization.layers.operators import LIBRARY, recipe_of, text_of
+from monai_fp4.quantization.layers.operators import Gradients, Operator, observed
 from monai_fp4.quantization.layers.separate import maxima
 from monai_fp4.quantization.numerics import Scheme, decode, scaled_values
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
@@ -42,7 +43,7 @@ from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 __all__ = ["ATTENTION_TYPES", "FP4Attention", "FP4SABlock", "FP4WindowAttention", "fp4_attention", "fp4_product"]
 
 
-def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None = None) -> Tensor:
+def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, history: LayerHistory | None = None) -> Tensor:
     """Multiply ``a @ b.mT``, quantized forward and backward as the recipe says.
 
     Args:
@@ -50,34 +51,37 @@ def fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None = N
             would.
         b: ``[..., N, K]``, with the same leading axes.
         recipe: its forward must be FP4.
-        keys: where stochastic rounding draws its keys from; by default `monai_fp4.quantization.formats.philox.draw_key`
-            decides.
+        history: of the block, where stochastic rounding draws its keys from; by default
+            `monai_fp4.quantization.formats.philox.draw_key` decides.
 
     Returns:
         ``[..., M, N]`` in the operands' dtype.
     """
-    if torch.compiler.is_dynamo_compiling():  # as the layers do
-        product: Tensor = torch.compiler.disable(_fp4_product)(a, b, recipe, keys)
+    if torch.compiler.is_dynamo_compiling() and not (type(a) in PLAIN and type(b) in PLAIN):
+        product: Tensor = torch.compiler.disable(_fp4_product)(a, b, recipe, history)
         return product
-    return _fp4_product(a, b, recipe, keys)
+    return _fp4_product(a, b, recipe, history)
 
 
-def _fp4_product(a: Tensor, b: Tensor, recipe: Recipe, keys: KeySource | None) -> Tensor:
+def _fp4_product(a: Tensor, b: Tensor, recipe: Recipe, history: LayerHistory | None) -> Tensor:
     device = a.device.type
     dtype = (
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.promote_types(a.dtype, b.dtype)
     )
     a, b = a.to(dtype), b.to(dtype)
-    if torch.jit.is_tracing():
-        recorded: Tensor = torch.ops.monai_fp4.attention_product(a, b, text_of(recipe))
-        return recorded
+    if observed():
+        return ATTENTION_PRODUCT(a, b, history, recipe)
+    with keys_from(key_source() if history is None else history.next_key):
+        return _multiply(a, b, recipe)
+
+
+def _multiply(a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
     own = [maxima(a), maxima(b)] if recipe.scheme_of(Operand.INPUT) is not Scheme.MXFP4 else [None, None]
     scaled = [x if scale is None else x / scale for x, scale in zip((a, b), own, strict=True)]
-    with keys_from(keys or key_source()):
-        product: Tensor = _Product.apply(*scaled, recipe)
+    product: Tensor = _Product.apply(*scaled, recipe)
     for scale in own:
         product = product if scale is None else product * scale
-    return product.to(dtype)
+    return product.to(a.dtype)
 
 
 class _Product(torch.autograd.Function):
@@ -96,28 +100,52 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, dc: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b = ctx.saved_tensors
-        recipe: Recipe = ctx.recipe
-        needs_a, needs_b, _ = ctx.needs_input_grad
-        if recipe.backward is not Backward.FP4:
-            da = dc @ b if needs_a else None
-            if not needs_b:
-                return da, None, None
-            return da, rotated_product(dc.mT, a.mT, b.dtype) if recipe.hadamard else dc.mT @ a, None
-        stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
-        scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
-        da = None
-        if needs_a:
-            rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
-            da = matrix_product(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
-        if not needs_b:
-            return da, None, None
-        rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
-        return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype), None
+        return *_gradients(dc, *ctx.saved_tensors, ctx.recipe, ctx.needs_input_grad[:2]), None
 
 
-LIBRARY.define("attention_product(Tensor a, Tensor b, str recipe) -> Tensor")
-LIBRARY.impl("attention_product", lambda a, b, text: _Product.apply(a, b, recipe_of(text)), "CompositeImplicitAutograd")
+def _gradients(
+    dc: Tensor, a: Tensor, b: Tensor, recipe: Recipe, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of both operands, of which ``needed`` are asked for; decoded ones under `Backward.DEQUANTIZED`."""
+    da = None
+    if recipe.backward is not Backward.FP4:
+        da = dc @ b if needed[0] else None
+        if not needed[1]:
+            return da, None
+        return da, rotated_product(dc.mT, a.mT, b.dtype) if recipe.hadamard else dc.mT @ a
+    stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
+    scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+    if needed[0]:
+        rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
+        da = matrix_product(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
+    if not needed[1]:
+        return da, None
+    rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
+    return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype)
+
+
+class _AttentionProduct(Operator):
+    operands = ("a", "b")
+
+    def forward(self, a: Tensor, b: Tensor, recipe: Recipe, *arguments: Any) -> Tensor:
+        return _multiply(a, b, recipe).contiguous()
+
+    def gradients(
+        self, dc: Tensor, a: Tensor, b: Tensor, recipe: Recipe, *arguments: Any, needed: tuple[bool, bool]
+    ) -> Gradients:
+        if recipe.backward is Backward.DEQUANTIZED:
+            scheme = recipe.scheme_of(Operand.INPUT)
+            a, b = (decode(scaled_values(x, scheme=scheme), x.dtype) for x in (a, b))
+        return _gradients(dc, a, b, recipe, needed)
+
+    def shape(self, a: Tensor, b: Tensor, *arguments: Any) -> tuple[int, ...]:
+        return (*a.shape[:-1], b.shape[-2])
+
+    def flops(self, a: Sequence[int], b: Sequence[int], c: Sequence[int], *arguments: Any) -> int:
+        return 2 * torch.Size(c).numel() * a[-1]
+
+
+ATTENTION_PRODUCT = _AttentionProduct("attention_product")
 
 
 class FP4Attention:
@@ -144,6 +172,10 @@ class FP4Attention:
         new.recipe, new.active, new.history = recipe, True, LayerHistory()
         return new
 
+    def _record(self) -> None:
+        if not observed():  # operators count when they run
+            self.history.record()
+
 
 class FP4SABlock(FP4Attention, SABlock):
     """MONAI's ``SABlock`` (ViT) with FP4 products; flash attention is not used while it is active."""
@@ -155,14 +187,14 @@ class FP4SABlock(FP4Attention, SABlock):
         if not self.active:
             output: Tensor = super().forward(x, attn_mask)
             return output
-        self.history.record(self)
+        self._record()
         if self.use_combined_linear:
             q, k, v = self.input_rearrange(self.qkv(x))
         else:
             q, k, v = (self.input_rearrange(project(x)) for project in (self.to_q, self.to_k, self.to_v))
         if self.attention_dtype is not None:
             q, k = q.to(self.attention_dtype), k.to(self.attention_dtype)
-        scores = fp4_product(q, k, self.recipe, self.history.next_key) * self.scale
+        scores = fp4_product(q, k, self.recipe, self.history) * self.scale
         if self.rel_positional_embedding is not None:
             scores = self.rel_positional_embedding(x, scores, q)
         tokens = x.shape[-2]
@@ -175,7 +207,7 @@ class FP4SABlock(FP4Attention, SABlock):
         probabilities = scores.softmax(dim=-1)
         if self.save_attn:
             self.att_mat = probabilities.detach()
-        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe, self.history.next_key).to(v.dtype)
+        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe, self.history).to(v.dtype)
         merged = self.out_rearrange(attended)
         result: Tensor = self.drop_output(self.out_proj(merged) if self.include_fc else merged)
         return result
@@ -191,10 +223,10 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
         if not self.active:
             output: Tensor = super().forward(x, mask)
             return output
-        self.history.record(self)
+        self._record()
         windows, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        scores = fp4_product(q * self.scale, k, self.recipe, self.history.next_key)
+        scores = fp4_product(q * self.scale, k, self.recipe, self.history)
         index = self.relative_position_index[:tokens, :tokens].reshape(-1)
         scores = scores + self.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
         if mask is not None:
@@ -202,7 +234,7 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
             scores = shifted.flatten(0, 1)
         probabilities = self.attn_drop(self.softmax(scores)).to(v.dtype)
         attended = (
-            fp4_product(probabilities, v.mT, self.recipe, self.history.next_key)
+            fp4_product(probabilities, v.mT, self.recipe, self.history)
             .transpose(1, 2)
             .reshape(windows, tokens, width)
         )

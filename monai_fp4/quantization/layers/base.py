@@ -15,15 +15,16 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import keys_from
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.operands import check_untransformed
+from monai_fp4.quantization.layers.operators import observed
 from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["NVFP4Layer", "add_bias", "check_image", "leaves_to_torch", "working_dtype"]
+__all__ = ["PLAIN", "NVFP4Layer", "add_bias", "check_image", "leaves_to_torch", "working_dtype"]
 
 
 ADDED_ATTRIBUTES = ("recipe", "active", "history", "_te")
 """What FP4 layers and attention blocks keep beside what the float class has; ``_te`` is Transformer Engine's layer."""
 
-_PLAIN = (Tensor, nn.Parameter, FakeTensor)
+PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 
 class NVFP4Layer(nn.Module):
@@ -80,24 +81,32 @@ class NVFP4Layer(nn.Module):
         """Whether the next forward pass is quantized."""
         return self.active and self.recipe.quantizes
 
-    def in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor], *, operators: bool = True) -> Tensor:
         """Run the quantized forward pass ``compute`` of an input, which may be of any subclass of Tensor.
+
+        Args:
+            input: what the layer was given.
+            compute: the pass of a plain tensor.
+            operators: whether it consists of operators of torch, which a compiler can follow.
 
         Raises:
             ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
         """
-        if torch.compiler.is_dynamo_compiling():  # one break of the graph for each layer, and the kernels are used
-            # Here and no decorator, which would import the compiler, and Triton, with this module.
-            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute)
+        if torch.compiler.is_dynamo_compiling():
+            if operators and type(input) in PLAIN and type(self.weight) in PLAIN:
+                return compute(input)
+            # One break of the graph. Here and no decorator, which would import the compiler, and Triton, with this.
+            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute, operators)
             return answer
         if isinstance(input, torch.fx.Proxy):  # torch.fx keeps torch's own layers whole too
             path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
             node: Tensor = input.tracer.create_proxy("call_module", path, (input,), {})
             return node
-        return self._in_fp4(input, compute)
+        return self._in_fp4(input, compute, operators)
 
-    def _in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        self.history.record(self)
+    def _in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor], operators: bool) -> Tensor:
+        if not (operators and observed()):  # operators count when they run
+            self.history.record()
         check_untransformed()
         if torch.onnx.is_in_onnx_export():
             raise ConfigError(
@@ -109,7 +118,7 @@ class NVFP4Layer(nn.Module):
         _check_memory(self.weight if weight is None else weight, "weight")
         with keys_from(self.history.next_key):
             # MONAI's MetaTensor, say: it answers as it answers for torch's own layers.
-            if type(input) not in _PLAIN and has_torch_function_unary(input):
+            if type(input) not in PLAIN and has_torch_function_unary(input):
                 answer: Tensor = handle_torch_function(_on_plain, (input,), input, compute)
                 return answer
             return compute(input)
@@ -137,7 +146,7 @@ def _on_plain(input: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _check_memory(tensor: Tensor, what: str) -> None:
     """Refuse what holds its numbers elsewhere: DTensor, nested and quantized tensors, and the like."""
-    if type(tensor) in _PLAIN:
+    if type(tensor) in PLAIN:
         plain = tensor.layout is torch.strided or type(tensor) is FakeTensor
     else:
         plain = not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))

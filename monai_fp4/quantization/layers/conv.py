@@ -52,7 +52,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
         dtype = working_dtype(input)
         batched = input.dim() == 2 + dims
         x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
-        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype), bias, dims)
+        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype, self.history), bias, dims)
         return y if batched else y.squeeze(0)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.geometry import ConvGeometry, memory_format
 from monai_fp4.quantization.layers.layer_products import Forward, Products
 from monai_fp4.quantization.layers.operands import (
     along_channels,
@@ -60,6 +60,10 @@ class ConvSpec:
     dtype: torch.dtype
     transposed: bool
     image_shape: tuple[int, ...]
+
+    def memory_format(self, x: Tensor, weight: Tensor) -> torch.memory_format:
+        """Channels last where either operand is."""
+        return memory_format(x, weight)
 
     def read(self, x: Tensor) -> Tensor:
         """The pixels of the input that some tap reads."""
@@ -109,16 +113,22 @@ class ConvProducts(Products[ConvSpec]):
 
     def forward(self, x: Tensor, weight: Tensor) -> Forward:
         """Quantize pixels along their channels and the kernel along the same axis, and multiply."""
-        recipe, transposed, groups = self.recipe, self.spec.transposed, self.spec.geometry.groups
-        a, b = quantize_operands(x, weight, self.spec.geometry, recipe, transposed=transposed)
-        saved = (x, weight)
-        if self.decodes:
-            kernel = as_kernel(decode(b, self.dtype), along_first=transposed)
-            saved = (channels_first(decode(a, self.dtype), groups), kernel)
+        transposed, groups = self.spec.transposed, self.spec.geometry.groups
+        a, b = quantize_operands(x, weight, self.spec.geometry, self.recipe, transposed=transposed)
+        saved = self._decoded(a, b) if self.decodes else (x, weight)
         y = self.spec.forward(channels_first(a.values, groups), as_kernel(b.values, along_first=transposed))
-        # In the standard format dgrad finds the same blocks again, and nothing need be kept.
-        kept = b if recipe.two_d_weights and not recipe.standard_format else None
-        return Forward(self.scale_and_cast(y, a, b), saved, kept)
+        return Forward(self.scale_and_cast(y, a, b), saved, b if self.keeps else None)
+
+    def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
+        """See `Products.remembered`."""
+        if not (self.decodes or self.keeps):
+            return (x, weight), None
+        a, b = quantize_operands(x, weight, self.spec.geometry, self.recipe, transposed=self.spec.transposed)
+        return self._decoded(a, b) if self.decodes else (x, weight), b if self.keeps else None
+
+    def _decoded(self, a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
+        kernel = as_kernel(decode(b, self.dtype), along_first=self.spec.transposed)
+        return channels_first(decode(a, self.dtype), self.spec.geometry.groups), kernel
 
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
         """Quantize dy along its channels and the kernel along the same axis, and multiply."""

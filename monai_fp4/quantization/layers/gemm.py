@@ -44,7 +44,7 @@ from monai_fp4.quantization.layers.triton_products import TritonConvProducts, Tr
 from monai_fp4.quantization.numerics import ScaledValues, Scheme
 from monai_fp4.quantization.recipes import Backward, Operand
 
-__all__ = ["MULTIPLIERS", "input_gradient", "multiply"]
+__all__ = ["MULTIPLIERS", "gradients", "input_gradient", "multiply"]
 
 _Result = TypeVar("_Result")
 
@@ -64,7 +64,8 @@ def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         spec: what is multiplied how.
 
     Returns:
-        ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients.
+        ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients. It and the gradient of x lie in memory
+        as torch's would.
     """
     y: Tensor
     own = maxima(spec.read(x)) if separated() and spec.recipe.scheme_of(Operand.INPUT) is not Scheme.MXFP4 else None
@@ -85,6 +86,27 @@ def input_gradient(dy: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     return _compute(dy, spec, lambda products: products.input_gradient(dy, weight))
 
 
+def gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, spec: Spec, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of `multiply` from its operands alone, for operators, which save nothing else.
+
+    What its autograd function keeps of the forward pass is computed anew: the same bits.
+    """
+    saved, kept = _compute(x, spec, lambda products: products.remembered(x, weight))
+    return _gradients(dy, *saved, kept, spec, needed)
+
+
+def _gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, kept: ScaledValues | None, spec: Spec, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    if spec.recipe.backward is Backward.FP4:
+        return _compute(dy, spec, lambda products: products.gradients(dy, x, weight, kept, needed))
+    dx = spec.input_gradient(dy, weight) if needed[0] else None
+    dw = spec.weight_gradient(dy, x) if needed[1] else None
+    return dx, dw
+
+
 def _compute(x: Tensor, spec: Spec, call: Callable[[Products[Any]], _Result]) -> _Result:
     return dispatch(MULTIPLIERS[type(spec)], x, spec, lambda products: call(products(spec)))
 
@@ -95,18 +117,14 @@ class _Multiply(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         y, saved, kept = _compute(x, spec, lambda products: products.forward(x, weight))
         # Whatever is kept for later goes through autograd, so that checkpointing and save_on_cpu can free and move it.
-        ctx.spec, ctx.scheme = spec, kept and kept.scheme
+        ctx.spec, ctx.scheme, ctx.layout = spec, kept and kept.scheme, spec.memory_format(x, weight)
         ctx.save_for_backward(*saved, *((kept.values, kept.amax, kept.scales) if kept is not None else ()))
-        return y
+        return y.contiguous(memory_format=ctx.layout)
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parts = ctx.saved_tensors
-        spec, needed = ctx.spec, ctx.needs_input_grad[:2]
         kept = ScaledValues(parts[0], parts[1], parts[2], ctx.scheme) if parts else None
-        if spec.recipe.backward is Backward.FP4:
-            return *_compute(dy, spec, lambda products: products.gradients(dy, x, weight, kept, needed)), None
-        dx = spec.input_gradient(dy, weight) if needed[0] else None
-        dw = spec.weight_gradient(dy, x) if needed[1] else None
-        return dx, dw, None
+        dx, dw = _gradients(dy, x, weight, kept, ctx.spec, ctx.needs_input_grad[:2])
+        return None if dx is None else dx.contiguous(memory_format=ctx.layout), dw, None

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["ConvGeometry", "kernel_of", "per_axis"]
+__all__ = ["ConvGeometry", "kernel_of", "memory_format", "per_axis"]
 
 
 def per_axis(value: int | str | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -132,6 +133,17 @@ class ConvGeometry:
         """Return the maximum of the im2col matrix where it may differ from the image's own, else None."""
         used = self.pixels_used(image)
         return None if used is image else used.abs().amax().float()
+
+
+def memory_format(*tensors: Tensor) -> torch.memory_format:
+    """The format that a convolution of torch with these operands answers in: the first one that is channels last."""
+    for x in tensors:
+        if x.ndim in (4, 5) and not x.is_contiguous():
+            last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+            found = last if x.is_contiguous(memory_format=last) else suggest_memory_format(x)
+            if found is not torch.contiguous_format:
+                return found
+    return torch.contiguous_format
 
 
 @functools.lru_cache(maxsize=1024)

@@ -9,19 +9,29 @@ that were seeded alike thus round independently, and an average over them averag
 
 The seed is torch's own, ``torch.initial_seed()``, which ``torch.manual_seed`` sets: whoever seeds every epoch resumes
 at the start of any epoch with the same bits. :func:`seed_rounding` sets another, and begins the stream anew.
+
+A graph that a compiler or an exporter made holds no Python objects, so there the layer's operators get
+:attr:`LayerHistory.stream`, a tensor, and find the history by its number when they run. Compiled steps thus draw the
+next keys of the same stream, and layers that differ in nothing else share one graph.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["LayerHistory", "history_of", "seed_rounding"]
+__all__ = ["LayerHistory", "history_of", "history_of_stream", "seed_rounding"]
+
+
+_by_stream: WeakValueDictionary[int, LayerHistory] = WeakValueDictionary()
+_loaded: list[LayerHistory] = []  # of programs, which have no layer to keep them
 
 
 class LayerHistory:
@@ -29,24 +39,42 @@ class LayerHistory:
 
     Attributes:
         number: of the layer in its model; part of every key.
-        passes: how many forward passes it computed in FP4.
-        observer: called with the layer at each of these passes that autograd records; None for nobody.
+        passes: how many forward passes it computed in FP4 (of an attention block's operators: products).
+        observer: called at each pass of a training; None for nobody.
+        stream: int64, one number in the CPU's memory, by which `history_of_stream` finds the history.
     """
 
     def __init__(self, number: int = 0) -> None:
         self.number, self.passes = number, 0
-        self.observer: Callable[[nn.Module], None] | None = None
+        self.observer: Callable[[], None] | None = None
         self._seed: tuple[int, ...] | None = None
         self._draws: Counter[tuple[int, ...]] = Counter()
+        self._name(secrets.randbits(63))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"observer": None}  # a copy is another model, which nobody observes
+        state = self.__dict__ | {"observer": None}  # a copy is another model, which nobody observes
+        del state["stream"]
+        return state
 
-    def record(self, layer: nn.Module) -> None:
-        """Note a forward pass in FP4."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._name(secrets.randbits(63))
+
+    def _name(self, number: int) -> None:
+        with torch.inference_mode(False):  # it will be saved for a backward pass
+            self.stream = torch.tensor(number, device="cpu")
+        _by_stream[number] = self
+
+    def record(self) -> None:
+        """Note a forward pass in FP4, and tell who observes if autograd records it."""
         self.passes += 1
         if self.observer is not None and torch.is_grad_enabled():
-            self.observer(layer)
+            self.observer()
+
+    def record_gradients(self) -> None:
+        """Tell who observes of a backward pass whose forward pass could not tell, in a compiled graph."""
+        if self.observer is not None:
+            self.observer()
 
     def next_key(self) -> int:
         """The next key of the layer's stream, a number from ``-2^63`` to ``2^63 - 1``."""
@@ -66,6 +94,23 @@ def history_of(layer: nn.Module) -> LayerHistory:
     """The history of an FP4 layer or attention block."""
     history = layer.__dict__["history"]
     assert isinstance(history, LayerHistory)
+    return history
+
+
+def history_of_stream(stream: Tensor | None) -> LayerHistory | None:
+    """The history whose `LayerHistory.stream` this is; None where there is no stream.
+
+    A program that was exported, saved and loaded in another process brings a number that no layer of this process has.
+    It begins a stream of its own, which follows from that number and the seed.
+    """
+    if stream is None:
+        return None
+    number = int(stream)
+    history = _by_stream.get(number)
+    if history is None:
+        history = LayerHistory(number)
+        history._name(number)
+        _loaded.append(history)
     return history
 
 

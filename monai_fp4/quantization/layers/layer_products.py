@@ -31,6 +31,9 @@ class Spec(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of the results."""
 
+    def memory_format(self, x: Tensor, weight: Tensor) -> torch.memory_format:
+        """Of the product, and of the gradient of the input."""
+
     def read(self, x: Tensor) -> Tensor:
         """The part of an input that the product reads, and whose maximum scales it."""
 
@@ -79,6 +82,10 @@ class Products(ABC, Generic[_Spec]):
         """Quantize both operands and multiply them."""
 
     @abstractmethod
+    def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
+        """`Forward.saved` and `Forward.kept` computed anew; nothing kept where the backward pass finds it again."""
+
+    @abstractmethod
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
         """Quantize the gradient and the weight and multiply them; ``kept`` is that of `Forward`."""
 
@@ -94,6 +101,11 @@ class Products(ABC, Generic[_Spec]):
         dx = self.input_gradient(dy, weight, kept) if needed[0] else None
         dw = self.weight_gradient(dy, x) if needed[1] else None
         return dx, dw
+
+    @property
+    def keeps(self) -> bool:
+        """Whether blocks over two axes, transposed, may differ from those of the transposed weight."""
+        return self.recipe.two_d_weights and not self.recipe.standard_format
 
     @property
     def decodes(self) -> bool:

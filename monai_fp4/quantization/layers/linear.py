@@ -46,7 +46,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
             )
         dtype = working_dtype(input)
         x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
-        y = linear(x, weight, self.recipe, dtype)
+        y = linear(x, weight, self.recipe, dtype, self.history)
         return add_bias(y, self.bias).view(*input.shape[:-1], weight.shape[0])
 
     @torch.no_grad()

@@ -45,6 +45,10 @@ class LinearSpec:
     recipe: Recipe
     dtype: torch.dtype
 
+    def memory_format(self, x: Tensor, weight: Tensor) -> torch.memory_format:
+        """Matrices have one format."""
+        return torch.contiguous_format
+
     def read(self, x: Tensor) -> Tensor:
         """All of the input."""
         return x
@@ -73,6 +77,14 @@ class LinearProducts(Products[LinearSpec]):
         a, b = quantized_input(x, self.recipe), quantized_weight(weight, self.recipe)
         saved = (decode(a, self.dtype), decode(b, self.dtype)) if self.decodes else (x, weight)
         return Forward(matrix_product(a, b, self.dtype), saved, b if self.recipe.two_d_weights else None)
+
+    def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
+        """See `Products.remembered`."""
+        saved, kept = (x, weight), quantized_weight(weight, self.recipe) if self.keeps else None
+        if self.decodes:
+            a, b = quantized_input(x, self.recipe), kept or quantized_weight(weight, self.recipe)
+            saved = (decode(a, self.dtype), decode(b, self.dtype))
+        return saved, kept
 
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
         """``dy W`` ``[T, K]``, both quantized along N."""

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -52,7 +52,9 @@ from monai_fp4.quantization.numerics import (
 __all__ = [
     "along_channels",
     "as_kernel",
+    "autocast_off",
     "channels_first",
+    "check_backward",
     "check_untransformed",
     "kernel_values",
     "scale_and_cast",
@@ -133,21 +135,29 @@ def without_autocast(method: _Method) -> _Method:
     @functools.wraps(method)
     def wrapped(ctx: Any, tensor: Tensor, *args: Any) -> Any:
         if backward:
-            check_untransformed(tensor)
-            if torch.is_grad_enabled():
-                raise ConfigError(
-                    "FP4 layers expected a backward pass without create_graph, found one that is to be differentiated"
-                    " again (a gradient penalty, a Hessian): rounding has no second derivative, so switch the layers"
-                    " off there with monai_fp4.quantization.set_active"
-                )
+            check_backward(tensor)
         else:
             ctx.keys = key_source()
-        # Autocast knows no device "meta", where only shapes are computed.
-        autocast = nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
-        with autocast, keys_from(ctx.keys) if backward else nullcontext():
+        with autocast_off(tensor), keys_from(ctx.keys) if backward else nullcontext():
             return method(ctx, tensor, *args)
 
     return cast(_Method, wrapped)
+
+
+def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the tensor's device; none on device "meta", which autocast does not know."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def check_backward(gradient: Tensor) -> None:
+    """Refuse, with a ConfigError, a backward pass that is to be differentiated again, or is of a batch of gradients."""
+    check_untransformed(gradient)
+    if torch.is_grad_enabled():
+        raise ConfigError(
+            "FP4 layers expected a backward pass without create_graph, found one that is to be differentiated again (a"
+            " gradient penalty, a Hessian): rounding has no second derivative, so switch the layers off there with"
+            " monai_fp4.quantization.set_active"
+        )
 
 
 def check_untransformed(gradient: Tensor | None = None) -> None:

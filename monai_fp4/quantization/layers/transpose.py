@@ -55,7 +55,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         extra = self._extra(input, output_size, geometry)
         batched = input.dim() == 2 + dims
         x = (input if batched else input.unsqueeze(0)).to(dtype)
-        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype, extra), self.bias, dims)
+        y = add_bias(convolve(x, weight, geometry, self.recipe, dtype, self.history, extra), self.bias, dims)
         return y if batched else y.squeeze(0)
 
     def _extra(self, input: Tensor, output_size: list[int] | None, geometry: ConvGeometry) -> tuple[int, ...]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -81,6 +82,7 @@ class Recipe:
         check_types(self)
         set_field(self, "bf16_last_share", float(self.bf16_last_share))
         check_consistency(self)
+        set_field(self, "_text", json.dumps(self.to_config()))  # a compiler that traces a layer can read it, not write
 
     @property
     def quantizes(self) -> bool:
@@ -91,6 +93,12 @@ class Recipe:
     def standard_format(self) -> bool:
         """Whether every tensor has the standard scheme, the only one that the fast kernels know."""
         return self.format is Format.NVFP4 and self.four_over_six is FourOverSix.NONE
+
+    @property
+    def text(self) -> str:
+        """The recipe as JSON: an argument for operators of torch, from which `from_config` gives it back."""
+        text: str = self._text  # type: ignore[attr-defined]
+        return text
 
     def scheme_of(self, operand: Operand | str) -> Scheme:
         """The scheme that an operand of a layer's products is quantized with.
