@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import keys_from
 from monai_fp4.quantization.layers.history import LayerHistory
-from monai_fp4.quantization.layers.operands import check_untransformed
+from monai_fp4.quantization.layers.operands import check_not_onnx, check_untransformed
 from monai_fp4.quantization.layers.operators import observed
 from monai_fp4.quantization.recipes import Recipe
 
@@ -108,11 +108,7 @@ class NVFP4Layer(nn.Module):
         if not (operators and observed()):  # operators count when they run
             self.history.record()
         check_untransformed()
-        if torch.onnx.is_in_onnx_export():
-            raise ConfigError(
-                "ONNX has no operators for FP4 layers as they train: export the network that"
-                " monai_fp4.quantization.unconvert gives back, or switch them off with set_active"
-            )
+        check_not_onnx()
         _check_memory(input, "input")
         weight = self._parameters.get("weight")  # quicker than the attribute, and None where it is parametrized
         _check_memory(self.weight if weight is None else weight, "weight")

@@ -55,6 +55,7 @@ __all__ = [
     "autocast_off",
     "channels_first",
     "check_backward",
+    "check_not_onnx",
     "check_untransformed",
     "kernel_values",
     "scale_and_cast",
@@ -147,6 +148,15 @@ def without_autocast(method: _Method) -> _Method:
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the tensor's device; none on device "meta", which autocast does not know."""
     return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def check_not_onnx() -> None:
+    """Refuse, with a ConfigError, to be exported to ONNX."""
+    if torch.onnx.is_in_onnx_export():
+        raise ConfigError(
+            "ONNX has no operators for FP4 layers as they train: export the network that"
+            " monai_fp4.quantization.unconvert gives back, or switch them off with set_active"
+        )
 
 
 def check_backward(gradient: Tensor) -> None:

@@ -37,7 +37,7 @@ from monai_fp4.quantization.layers.gemm import gradients, multiply
 from monai_fp4.quantization.layers.geometry import ConvGeometry, memory_format
 from monai_fp4.quantization.layers.history import LayerHistory, history_of_stream
 from monai_fp4.quantization.layers.linear_products import LinearSpec
-from monai_fp4.quantization.layers.operands import autocast_off, check_backward
+from monai_fp4.quantization.layers.operands import autocast_off, check_backward, check_not_onnx
 from monai_fp4.quantization.recipes import Recipe
 
 __all__ = ["Gradients", "Operator", "convolve", "linear", "observed", "recipe_of"]
@@ -179,6 +179,7 @@ class Operator(ABC):
         return da, db
 
     def _fake(self, a: Tensor, b: Tensor, stream: Tensor | None, text: str, *arguments: Any) -> Tensor:
+        check_not_onnx()
         flops.register()
         c = a.new_empty(self.shape(a, b, *arguments), dtype=self.dtype(a, *arguments))
         return c.contiguous(memory_format=self.layout(a, b))
