@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_fp4 import fake_quantize, quantize
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization import convert, seed_rounding, set_active, unconvert
+from monai_fp4.quantization import convert, set_active, unconvert
 
 
 def convolutions() -> nn.Module:
@@ -111,25 +111,6 @@ def test_an_export_by_tracing_is_refused(tmp_path: Path) -> None:
     assert torch.equal(torch.jit.trace(model, image(4, 32))(image(4, 32)), plain(image(4, 32)))
 
 
-@pytest.mark.parametrize("name", ["convolutions", "monai's vit"])
-def test_a_compiled_network_computes_the_same_and_rounds_anew_in_each_step(name: str) -> None:
-    build, shape, recipe = CASES[name]
-    torch.manual_seed(0)
-    model, report = convert(build(), recipe, heads=[])
-    compiled, x = torch.compile(model, backend="eager"), image(*shape)
-    assert torch.equal(first(compiled(x)), first(model(x)))
-    gradients = []
-    for network in (model, compiled, compiled):
-        model.zero_grad()
-        seed_rounding(model, len(gradients) // 2)
-        first(network(x)).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    assert all(map(torch.equal, gradients[0], gradients[1]))
-    if recipe == "sr_rht_2d":
-        assert not all(map(torch.equal, gradients[1], gradients[2]))
-    assert {layer.use for layer in report.after(lambda: compiled(x)).layers if layer.use} == {"ran in FP4"}
-
-
 def test_torch_fx_keeps_layers_whole_as_it_keeps_torchs() -> None:
     model, _ = convert(convolutions(), "full", heads=[])
     graph = torch.fx.symbolic_trace(model)
@@ -138,16 +119,6 @@ def test_torch_fx_keeps_layers_whole_as_it_keeps_torchs() -> None:
     assert sum(node.op == "call_module" for node in graph.graph.nodes) == len(model)
     set_active(model, False)
     assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
-
-
-@pytest.mark.parametrize("name", ["convolutions", "monai's vit"])
-def test_an_export_without_dynamo_computes_the_same(name: str) -> None:
-    build, shape, recipe = CASES[name]
-    torch.manual_seed(0)
-    model, _ = convert(build().eval(), recipe, heads=[])
-    exported = torch.export.export(model, (image(*shape),), strict=False).module()
-    with torch.no_grad():
-        torch.testing.assert_close(first(exported(image(*shape))), first(model(image(*shape))))
 
 
 def test_what_is_no_tensor_is_refused_as_torch_refuses_it() -> None:

@@ -5,7 +5,7 @@ GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to re
 
 * `operands`: which operand of which GEMM is quantized how under which recipe;
 * `gemm`: the table of implementations that multiply, and their autograd function;
-* `operators`: the same as operators of torch, which tracers record;
+* `operators`, `custom_operator` and `flops`: the same as operators of torch, for compilers, tracers and counters;
 * `layer_products` and `linear_products`: the three GEMMs of a linear layer;
 * `conv_products`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
 * `cpu_products`, `cpu_conv`, `cpu_conv_gradient` and `triton_products`: the same numbers by the compiled kernels;

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 __all__ = ["define", "register"]
@@ -58,6 +57,6 @@ def register() -> None:
         if operator not in flop_registry:
             register_flop_formula(operator)(formula)
     for mode in _get_current_dispatch_mode_stack():
-        registry = getattr(getattr(mode, "counter", None), "flop_registry", None)
-        if registry is not None and isinstance(mode.counter, FlopCounterMode):
-            registry.update({operator: flop_registry[operator] for operator in _formulas})
+        counter = getattr(mode, "counter", None)
+        if isinstance(counter, FlopCounterMode):
+            counter.flop_registry.update({operator: flop_registry[operator] for operator in _formulas})

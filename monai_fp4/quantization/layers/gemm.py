@@ -64,8 +64,8 @@ def multiply(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
         spec: what is multiplied how.
 
     Returns:
-        ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients. It and the gradient of x lie in memory
-        as torch's would.
+        ``[T, N]``, or ``[N, A, *out]``, in ``spec.dtype``, as are both gradients. It lies in memory as torch's result
+        would, and so does the gradient of x.
     """
     y: Tensor
     own = maxima(spec.read(x)) if separated() and spec.recipe.scheme_of(Operand.INPUT) is not Scheme.MXFP4 else None

@@ -8,6 +8,9 @@ kernels started once for all of them.
 A product is linear, so that needs no kernel: an input divided by its maximum has the maximum 1, whatever stands beside
 it, and the product is multiplied by that maximum in FP32, before it is cast. Numbers differ from those of the tensor
 alone by roundings of FP32.
+
+This is for evaluation. In a compiled or traced network the forward pass is of several tensors too, but gradients are
+those of one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 
-from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention, fp4_product
+from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention
+from monai_fp4.quantization.layers.attention_product import fp4_product
 
 __all__ = ["AttentionEntropy", "attention_entropy"]
 

@@ -23,8 +23,8 @@ from monai_fp4.quantization.layers.attention import (
     FP4SABlock,
     FP4WindowAttention,
     fp4_attention,
-    fp4_product,
 )
+from monai_fp4.quantization.layers.attention_product import fp4_product
 from monai_fp4.quantization.recipes import RECIPES, Recipe
 
 RECIPE = Recipe.from_config({"base": "full", "attention": "fp4"})

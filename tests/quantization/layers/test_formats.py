@@ -23,7 +23,7 @@ from monai_fp4.quantization.backends.te_recipe import te_flags
 from monai_fp4.quantization.conversion import convert
 from monai_fp4.quantization.formats.scheme import Scheme
 from monai_fp4.quantization.layers import LAYER_TYPES, NVFP4Layer
-from monai_fp4.quantization.layers.attention import fp4_product
+from monai_fp4.quantization.layers.attention_product import fp4_product
 from monai_fp4.quantization.monitor.health import operand_health, quantization_health
 from monai_fp4.quantization.numerics import ScaledValues, decode, pad_last, plain_torch, scaled_values
 from monai_fp4.quantization.recipes import Recipe

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from monai_fp4 import Recipe, convert
 from monai_fp4.networks import build_network
 from monai_fp4.quantization.layers import LAYER_TYPES
-from monai_fp4.quantization.layers.attention import fp4_product
+from monai_fp4.quantization.layers.attention_product import fp4_product
 from monai_fp4.quantization.layers.separate import maxima, separate, separated
 
 COUNTS = (1, 3, 2)
