@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tiny_runs import Dataset, command, contents, nifti_dataset, refusal, train
 
-from monai_fp4.data import build_manifest, load_manifest, save_manifest
+from monai_fp4.data import build_manifest, check_manifest, load_manifest, save_manifest
 from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.errors import ConfigError, DataError
 
@@ -37,6 +37,11 @@ def scan_of(dataset: Dataset, suffix: str = "", part: int = 0) -> Path:
     return folder / f"{folder.name}_2{suffix}.tif"
 
 
+def called(path: Path, kind: str = "image") -> str:
+    """How an error of a run names that slice: by patient and number, not by path."""
+    return f"{kind} 2 of patient {path.parent.name!r}"
+
+
 def rehash(dataset: Dataset) -> None:
     """Make the manifest name the damaged files, so that it is not their hashes that are refused."""
     document = json.loads(dataset.manifest.read_text())
@@ -54,31 +59,31 @@ def missing_folder(data: Dataset) -> str:
 
 def missing_file(data: Dataset) -> str:
     scan_of(data).unlink()
-    return scan_of(data).name
+    return f"files of patient {scan_of(data).parent.name!r}"
 
 
 def truncated(data: Dataset) -> str:
     path = scan_of(data)
     path.write_bytes(path.read_bytes()[:2000])
-    return f"{path.name}, found that its SHA-256 differs"
+    return f"{called(path)}, found that its SHA-256 differs"
 
 
 def other_size(data: Dataset) -> str:
     path = scan_of(data, "_mask")
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(path)
-    return path.name
+    return called(path, "mask")
 
 
 def not_binary(data: Dataset) -> str:
     path = scan_of(data, "_mask")
     Image.fromarray(np.arange(40 * 48, dtype=np.uint32).reshape(40, 48).astype(np.uint8)).save(path)
-    return path.name
+    return called(path, "mask")
 
 
 def other_hash(data: Dataset) -> str:
     path = scan_of(data)
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    return f"{path}, found that its SHA-256 differs"
+    return f"{called(path)}, found that its SHA-256 differs"
 
 
 def edit(data: Dataset, change: Callable[[dict[str, Any]], None]) -> None:
@@ -122,6 +127,10 @@ def test_bad_data(copied: Dataset, tmp_path: Path, damage: Callable[[Dataset], s
         rehash(copied)
     error = refusal(lambda: train(copied, tmp_path / "run"))
     assert isinstance(error, DataError) and named in str(error), error
+    if damage in (missing_file, truncated, other_size, not_binary, other_hash):  # manifest check names the file
+        assert scan_of(copied).name not in str(error)
+        check = refusal(lambda: check_manifest(copied.manifest, copied.dataset_dir))
+        assert scan_of(copied, "_mask" if damage in (other_size, not_binary) else "").name in str(check)
     left = set(contents(tmp_path / "run"))
     assert not {"model.pt", "checkpoint.pt", "metrics.json"} & left
 
@@ -149,7 +158,10 @@ def test_what_is_not_finite_is_refused_when_it_is_read(tmp_path: Path, value: fl
     rehash(data)
     error = refusal(lambda: train(data, tmp_path / "run"))
     assert (
-        isinstance(error, DataError) and str(path) in str(error) and "1 voxels of NaN, infinity or more" in str(error)
+        isinstance(error, DataError)
+        and "1 voxels of NaN, infinity or more" in str(error)
+        and "image 1 of patient 'patient_1'" in str(error)
+        and str(path) not in str(error)
     )
 
 

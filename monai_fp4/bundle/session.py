@@ -32,6 +32,7 @@ from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.running_config import running_config
 from monai_fp4.data import load_manifest, prepare_data, select_patients, unseen_patients
 from monai_fp4.data.identity import content_of
+from monai_fp4.data.pseudonyms import refuse_keys_within
 from monai_fp4.errors import ConfigError, MonaiFP4Error, unknown_name
 from monai_fp4.lock import FolderLock
 from monai_fp4.machine import describe_environment
@@ -146,6 +147,7 @@ class Session:
         if self.rank == 0:
             with ExitStack() as held:
                 held.enter_context(FolderLock(folder.path / ".lock", "run"))
+                refuse_keys_within(folder.path, self.manifest)
                 prepare_data(self.manifest, self.options.dataset_dir)
                 folder.claim(config, self._patients | self._content)
                 environment = describe_environment(self.device, self.backend.name)

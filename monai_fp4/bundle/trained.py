@@ -29,6 +29,7 @@ from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
+from monai_fp4.data.pseudonyms import refuse_keys_within
 from monai_fp4.errors import ConfigError, DataError, printable, unknown_name
 from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
@@ -198,6 +199,7 @@ class TrainedRun(TrainedNetwork):
             )
         super().__init__(run_dir, device, trust_run_dir)
         records = load_manifest(manifest)
+        refuse_keys_within(output_dir, records)
         root = prepare_data(records, dataset_dir)
         channels = self.channels = self._channels(records)
         chosen = self._choose(records, split)

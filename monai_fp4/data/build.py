@@ -25,6 +25,7 @@ from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
 from monai_fp4.data.paper_split import FOLDS, SEED, assign_paper_splits
 from monai_fp4.data.patients import read_patient
+from monai_fp4.data.pseudonyms import located
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom_series import is_there
 from monai_fp4.data.readers.files import digest_of
@@ -257,7 +258,8 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
             "bundle on that manifest and dataset_dir writes them"
         )
     root = prepare_data(manifest, dataset_dir)
-    absent = [patient.id for patient in manifest.patients if not is_there(root / patient.images[0].image)]
+    first = {patient.id: located(manifest, patient).images[0].image for patient in manifest.patients}
+    absent = [patient for patient, image in first.items() if not is_there(root / image)]
     if absent:
         raise DataError(
             f"expected all {len(manifest.patients)} patients of manifest {manifest.name!r} in {root}, found that "

@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_fp4.data.build import SPLIT_RULES, check_manifest, find_and_examine
@@ -19,6 +20,7 @@ from monai_fp4.data.folds import select_patients
 from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
+from monai_fp4.data.pseudonyms import KEYS, KeyFile, open_keys
 from monai_fp4.data.records import Header, Manifest, Patient, Reading, Split
 from monai_fp4.errors import ConfigError
 
@@ -93,6 +95,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="voxels that image and mask may lie apart at the corners (default: %(default)s)",
     )
     build.add_argument("--description", default="", help="free text: source, licence")
+    build.add_argument(
+        "--pseudonyms",
+        metavar="KEYFILE",
+        help="hold pseudonyms in the place of patients' keys and paths; the key file says who is who, is made or added "
+        "to, and belongs into nobody else's hands",
+    )
     build.add_argument("--force", action="store_true", help="write over an existing file")
     build.set_defaults(func=_build)
 
@@ -105,6 +113,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def _build(options: argparse.Namespace) -> int:
     if not options.force:
         refuse_existing(options.output)  # before reading everything, not after
+    keys = open_keys(options.pseudonyms, options.output) if options.pseudonyms else None
     manifest, findings = find_and_examine(
         options.dataset_dir,
         format=options.format,
@@ -112,7 +121,7 @@ def _build(options: argparse.Namespace) -> int:
         seed=options.seed,
         split=options.split,
         split_rule=options.split_rule,
-        name=options.name,
+        name=options.name or (Path(options.output).stem if keys else None),  # the folder's name may say whose it is
         groups=read_groups(options.groups) if options.groups else None,
         description=options.description,
         patient_pattern=options.patient_pattern,
@@ -120,12 +129,25 @@ def _build(options: argparse.Namespace) -> int:
         channels=options.channels,
         reading=_reading(options),
     )
+    if keys:
+        manifest, keys = keys.hide(manifest)
+        keys.save()
     path = save_manifest(manifest, options.output, force=options.force)
     print("\n".join(findings.facts))
     print(f"wrote {path}\n{_summary(manifest)}")
+    print(_who_can_tell(keys))
     for doubt in findings.doubts:
         print(f"warning: {doubt}", file=sys.stderr)
     return 0
+
+
+def _who_can_tell(keys: KeyFile | None) -> str:
+    if keys:
+        return f"{keys.path} says who is who: keep it apart and keep a copy; training reads it where {KEYS} names it"
+    return (
+        "note: patients' keys and paths stand in this manifest, and the keys in metrics and tables of its runs; where "
+        "they tell who somebody is, build with --pseudonyms KEYFILE"
+    )
 
 
 def _reading(options: argparse.Namespace) -> Reading:

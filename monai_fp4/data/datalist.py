@@ -12,7 +12,9 @@ from typing import Any
 from monai_fp4.data.folds import select_patients
 from monai_fp4.data.layouts import data_root
 from monai_fp4.data.manifest import load_manifest
+from monai_fp4.data.messages import without_paths
 from monai_fp4.data.phantoms.generators import GENERATORS
+from monai_fp4.data.pseudonyms import located
 from monai_fp4.data.readers.dicom_series import behind, is_there
 from monai_fp4.data.readers.limits import check_inside
 from monai_fp4.data.records import Manifest, Patient
@@ -38,10 +40,10 @@ def prepare_data(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Pa
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             GENERATORS[manifest.generator].write(folder)
     root = data_root(dataset_dir)
-    if not any(is_there(root / patient.images[0].image) for patient in manifest.patients):
+    if not any(is_there(root / located(manifest, patient).images[0].image) for patient in manifest.patients):
         raise DataError(
             f"expected the patients of manifest {manifest.name!r} in {root}, found none of them "
-            f"(no {manifest.patients[0].images[0].image}); give the folder that holds the data as dataset_dir"
+            f"(such as {manifest.patients[0].id!r}); give the folder that holds the data as dataset_dir"
         )
     return root
 
@@ -52,24 +54,27 @@ def patient_record(manifest: Manifest, patient: Patient, root: Path) -> dict[str
     Raises:
         DataError: a link that leads out of ``root``.
     """
-    for path in {path for pair in patient.images for path in (pair.image, pair.mask)}:
-        for file in behind(root / path):
-            check_inside(file, root)
+    patient = located(manifest, patient)
+    images = [
+        {
+            "image": str(root / pair.image),
+            "mask": str(root / pair.mask),
+            "sha256": pair.sha256,
+            "mask_sha256": pair.mask_sha256,
+        }
+        for pair in patient.images
+    ]
+    with without_paths(patient.id, images):
+        for path in {path for pair in images for path in (pair["image"], pair["mask"])}:
+            for file in behind(Path(path)):
+                check_inside(file, root)
     return {
         "patient": patient.id,
         "group": patient.group,
         "format": manifest.format,
         "channels": list(manifest.channels),
         "reading": manifest.reading.to_json(),
-        "images": [
-            {
-                "image": str(root / pair.image),
-                "mask": str(root / pair.mask),
-                "sha256": pair.sha256,
-                "mask_sha256": pair.mask_sha256,
-            }
-            for pair in patient.images
-        ],
+        "images": images,
     }
 
 
@@ -96,11 +101,11 @@ def load_datalist(
     patients = select_patients(manifest, fold, part)
     root = prepare_data(manifest, dataset_dir)
     for patient in patients:
-        for path in {path for pair in patient.images for path in (pair.image, pair.mask)}:
-            if not is_there(root / path):
-                raise DataError(
-                    f"expected the files of patient {patient.id!r} in {root}, found no {path}; complete the data "
-                    f"folder, or "
-                    "build a manifest of what is there"
-                )
+        paths = {path for pair in located(manifest, patient).images for path in (pair.image, pair.mask)}
+        absent = [path for path in paths if not is_there(root / path)]
+        if absent:
+            raise DataError(
+                f"expected the {len(paths)} files of patient {patient.id!r} in {root}, found that {len(absent)} are "
+                "not there; complete the data folder, or build a manifest of what is there"
+            )
     return [{"number": number} | patient_record(manifest, patient, root) for number, patient in enumerate(patients, 1)]

@@ -159,6 +159,7 @@ def from_json(document: Any, source: str) -> Manifest:
         generator=document["generator"],
         description=document["description"],
         reading=Reading.from_json(document.get("reading", {})),
+        pseudonyms=document.get("pseudonyms", ""),
         splits={
             name: HeldOut(val=tuple(entry["val"]), test=tuple(entry["test"]))
             for name, entry in document.get("splits", {}).items()
@@ -169,7 +170,13 @@ def from_json(document: Any, source: str) -> Manifest:
 def to_json(manifest: Manifest) -> str:
     """The text of a manifest's file: ordinary JSON, set so that an image takes one line and a diff stays readable."""
     head: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    head |= {key: value for key, value in asdict(manifest).items() if key not in ("patients", "reading", "splits")}
+    head |= {
+        key: value
+        for key, value in asdict(manifest).items()
+        if key not in ("patients", "reading", "splits", "pseudonyms")
+    }
+    if manifest.pseudonyms:
+        head["pseudonyms"] = manifest.pseudonyms
     if reading := manifest.reading.to_json():
         head["reading"] = reading
     if manifest.splits:

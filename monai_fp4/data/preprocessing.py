@@ -18,6 +18,7 @@ from monai.data import get_track_meta, set_track_meta
 from tqdm import tqdm
 
 from monai_fp4.data.acquisition import facts
+from monai_fp4.data.messages import without_paths
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers.masks import IGNORED
 from monai_fp4.data.transforms import NormalizeForegroundd, Scale, resize
@@ -124,7 +125,8 @@ def without_metadata(transform: Any, item: dict[Any, Any]) -> dict[Any, Any]:
 def _prepare(
     record: Mapping[str, Any], image_size: tuple[int, ...], keep_label: bool, normalization: Any
 ) -> dict[str, Any]:
-    volume = read_patient(record)
+    with without_paths(record["patient"], record["images"]):
+        volume = read_patient(record)
     label = torch.from_numpy(volume.mask)
     size = (*image_size, label.shape[3])[:3]
 

@@ -135,6 +135,8 @@ class Manifest:
         reading: how the files become images and masks.
         splits: named splits that hold out patients to validate and others to test on, in place of folds that only
             validate; their names are what ``fold`` chooses.
+        pseudonyms: which key file says who the patients are and where their files lie, see
+            :mod:`monai_fp4.data.pseudonyms`; ``""``: ids and paths are what they are.
     """
 
     name: str
@@ -147,3 +149,4 @@ class Manifest:
     description: str = ""
     reading: Reading = field(default_factory=Reading)
     splits: Mapping[str, HeldOut] = field(default_factory=dict)
+    pseudonyms: str = ""

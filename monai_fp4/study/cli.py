@@ -105,7 +105,8 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         folder: the study folder.
         executor_type: makes the executor, once everything else is known to be right.
     """
-    from monai_fp4.data import prepare_data
+    from monai_fp4.data import load_manifest, prepare_data
+    from monai_fp4.data.pseudonyms import refuse_keys_within
     from monai_fp4.lock import FolderLock
     from monai_fp4.study.commands import write_study
     from monai_fp4.study.grid import check, code_version, extend_study
@@ -140,6 +141,7 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
                 "trusted": args.trust,
             }
             sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
+            refuse_keys_within(folder.path, load_manifest(manifest))
             prepare_data(manifest, definition.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):
                 print(f"note: {note}", file=sys.stderr)

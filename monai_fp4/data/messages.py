@@ -1,0 +1,57 @@
+"""Errors of a run name a patient by its key and a file by its number.
+
+What a run prints is kept in logs, tables and reports, which others read, and paths hold names. Whoever builds or checks
+a manifest sits before the files, so ``manifest build`` and ``manifest check`` name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+from monai_fp4.data.readers.dicom_series import is_series
+from monai_fp4.errors import DataError
+
+__all__ = ["without_paths"]
+
+
+@contextmanager
+def without_paths(patient: str, images: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Leave paths out of the errors of the block.
+
+    Args:
+        patient: the key.
+        images: the patient's files, with the paths ``image`` and ``mask``.
+
+    Raises:
+        DataError: that of the block, in other words.
+
+    >>> with without_paths("p1", [{"image": "/scans/Jane Doe/flair.nii", "mask": "/scans/Jane Doe/mask.nii"}]):
+    ...     raise DataError("expected a whole image in /scans/Jane Doe/flair.nii, found none; fetch it again")
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    monai_fp4.errors.DataError: expected a whole image in image 1 of patient 'p1', found none; ...
+    """
+    names: dict[str, str] = {}
+    for number, pair in enumerate(images, 1):
+        for kind in ("image", "mask"):
+            names.setdefault(str(pair[kind]), f"{kind} {number} of patient {patient!r}")
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        if series := [what for path, what in names.items() if is_series(path)]:
+            # What is said of a series may repeat its headers, which name the patient.
+            message = (
+                f"expected {series[0]} and all other series of that patient as the manifest names them, found that "
+                "they are not; 'monai-fp4 manifest check' says what is wrong"
+            )
+        given = message
+        for path in sorted(names, key=len, reverse=True):  # so that no rest of a longer one is left
+            message = message.replace(path, names[path])
+            message = re.sub(rf"(?<!\w){re.escape(PurePath(path).name)}(?!\w)", names[path], message)
+        hint = "" if message == given else "; 'monai-fp4 manifest check' names the file"
+        raise DataError(message + hint) from error
