@@ -76,7 +76,13 @@ def prepare_network(network: nn.Module, session: Session, *, sync_batch_norm: bo
     if options.init_from is not None and session.begun and not session.run_folder.checkpoint_path.exists():
         taken = take_weights(network, options.init_from)
     network = network.to(session.device)
-    network, report = convert(network, options.recipe, backend=session.backend.name, dtype=options.compute_dtype)
+    network, report = convert(
+        network,
+        options.recipe,
+        backend=session.backend.name,
+        dtype=options.compute_dtype,
+        stream=0,  # the bits of a run follow from its seed, whatever else lives in the process
+    )
     network = to_channels_last(guard_conv3d(network), options.image_size)
     if session.begun and session.rank == 0:  # MONAI's verify_net_in_out builds networks of runs that never begin
         session.run_folder.write_json("conversion.json", report.to_dict())

@@ -2,7 +2,7 @@
 
 A quantization researcher opens this wing and no other. In the order in which one meets it:
 
-===================  =============================================================================
+===================  =================================================================================
 `recipes`            what is quantized, and how: data
 `formats`            the numbers, step by step in plain torch: the definition
 `kernels`            the same bits, quickly: compiled C++ on CPUs, Triton on GPUs
@@ -11,12 +11,14 @@ A quantization researcher opens this wing and no other. In the order in which on
 `layers`             linear layers, convolutions and attention that multiply in FP4
 `backends`           whose layers `convert` swaps in: the emulation's, or Transformer Engine's
 `layer_rules`        which layers stay in high precision, and why
-`heads`              which of them are output heads
+`heads`              which of them are output heads: `head_search` runs an example, `head_guess` guesses
 `conversion`         the swap, and back
+`class_swap`         how one layer changes its class, in place
+`streams`            whose random bits a converted model draws
 `conversion_report`  what became of every layer
 `coverage`           which layers really compute in FP4 once the network runs
 `monitor`            how much four bits lose while a network trains
-===================  =============================================================================
+===================  =================================================================================
 """
 
 import lazy_loader

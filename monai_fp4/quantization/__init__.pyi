@@ -2,6 +2,7 @@ from .conversion import convert as convert
 from .conversion import set_active as set_active
 from .conversion import unconvert as unconvert
 from .conversion_report import ConversionReport as ConversionReport
+from .layers import register_layer as register_layer
 from .layers import seed_rounding as seed_rounding
 from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe

@@ -32,22 +32,21 @@ from torch import nn
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.backends import AUTO, BACKENDS, Backend, select_backend
+from monai_fp4.quantization.class_swap import become, become_float, float_type_of, has_own_forward, rebind_methods
 from monai_fp4.quantization.conversion_report import Action, ConversionReport, LayerReport
 from monai_fp4.quantization.coverage import Coverage
 from monai_fp4.quantization.heads import are_patterns, find_special_layers
 from monai_fp4.quantization.layer_rules import (
     attends,
-    channels,
     reason_by_attributes,
     reason_by_channels,
     reason_by_class,
     reason_by_name,
 )
-from monai_fp4.quantization.layers import NVFP4Layer
+from monai_fp4.quantization.layers import channels
 from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
-from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
-from monai_fp4.quantization.layers.history import history_of
 from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe
+from monai_fp4.quantization.streams import check_stream, number_layers
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
 
@@ -64,6 +63,7 @@ def convert(
     heads: Sequence[str] | None = None,
     example: Any | None = None,
     dtype: torch.dtype | None = None,
+    stream: int | None = None,
 ) -> tuple[nn.Module, ConversionReport]:
     """Convert a model to a recipe, in place.
 
@@ -81,6 +81,8 @@ def convert(
         example: an input of the model (a tuple or mapping of arguments) to find the heads with, by running it once.
         dtype: what the layers will compute in, for choosing the backend: give BF16 if the model will train under BF16
             autocast. By default the dtype of the autocast that is on now, else that of the parameters.
+        stream: number of the stream that stochastic rounding draws its bits from. By default the first that no other
+            converted model holds, see `monai_fp4.quantization.streams`.
 
     Returns:
         The model, which is the same object, and the report.
@@ -92,6 +94,7 @@ def convert(
     _check_module(model)
     recipe = Recipe.from_config(recipe)
     _check_skip(model, skip)
+    check_stream(stream)
     chosen = select_backend(backend, *_where(model, dtype))
     special = find_special_layers(model, heads, example)
     unconvert(model)
@@ -111,7 +114,6 @@ def convert(
             reason = reason or reason_by_class(module) or reason_by_channels(name, module, recipe, special)
             twin, outcome = _layer(module, recipe, chosen, reason)
         if twin is not None:
-            history_of(twin).number = len(twins)
             twins[module] = twin
         sizes = channels(module) or (None, None)
         layers.append(
@@ -125,9 +127,16 @@ def convert(
             )
         )
         counted.update(own)
+    before = {module: type(module) for module in twins}
     for module, twin in twins.items():
-        _become(module, twin)
-    notes = (*special.notes, *_leave_fused_paths(model), *_notes(model, recipe, layers))
+        become(module, twin)
+    rebind_methods(model, before)
+    drawn = number_layers(twins, stream) if recipe.stochastic_rounding and twins else None
+    notes = (
+        *special.notes,
+        *_leave_fused_paths(model),
+        *_notes(model, recipe, layers, drawn if stream is None else None),
+    )
     return model, ConversionReport(
         recipe.name, chosen.name, tuple(layers), notes, Coverage(dict(quantized_layers(model)))
     )
@@ -146,13 +155,15 @@ def unconvert(model: nn.Module) -> nn.Module:
     _check_module(model)
     layers = list(quantized_layers(model))
     for name, module in layers:
-        if "forward" in module.__dict__:  # and it may call the FP4 layer's
+        if has_own_forward(module):  # and it may call the FP4 layer's
             raise ConfigError(
                 f"unconvert expected layers as convert left them, found that the forward of {name or 'the model'!r} was"
                 " replaced since: undo that first (accelerate: remove_hook_from_module)"
             )
-    for _, module in layers:
-        _become_float(module)
+    before = {module: type(module) for _, module in layers}
+    for module in before:
+        become_float(module)
+    rebind_methods(model, before)
     for module in model.modules():
         module.__dict__.update(module.__dict__.pop("_before_fp4", {}))
     return model
@@ -161,7 +172,7 @@ def unconvert(model: nn.Module) -> nn.Module:
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Name and module of every FP4 layer and FP4 attention block of a converted model, in module order."""
     for name, module in model.named_modules():
-        if _float_type(module) is not None:
+        if float_type_of(module) is not None:
             yield name, module
 
 
@@ -210,7 +221,7 @@ def _attention(
         reason = f"recipe {recipe.name} keeps the products of attention in high precision"
     if reason is None and kind is None:
         reason = f"its products of attention stay in high precision: FP4 ones are known for {_known_attention()}"
-    if reason is None and "forward" in module.__dict__:
+    if reason is None and has_own_forward(module):
         reason = "its forward was replaced on this instance: convert before that"
     reason = reason or reason_by_attributes(module)
     if reason is not None or kind is None:
@@ -221,7 +232,8 @@ def _attention(
 
 def _padding(module: nn.Module, recipe: Recipe) -> str:
     sizes = channels(module)
-    assert sizes is not None, "every class of LAYER_TYPES has channels"
+    if sizes is None:
+        return ""
     inputs, outputs, groups = sizes
     block = recipe.scheme_of(Operand.WEIGHT).block_size
     padded = [
@@ -230,38 +242,6 @@ def _padding(module: nn.Module, recipe: Recipe) -> str:
         if (missing := -(size // groups) % block)
     ]
     return ", ".join(padded) + (" per group" if padded and groups > 1 else "")
-
-
-def _float_type(module: nn.Module) -> type[nn.Module] | None:
-    """The high-precision class behind an FP4 module (a backend may subclass the emulated layer), else None."""
-    return module.float_type if isinstance(module, (NVFP4Layer, FP4Attention)) else None
-
-
-def _become(module: nn.Module, twin: nn.Module) -> None:
-    """Give a module the class of its FP4 twin and what the twin has beside; every reference to the module sees that."""
-    added = {key: value for key, value in twin.__dict__.items() if key not in module.__dict__}
-    module.__dict__.update(added, _float_class=(type(module), type(twin)))
-    module.__class__ = type(twin)
-
-
-def _become_float(module: nn.Module) -> None:
-    """Undo `_become`; also for a layer that was made as an FP4 layer, and one that was parametrized since."""
-    float_type = _float_type(module)
-    assert float_type is not None, "quantized_layers yields FP4 modules only"
-    made_so = next(base for base in type(module).__mro__ if "float_type" in vars(base))
-    float_type, fp4_type = module.__dict__.pop("_float_class", (float_type, made_so))
-    module.__class__ = _rebased(type(module), fp4_type, float_type)
-    for key in ADDED_ATTRIBUTES:
-        module.__dict__.pop(key, None)
-
-
-def _rebased(cls: type, old: type, new: type) -> type:
-    """``cls`` with another class for its base ``old``: torch derives classes of its own to parametrize and to shard."""
-    if cls is old:
-        return new
-    bases = tuple(_rebased(base, old, new) if issubclass(base, old) else base for base in cls.__bases__)
-    space = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
-    return type(cls)(cls.__name__.replace(old.__name__, new.__name__), bases, space)
 
 
 def _leave_fused_paths(model: nn.Module) -> list[str]:
@@ -316,8 +296,13 @@ def _known_attention() -> str:
     return f"MONAI's {', '.join(kind.__name__ for kind in ATTENTION_TYPES)}, and classes that declare `fp4_type`"
 
 
-def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport]) -> tuple[str, ...]:
+def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport], stream: int | None) -> tuple[str, ...]:
     notes = []
+    if stream:
+        notes.append(
+            f"stochastic rounding draws from stream {stream}; alone, a model draws from stream 0: for bits that depend"
+            " on no other model give convert the number of its stream"
+        )
     if any(parameter.is_meta for parameter in model.parameters()):
         notes.append(
             "parameters are on device meta, where no backend can be asked: the emulation was chosen; convert again on"

@@ -22,14 +22,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from monai_fp4.quantization.class_swap import has_own_forward
 from monai_fp4.quantization.formats.rounding import dtype_names
 from monai_fp4.quantization.heads import SpecialLayers
-from monai_fp4.quantization.layers import LAYER_TYPES
+from monai_fp4.quantization.layers import LAYER_TYPES, channels, fp4_layer, overridden
 from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES
 from monai_fp4.quantization.recipes import Precision, Recipe
 
-__all__ = ["attends", "channels", "reason_by_attributes", "reason_by_channels", "reason_by_class", "reason_by_name"]
+__all__ = ["attends", "reason_by_attributes", "reason_by_channels", "reason_by_class", "reason_by_name"]
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _FEW = 4  # channels of an image, classes of a small task; a bottleneck may have five to fifteen as well
@@ -39,32 +40,29 @@ _NO_PRODUCT: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.PReLU,), "the slope of an activation, no product to quantize"),
     ((nn.RNNBase, nn.RNNCellBase), "recurrent layers have no FP4 counterpart here"),
     ((torch.jit.ScriptModule,), "compiled by torch.jit, which fixed what it computes: convert before that"),
-    ((nn.MultiheadAttention,), "torch's fused attention reads its weights directly; use MONAI's SABlock for FP4"),
+    (
+        (nn.MultiheadAttention, nn.modules.linear.NonDynamicallyQuantizableLinear),
+        "torch's fused attention reads its weights directly; use MONAI's SABlock for FP4",
+    ),
 )
-
-
-def channels(layer: nn.Module) -> tuple[int, int, int] | None:
-    """Input channels, output channels and groups of a linear layer or convolution, else None."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features, 1
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        return layer.in_channels, layer.out_channels, layer.groups
-    return None
 
 
 def reason_by_class(module: nn.Module) -> str | None:
     """Why a module of this class cannot be quantized, or None if it can."""
-    if type(module) in LAYER_TYPES:
-        return _reason_by_state(module)
     for classes, reason in _NO_PRODUCT:
         if isinstance(module, classes):
             return reason
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "not initialised yet: run one forward pass before convert"
+    if fp4_layer(type(module)) is not None:
+        return _reason_by_state(module)
     kind = type(module).__name__
     for known in LAYER_TYPES:
         if isinstance(module, known):
-            return f"{kind} is a subclass of {known.__name__} and may compute something else"
+            return (
+                f"{kind} is a subclass of {known.__name__} with its own {', '.join(overridden(type(module)))}, and may"
+                " compute something else: if it does not, say so with register_layer"
+            )
     held = ", ".join(name for name, parameter in module._parameters.items() if parameter is not None)
     return f"{kind} holds {held} itself, and is no layer that this package knows"
 
@@ -72,10 +70,12 @@ def reason_by_class(module: nn.Module) -> str | None:
 def _reason_by_state(module: nn.Module) -> str | None:
     """Why a layer of a known class would not compute as its class says, or None."""
     weight = module._parameters.get("weight")
-    if not isinstance(weight, nn.Parameter):
-        return "its weight is computed from other parameters (weight_norm and the like)"
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+    if not isinstance(weight, nn.Parameter) or "parametrizations" in module._modules:
+        return "its weight or bias is computed from other parameters (weight_norm and the like)"
+    if has_own_forward(module):
         return "its forward was replaced on this instance (by a hook of accelerate, say): convert before that"
+    if channels(module) is None:
+        return f"{type(module).__name__} does not say how many channels it has, as the class that it derives from does"
     if weight.dtype not in SUPPORTED_DTYPES:
         return f"its weight is {weight.dtype}, and FP4 is rounded from {dtype_names(SUPPORTED_DTYPES)}"
     if is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor"):  # fully_shard gathers a DTensor

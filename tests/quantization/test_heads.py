@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.networks.nets import DynUNet, SegResNetDS, SwinUNETR, ViT
+from monai.networks.nets import AutoencoderKL, DynUNet, SegResNetDS, SwinUNETR, VarAutoEncoder, ViT
 from stand_ins import DeepLab, SameConv2d, WindowBlock, image
 from torch import Tensor, nn
 
@@ -36,6 +36,41 @@ class QKVLast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x + self.proj(self.qkv(x)[..., :32]))
+
+
+class TiedLanguageModel(nn.Module):
+    """Its last layer has the weight of the table look-up, in a width that another layer takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body, self.logits = nn.Embedding(64, 32), nn.Linear(32, 32), nn.Linear(32, 64, bias=False)
+        self.logits.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.body(x @ self.words.weight[:32]))
+
+
+class Modulated(nn.Module):
+    """As a diffusion transformer: a layer computes three shifts and three scales, and the answer has few channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modulation, self.mlp, self.answer = nn.Linear(32, 192), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift, scale, *_ = self.modulation(x).chunk(6, -1)
+        return self.answer(self.mlp(shift + scale * x))
+
+
+class Painter(nn.Module):
+    """As a generator: the result of its first layer is an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.canvas, self.body, self.answer = nn.Linear(32, 2048), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 20, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.body(self.canvas(x).unflatten(-1, (32, 8, 8))))
 
 
 class Subclasses(nn.Module):
@@ -68,6 +103,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
     "a backbone that ends in qkv": (QKVLast, (2, 4, 32), set()),
     "a block": (lambda: nn.Sequential(WindowBlock(), nn.LayerNorm(32)), (2, 4, 32), set()),
     "subclasses": (Subclasses, (1, 3, 8, 8), {"head"}),
+    "an autoencoder that defines the way to its decoder last": (
+        lambda: VarAutoEncoder(2, (3, 16, 16), 3, 32, (32, 64), (2, 2)), (2, 3, 16, 16), {"decode.decode_1.conv.conv"}
+    ),
+    "an autoencoder that ends in the latents' layer": (
+        lambda: AutoencoderKL(2, 3, 3, (1, 1), (32, 64), (False, False), latent_channels=32, norm_num_groups=16),
+        (1, 3, 16, 16),
+        {"decoder.blocks.8.conv"},
+    ),
+    "a generator": (Painter, (2, 32), {"answer"}),
+    "a weight tied to a table": (TiedLanguageModel, (2, 4, 32), {"logits"}),
+    "shifts and scales": (Modulated, (2, 4, 32), {"answer"}),
     "many classes": (
         lambda: SwinUNETR(3, 24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), feature_size=12, spatial_dims=2),
         (1, 3, 64, 64),

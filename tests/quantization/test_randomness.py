@@ -11,13 +11,14 @@ from stand_ins import image
 from torch import Tensor, nn
 
 from monai_fp4 import convert
-from monai_fp4.quantization import quantize, seed_rounding
+from monai_fp4.errors import ConfigError
+from monai_fp4.quantization import quantize, seed_rounding, unconvert
 
 
-def network(recipe: Any = "sr", seed: int = 0) -> nn.Module:
+def network(recipe: Any = "sr", seed: int = 0, stream: int | None = None) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(32, 64), nn.Dropout(0.2), nn.GELU(), nn.Linear(64, 64), nn.Linear(64, 32))
-    return convert(model, recipe, heads=[])[0]
+    return convert(model, recipe, heads=[], stream=stream)[0]
 
 
 def train(model: nn.Module, steps: int, *, seed: int | None = None) -> list[Tensor]:
@@ -80,6 +81,62 @@ def test_steps_layers_and_ranks_round_independently(monkeypatch: pytest.MonkeyPa
     assert correlation.fill_diagonal_(0).abs().max() < 0.3
 
 
+def halves(*streams: int | None) -> tuple[nn.Module, list[Tensor]]:
+    """Two equal layers, converted one by one, and the error of the same step of each."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    model[1].load_state_dict(model[0].state_dict())
+    exact = same_step(model)
+    for layer, stream in zip(model, streams, strict=True):
+        convert(layer, "sr", stream=stream)
+    seed_rounding(model, 7)
+    return model, [same_step(model, layer) - exact for layer in (0, 1)]
+
+
+def test_models_that_live_at_once_round_independently() -> None:
+    model, errors = halves(None, None)
+    assert torch.corrcoef(torch.stack(errors).flatten(1)).fill_diagonal_(0).abs().max() < 0.6, (
+        "the rest is quantization"
+    )
+    assert different(*errors)
+    assert different(*halves(None, None)[1]), "beside two that live already, too"
+    assert not different(*halves(0, 0)[1]), "unless one asks for it"
+    del model
+
+
+def test_the_stream_of_a_model_does_not_depend_on_those_that_are_gone() -> None:
+    first = train(network(), 2)
+    circle = network()
+    circle.itself = [circle]  # which only the collector of garbage takes away
+    del circle
+    assert all(map(torch.equal, first, train(network(), 2)))
+    kept = network()
+    assert all(map(different, first, train(network(), 2)))
+    convert(kept, "sr", heads=[])
+    torch.manual_seed(0)
+    again = network()
+    assert different(train(kept, 1, seed=3)[0], train(again, 1, seed=3)[0])
+
+
+def test_a_model_gives_its_stream_back_with_its_layers() -> None:
+    first, kept = train(network(), 2), network()
+    convert(kept, "full", heads=[])  # rounds nothing stochastically
+    assert all(map(torch.equal, first, train(network(), 2)))
+    kept, report = convert(kept, "sr", heads=[])
+    assert not report.notes
+    beside, report = convert(network("full"), "sr", heads=[])
+    assert "stream 1" in report.notes[0]
+    unconvert(kept)
+    kept, report = convert(kept, "sr", heads=[])
+    assert not report.notes, "0 is free again"
+    del beside
+
+
+@pytest.mark.parametrize("stream", [-1, 2**32, 1.0, True, "0"])
+def test_what_is_no_stream_is_refused(stream: Any) -> None:
+    with pytest.raises(ConfigError, match="stream expected"):
+        network(stream=stream)
+
+
 def test_seeding_anew_gives_the_same_bits_again() -> None:
     model = network()
     seed_rounding(model, 3, 0)
@@ -100,9 +157,9 @@ def test_a_resumed_training_rounds_as_the_uninterrupted_one(by: str) -> None:
             seed_rounding(model, 0, number)
         return train(model, 2)
 
-    whole = network()
+    whole = network(stream=0)
     expected = [epoch(whole, number) for number in range(3)][-1]
-    resumed = network()
+    resumed = network(stream=0)  # as it would be if the other had ended with its process
     resumed.load_state_dict(whole.state_dict())
     assert all(map(torch.equal, epoch(resumed, 2), expected))
 
@@ -118,7 +175,7 @@ def test_seeds_that_alternate_never_give_the_same_bits_twice() -> None:
 
 
 def test_evaluations_do_not_move_the_stream() -> None:
-    model, twin = network(), network()
+    model, twin = network(stream=0), network(stream=0)
     for _ in range(3):
         twin(image(4, 32))
     assert torch.equal(same_step(model), same_step(twin))

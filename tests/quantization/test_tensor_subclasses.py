@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization import convert, set_active
+from monai_fp4.quantization import convert, set_active, unconvert
 
 LAYERS = {
     "linear": (lambda: nn.Linear(32, 48), (2, 5, 32)),
@@ -107,25 +107,36 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("each", [True, False], ids=["layer by layer", "as a whole"])
 @pytest.mark.parametrize("before", [True, False])
-def test_fully_sharded_weights_train(before: bool) -> None:
+def test_fully_sharded_weights_train(before: bool, each: bool) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (1,))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
     expected, x = model(image(4, 32)), image(4, 32)
-    if before:
+
+    def shard() -> None:
+        for layer in (model[0], model[2]) if each else ():
+            fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
+
+    if before:
+        shard()
+    kinds = [type(layer) for layer in model]
     model, report = convert(model, "full", heads=[])
     if not before:
-        fully_shard(model, mesh=mesh)
+        shard()
     assert sum(layer.quantized for layer in report.layers) == 2
     found = model(x)
     assert 0 < (found - expected).norm() < 0.5 * expected.norm()
     found.square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert {layer.use for layer in report.after(lambda: model(x)).layers} == {"ran in FP4"}
+    unconvert(model)
+    assert torch.equal(model(x), expected)
+    assert not before or [type(layer) for layer in model] == kinds
 
 
 @pytest.mark.usefixtures("process_group")

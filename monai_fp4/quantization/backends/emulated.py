@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.backends.base import Availability, Backend
-from monai_fp4.quantization.layers import LAYER_TYPES
+from monai_fp4.quantization.layers import fp4_layer
 from monai_fp4.quantization.recipes import Recipe
 
 __all__ = ["EmulatedBackend"]
@@ -34,6 +35,9 @@ class EmulatedBackend(Backend):
         return None
 
     def build(self, layer: nn.Module, recipe: Recipe) -> nn.Module:
-        """Build the layer of :data:`monai_fp4.quantization.layers.LAYER_TYPES` for exactly this class."""
-        replacement: nn.Module = LAYER_TYPES[type(layer)].from_float(layer, recipe)
+        """Build the layer that `monai_fp4.quantization.layers.fp4_layer` names for this class."""
+        kind = fp4_layer(type(layer))
+        if kind is None:
+            raise ConfigError(f"no FP4 layer is known for a {type(layer).__name__}: see register_layer")
+        replacement: nn.Module = kind.from_float(layer, recipe)
         return replacement

@@ -88,12 +88,14 @@ class TransformerEngineBackend(Backend):
 
     def refuses(self, layer: nn.Module, recipe: Recipe) -> str | None:
         """Take linear layers and convolutions that are matrix products, in NVFP4."""
-        from monai_fp4.quantization.backends.te_conv import is_matrix_product
+        from monai_fp4.quantization.backends.te_conv import TE_CONV_TYPES, is_matrix_product
 
         if recipe.format is not Format.NVFP4:
             return f"emulated: Transformer Engine has no training in {recipe.format.upper()}"
         if type(layer) is nn.Linear:
             return None
+        if type(layer) not in TE_CONV_TYPES:
+            return f"emulated: {type(layer).__name__} is none of torch's own classes"
         assert isinstance(layer, nn.modules.conv._ConvNd), "the emulation takes linear layers and convolutions"
         if is_matrix_product(layer):
             return None

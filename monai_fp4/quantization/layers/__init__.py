@@ -9,17 +9,24 @@ GEMMs on the way, as a `monai_fp4.quantization.recipes.Recipe` says. Where to re
 * `layer_products` and `linear_products`: the three GEMMs of a linear layer;
 * `conv_products`, `geometry` and `products`: the same for convolutions, without ever building the im2col matrix;
 * `cpu_products`, `cpu_conv`, `cpu_conv_gradient` and `triton_products`: the same numbers by the compiled kernels;
-* `base`, `linear`, `conv`, `transpose`: the modules; `history`: what each remembers, its random stream among it.
+* `base`, `linear`, `conv`, `transpose`: the modules; `history`: what each remembers, its random stream among it;
+* `subclasses`: which of them takes the place of a layer of torch's, of a subclass, or of a class that was registered.
 """
 
 from __future__ import annotations
-
-from torch import nn
 
 from monai_fp4.quantization.layers.base import NVFP4Layer
 from monai_fp4.quantization.layers.conv import NVFP4Conv1d, NVFP4Conv2d, NVFP4Conv3d
 from monai_fp4.quantization.layers.history import seed_rounding
 from monai_fp4.quantization.layers.linear import NVFP4Linear
+from monai_fp4.quantization.layers.subclasses import (
+    LAYER_TYPES,
+    channels,
+    fp4_layer,
+    overridden,
+    register_layer,
+    sharded_class,
+)
 from monai_fp4.quantization.layers.transpose import NVFP4ConvTranspose1d, NVFP4ConvTranspose2d, NVFP4ConvTranspose3d
 
 __all__ = [
@@ -32,18 +39,10 @@ __all__ = [
     "NVFP4ConvTranspose3d",
     "NVFP4Layer",
     "NVFP4Linear",
+    "channels",
+    "fp4_layer",
+    "overridden",
+    "register_layer",
     "seed_rounding",
+    "sharded_class",
 ]
-
-LAYER_TYPES: dict[type[nn.Module], type[NVFP4Layer]] = {
-    layer.float_type: layer
-    for layer in (
-        NVFP4Linear,
-        NVFP4Conv1d,
-        NVFP4Conv2d,
-        NVFP4Conv3d,
-        NVFP4ConvTranspose1d,
-        NVFP4ConvTranspose2d,
-        NVFP4ConvTranspose3d,
-    )
-}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
@@ -30,12 +31,15 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to ``[..., in_features]``."""
-        if not self.quantizing or leaves_to_torch(input):
-            return super().forward(input)
-        return self.in_fp4(input, self._multiply)
+        return self._linear_forward(input, self.weight, self.bias)
 
-    def _multiply(self, input: Tensor) -> Tensor:
-        weight = self.weight
+    def _linear_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply with a weight and a bias, as ``_conv_forward`` of a convolution does."""
+        if not self.quantizing or leaves_to_torch(input):
+            return F.linear(input, weight, bias)
+        return self.in_fp4(input, lambda x: self._multiply(x, weight, bias))
+
+    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         found = input.shape[-1] if input.ndim else 0
         if (
             not torch.jit.is_tracing() and found != weight.shape[-1]
@@ -47,7 +51,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         dtype = working_dtype(input)
         x = (input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)).to(dtype)
         y = linear(x, weight, self.recipe, dtype, self.history)
-        return add_bias(y, self.bias).view(*input.shape[:-1], weight.shape[0])
+        return add_bias(y, bias).view(*input.shape[:-1], weight.shape[0])
 
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
