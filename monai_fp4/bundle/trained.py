@@ -29,6 +29,7 @@ from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
+from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.pseudonyms import refuse_keys_within
 from monai_fp4.errors import ConfigError, DataError, printable, unknown_name
 from monai_fp4.networks import build_network, to_channels_last
@@ -232,7 +233,7 @@ class TrainedRun(TrainedNetwork):
         found = {p.id for p in manifest.patients if any(same_images(image_keys(p), keys) for keys in seen)}
         others = sorted(ids & {p.id for p in manifest.patients} - found)
         if others:
-            names = printable(", ".join(others))
+            names = printable(listed(others))
             print(f"{len(others)} patients are called like some of '{part}' but have other images: {names}")
         return found
 
@@ -262,7 +263,7 @@ class TrainedRun(TrainedNetwork):
         left = [p.id for p in manifest.patients if p.id not in chosen]
         print(f"Evaluating {len(chosen)} patients (split: {split}); {len(left)} others of the manifest are left out.")
         if left:
-            print(printable("Left out: " + ", ".join(left)))
+            print(printable(f"Left out: {listed(left)}"))
         return chosen
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
-from monai_fp4.data.examination import Examined, Findings, examine
+from monai_fp4.data.examination import Examined, Findings, check_copies, examine
 from monai_fp4.data.groups import folds_of, with_fields
 from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
@@ -129,7 +130,7 @@ def find_and_examine(
     both = _each(found, read, lambda entry: entry.id)
     examined = [each for _, each in both]
     channels = _renamed(_channels(found, examined, format, root), channels)
-    named = patient_pattern is not None or {entry.id for entry in found} <= listing.named
+    named = patient_pattern is not None or format == "table" or {entry.id for entry in found} <= listing.named
     findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root, named)
     patients = [
         replace(patient, split=known_fields[patient.id].split or patient.split)
@@ -155,6 +156,7 @@ def find_and_examine(
         splits=splits,
     )
     check_patients(manifest, source=str(root))
+    check_copies(found, examined, root)
     from_json(json.loads(to_json(manifest)), source=f"what {root} holds")  # names that no manifest can hold
     return manifest, findings
 
@@ -231,11 +233,17 @@ def _renamed(found: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         ConfigError: more or fewer, or one twice.
+        DataError: the files' own names are one name twice.
     """
     if wanted and (len(wanted) != len(found) or len(set(wanted)) < len(wanted)):
         raise ConfigError(
             f"expected {len(found)} different names of channels for {', '.join(found)}, found "
             f"{', '.join(wanted)}; give one for each"
+        )
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if twice and not wanted:
+        raise DataError(
+            f"expected channels of different names, found {twice[0]!r} twice; give names in their order with --channels"
         )
     return tuple(wanted) or found
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 from pathlib import PurePosixPath
-from unicodedata import category
 
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.layouts import layout_of
+from monai_fp4.data.layouts.listing import is_control
 from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import DataError
 
@@ -62,28 +62,29 @@ def slice_number(image: str) -> int | None:
 
 def _check_names(manifest: Manifest, source: str) -> None:
     """Names reach terminals, figures, tables and configs, where some characters are commands."""
+    twice = [name for name, count in Counter(manifest.channels).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"expected channels of different names, found {twice[0][:80]!a} twice in {ascii(source)[1:-1]}; name them "
+            "with --channels of manifest build"
+        )
     names = {("the manifest's name", manifest.name), *(("a channel", name) for name in manifest.channels)}
     paths = set()
     for patient in manifest.patients:
         names |= {("a patient's id", patient.id), ("a group", patient.group), ("a person", patient.person)}
         paths |= {path for pair in patient.images for path in (pair.image, pair.mask)}
     for what, name in sorted(names):
-        if _is_control(name) or "$" in name or name.startswith(("@", "%")):
+        if is_control(name) or "$" in name or name.startswith(("@", "%")):
             raise DataError(
                 f"expected {what} of printable text without $, and without @ or % at its beginning, found "
                 f"{name[:80]!a} in {ascii(source)[1:-1]}; rename it"
             )
     for path in sorted(paths):
-        if _is_control(path) or path.startswith("/") or "\\" in path or ".." in path.split("/"):
+        if is_control(path) or path.startswith("/") or "\\" in path or ".." in path.split("/"):
             raise DataError(
                 f"expected paths of printable text that stay in the data folder, found {path[:200]!a} in "
                 f"{ascii(source)[1:-1]}; correct it"
             )
-
-
-def _is_control(text: str) -> bool:
-    """Whether there are characters that a terminal obeys (control, direction, lines) or cannot show."""
-    return not text.isprintable() and any(category(letter)[0] == "C" or letter in "\u2028\u2029" for letter in text)
 
 
 def _check_ids(manifest: Manifest, source: str) -> None:

@@ -98,6 +98,12 @@ def _of_masks(
         absent = [str(label) for label in labels if label not in seen] if reading.mask_threshold is None else []
         if absent:
             yield f"no mask holds {', '.join(absent)} of {option}; correct it unless other data will have it"
+    shares = [each.share for each in examined if each.tumour_voxels]
+    if shares and min(shares) > 0.5:
+        yield (
+            "the lesion fills more than half of every scan that has one, as a mask of the body, the brain or the field "
+            "of view does; see that these are the masks of the lesion"
+        )
     inverted = who(lambda each: each.inverted)
     if inverted and (len(inverted) < len(examined) or not reading.labels):
         yield (
@@ -117,8 +123,8 @@ def _of_people(format: str, found: Sequence[FoundPatient], examined: Sequence[Ex
     alike, count = stems.most_common(1)[0]
     if one_slice and count > 1:
         yield (
-            f"every patient has one picture, and {count} names begin with {alike!r}: if these are slices of one "
-            f"person, they must be in one fold; say who is who with --patient_pattern"
+            f"every patient has one picture, and {count} names {f'begin with {alike!r}' if alike else 'are numbers'}: "
+            "if these are slices of one person, they must be in one fold; say who is who with --patient_pattern"
         )
         return
     sessions = Counter(re.sub(r"[ _.-]+[A-Za-z]*\d*$", "", entry.id) for entry in found)

@@ -27,7 +27,7 @@ from monai_fp4.data.readers.masks import looks_inverted, values_of
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["Examined", "Findings", "examine"]
+__all__ = ["Examined", "Findings", "check_copies", "examine"]
 
 _FEW_VALUES = 6
 _ALIKE = 0.9
@@ -43,6 +43,7 @@ class Examined:
         values: the distinct values of the masks, NaN last.
         tumour_voxels: voxels of the lesion.
         tumour_slices: slices with at least one.
+        share: of all voxels, those of the lesion.
         below_threshold: the values beside 0 of a mask of which none reaches the threshold.
         inverted: whether lesion and background seem to be exchanged.
         few_valued: numbers of the channels that hold one to six values, with how many these are.
@@ -56,6 +57,7 @@ class Examined:
     values: tuple[float, ...]
     tumour_voxels: int
     tumour_slices: int
+    share: float
     below_threshold: tuple[float, ...]
     inverted: bool
     few_valued: Mapping[int, int]
@@ -76,6 +78,7 @@ def examine(record: Mapping[str, Any]) -> Examined:
         slices=mask.shape[-1],
         values=() if soft else values_of(raw.mask),
         tumour_voxels=int(np.count_nonzero(mask)),
+        share=float(mask.mean()),
         tumour_slices=int(mask.any(axis=(0, 1)).sum()),
         below_threshold=tuple(v for v in values_of(raw.mask) if v > 0) if soft and not mask.any() else (),
         inverted=looks_inverted(mask.view(np.uint8)),
@@ -132,15 +135,13 @@ class Findings:
         ``named``: whether the user's own table or pattern says who is who.
 
         Raises:
-            DataError: labels that mean different things, none of the labels that were asked for, inverted masks, or
-                one scan under two names.
+            DataError: labels that mean different things, none of the labels that were asked for, or inverted masks.
         """
         counts = Counter(value for each in examined for value in each.values)
         _check_labels(found, examined, counts, reading, root)
         _check_names(found, examined, reading, root)
         _check_threshold(found, examined, reading, root)
         _check_inverted(found, examined, reading, root)
-        _check_copies(found, examined, root)
         masks = Counter(_mask_name(entry) for entry in found)
         facts = [
             f"format {format}: {len(found)} patients",
@@ -221,8 +222,12 @@ def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined],
         )
 
 
-def _check_copies(found: Sequence[FoundPatient], examined: Sequence[Examined], root: Path) -> None:
-    """See that no scan is there twice, saved again as another file."""
+def check_copies(found: Sequence[FoundPatient], examined: Sequence[Examined], root: Path) -> None:
+    """See that no scan is there twice, saved again as another file.
+
+    Raises:
+        DataError: one is, whoever it is said to be.
+    """
     owners: dict[str, str] = {}
     for entry, each in zip(found, examined, strict=True):
         owner = owners.setdefault(each.pixels, entry.id)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from monai_fp4.data.folds import assign_folds
 from monai_fp4.data.layouts import FoundPatient
+from monai_fp4.data.layouts.listing import composed
 from monai_fp4.data.records import Patient, Split
 from monai_fp4.data.tables import fold_of, read_table, split_of
 from monai_fp4.errors import DataError, unknown_name
@@ -54,11 +55,15 @@ def with_fields(
     """Replace what the layout tells by what the user's table tells."""
     if groups is None:
         return found
-    ids = [patient.id for patient in found]
-    for unknown in sorted(groups.keys() - set(ids)):
-        raise unknown_name("patient in the table of groups", unknown, ids, DataError)
-    fields = {key: {"group": value} if isinstance(value, str) else value for key, value in groups.items()}
-    if any("fold" in row or "split" in row for row in fields.values()) and (absent := sorted(set(ids) - set(fields))):
+    ids = {composed(patient.id): patient.id for patient in found}
+    for unknown in sorted(key for key in groups if composed(key) not in ids):
+        raise unknown_name("patient in the table of groups", unknown, ids.values(), DataError)
+    fields = {
+        ids[composed(key)]: {"group": value} if isinstance(value, str) else value for key, value in groups.items()
+    }
+    if any("fold" in row or "split" in row for row in fields.values()) and (
+        absent := sorted({*ids.values()} - set(fields))
+    ):
         raise DataError(
             f"expected every patient in a table of folds, found {len(absent)} that are not there, {absent[0]!r} first; "
             "add them"
@@ -93,6 +98,12 @@ def folds_of(
     if len(named) < len(trained):
         absent = next(patient.id for patient in trained if known[patient.id].fold is None)
         raise DataError(f"expected a fold of every patient or of none, found none of {absent!r}; complete the table")
+    numbers = sorted({known[patient.id].fold or 0 for patient in named})
+    if numbers != list(range(len(numbers))):
+        raise DataError(
+            f"expected folds numbered from 0 on without a gap in the table, found {', '.join(map(str, numbers[:9]))}; "
+            "number them so"
+        )
     own = tuple(
         replace(patient, fold=known[patient.id].fold if patient.split is Split.TRAIN else None) for patient in ordered
     )

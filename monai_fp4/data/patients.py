@@ -219,7 +219,7 @@ def _stack(scans: Sequence[_Scan]) -> Raw:
         if scan.image.ndim != 3:
             raise DataError(
                 f"expected one mask for all channels of a volume, found {first.mask_path} and {scans[1].mask_path} for "
-                "volumes of one patient; keep one, or list them as two patients"
+                "volumes of one patient; keep one, or say that each is a patient with --patient_pattern '([^/]+)[.]'"
             )
         if scan.image.shape != first.image.shape:
             raise DataError(

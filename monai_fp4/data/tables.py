@@ -10,7 +10,7 @@ from pathlib import Path
 from monai_fp4.data.records import Split
 from monai_fp4.errors import DataError, unknown_name
 
-__all__ = ["fold_of", "read_table", "split_of"]
+__all__ = ["columns_of", "fold_of", "read_table", "split_of"]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -26,8 +26,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         raise DataError(f"expected a CSV table at {path}, found no file; correct the path")
     text = _text(path.read_bytes(), path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = _delimiter(text)
     try:
         lines = [[field.strip() for field in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter)]
     except csv.Error as error:
@@ -52,6 +51,16 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(names, [*line, *[""] * (len(names) - len(line))], strict=True)) for line in lines[1:]]
 
 
+def columns_of(path: Path) -> list[str]:
+    """The names of the columns, in lower case, whatever the rows below are; empty where there are none."""
+    try:
+        text = _text(path.read_bytes(), path)
+        first = next(csv.reader(io.StringIO(text), delimiter=_delimiter(text)), [])
+    except (DataError, OSError, csv.Error):
+        return []
+    return [name.strip().lower() for name in first]
+
+
 def fold_of(row: Mapping[str, str], source: str) -> int | None:
     """The field ``fold`` as a number; ``None`` where it is empty.
 
@@ -74,6 +83,10 @@ def split_of(row: Mapping[str, str], source: str) -> Split | None:
     if text and text not in tuple(Split):
         raise unknown_name(f"split in {source}", text, [each.value for each in Split], DataError)
     return Split(text) if text else None
+
+
+def _delimiter(text: str) -> str:
+    return max(",;\t", key=text.partition("\n")[0].count)
 
 
 def _text(data: bytes, path: Path) -> str:

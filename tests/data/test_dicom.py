@@ -347,3 +347,103 @@ def test_a_slice_that_was_exchanged_is_another_series(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"found .* mm between|SHA-256 differs"):
         check_manifest(manifest, tmp_path)
+
+
+def patients(root: Path, numbers: Sequence[str], descriptions: Sequence[str] = ("FLAIR",) * 9) -> Path:
+    """Folders v0, v1, ... whose files have these PatientIDs and SeriesDescriptions."""
+    for index, number in enumerate(numbers):
+        series = slices(index, patient=number, description=descriptions[index])
+        save(series, root / f"v{index}")
+        segmentation(series, lesion(index)).save_as(root / f"v{index}" / "seg.dcm")
+    return root
+
+
+def test_folders_of_one_patient_id_are_one_person(tmp_path):
+    root = patients(tmp_path, ["anna", "bert", "anna", "cleo", "anna"])
+    for seed in range(5):
+        manifest = build(root, seed=seed)
+        assert [patient.who for patient in manifest.patients] == ["v0", "v1", "v0", "v3", "v0"]  # no PatientID is kept
+        folds = {patient.id: patient.fold for patient in manifest.patients}
+        assert folds["v0"] == folds["v2"] == folds["v4"]
+    assert not any(patient.person for patient in build(root, patient_pattern=".+").patients)
+
+
+def test_one_patient_id_for_all_is_no_person(tmp_path):
+    root = patients(tmp_path, ["ANON"] * 4)
+    with pytest.raises(
+        DataError, match=r"a PatientID of each person in .*, found one in all 4 folders; if each folder"
+    ):
+        build(root)
+    assert len(build(root, patient_pattern=".+").patients) == 4
+    assert len(build(root, groups={f"v{n}": {"group": "x"} for n in range(4)}).patients) == 4
+    assert len(build(patients(tmp_path / "empty", [""] * 4)).patients) == 4
+
+
+def test_reports_and_pictures_of_the_screen_are_no_channels(tmp_path):
+    root = patients(tmp_path, ["anna", "bert"])
+    for patient in ("v0", "v1"):
+        report = slices(9, patient=("anna", "bert")[int(patient[1])], description="Dose Report")[:1]
+        report[0].Modality, report[0].ImageType = "OT", ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            delattr(report[0], tag)
+        save(report, root / patient / "report")
+    manifest, findings = find_and_examine(root, folds=2)
+    assert manifest.channels == ("FLAIR",)
+    assert any("not read" in fact and "v0/report/IM0000.dcm" in fact for fact in findings.facts)
+
+
+def test_series_of_many_names_are_called_by_the_group_of_a_pattern(tmp_path):
+    root = patients(tmp_path, ["anna", "bert", "cleo"], ["FLAIR", "flair_tse", "ax T2 Flair\\POST"])
+    with pytest.raises(
+        DataError, match=r"the series FLAIR of 'v0' in every .*found flair_tse in 'v1', 'v2'; choose wi"
+    ):
+        build(root)
+    manifest = build(root, series="(?i)(flair)")
+    assert manifest.channels == ("flair",)
+    assert np.array_equal(read(manifest, root, "v2").image[0], stored(2) * 2.0 - 1000)
+
+
+def test_dicom_that_is_refused_with_what_to_do(tmp_path):
+    root = patients(tmp_path / "contours", ["anna", "bert"])
+    contours = slices(0, patient="anna")[0]
+    contours.Modality, contours.SeriesInstanceUID = "RTSTRUCT", generate_uid()
+    contours.save_as(root / "v0" / "seg.dcm")
+    with pytest.raises(DataError, match=r"in .*v0, found contours \(RTSTRUCT\); convert them with 3D Slicer"):
+        build(root)
+    save(slices(0), tmp_path / "flat")
+    with pytest.raises(
+        DataError, match=r"a folder of each patient in .*flat, found 5 DICOM files beside them, such as"
+    ) as e:
+        build(tmp_path / "flat")
+    assert "CSV" not in str(e.value)  # which lists files and no series
+
+
+@pytest.mark.parametrize("modality", ["DX", "CT"])
+def test_jpeg_lossless_of_monochrome1_is_turned_as_other_files_are(modality, tmp_path):
+    """ITK decodes what pydicom does not, and turns pictures to bright on dark, even those of Hounsfield units."""
+    root = patients(tmp_path, ["anna", "bert"])
+    expected = read(build(root), root, "v0").image
+    for path in sorted(root.glob("v0/IM*")):
+        data = pydicom.dcmread(path)
+        image = SimpleITK.GetImageFromArray(data.pixel_array)
+        writer = SimpleITK.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID"):
+            tag = pydicom.datadict.tag_for_keyword(keyword)
+            image.SetMetaData(f"{tag >> 16:04x}|{tag & 0xFFFF:04x}", str(data[keyword].value))
+        writer.SetFileName(str(path))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(image)
+        packed = pydicom.dcmread(path)
+        assert packed.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SeriesDescription"):
+            setattr(packed, keyword, data[keyword].value)
+        packed.PhotometricInterpretation, packed.Modality = "MONOCHROME1", modality
+        packed.RescaleSlope, packed.RescaleIntercept = 1, 0
+        packed.save_as(path)
+    (root / "v0" / "seg.dcm").unlink()
+    affine = np.array([[-0.75, 0, 0, -10], [0, -0.5, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(lesion(0).transpose(1, 0, 2), affine), root / "v0" / "mask.nii")
+    found, numbers = read(build(root), root, "v0").image, (expected + 1000) / 2
+    assert np.array_equal(found, numbers if modality == "CT" else 2.0**packed.BitsStored - 1 - numbers)

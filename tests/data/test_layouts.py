@@ -80,6 +80,10 @@ EXAMPLES: Mapping[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         ("FLAIR", "T1w"),
     ),
     "dicom": (lambda root: write_dicom(root, ["anna", "bert"]), ("FLAIR", "T1")),
+    "beside": (
+        lambda root: write_volumes(root, *(f"{n}{end}.nii.gz" for n in "12" for end in ("", "_seg"))),
+        ("grey",),
+    ),
     "table": (write_table, ("t1", "t2")),
 }
 

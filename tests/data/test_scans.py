@@ -92,7 +92,7 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any] | None]] = {
     "float64_huge": (r"up to 1e36 in .*p0.image\.nii\.gz, found \d+ voxels", None),
     "jpg_all": (r"p0: .*masks.p0_0\.jpg, found 0, 1, 2.*--mask_threshold", {"mask_threshold": 128}),
     "mixed_grey_rgb": (r"1 channels as in patient 'p0', found 3 in 'p3'", None),
-    "dicom": (r"one mask .* in .*p0, found none beside p0/IM0000\.dcm", None),
+    "dicom": (r"images of patient 'p0' in .*, found none that the nifti layout takes \(3 \.dcm\)", None),
     "nrrd": (r"3 that are not; p0: expected a whole image in .*p0.mask\.nrrd.*hit end of header", None),
     "twice_numbered": (r"one file called '1', found .*_01\.tif and .*_1\.tif; remove one", None),
 }

@@ -4,7 +4,7 @@ A layout is a module that finds the patients of a folder, and one line in :data:
 what a manifest's field ``format`` may say and what the documentation lists all come from it.
 
 >>> list(LAYOUTS)
-['lgg', 'png', 'nifti', 'brats', 'nnunet', 'msd', 'bids', 'dicom', 'table']
+['lgg', 'png', 'nifti', 'brats', 'nnunet', 'msd', 'bids', 'dicom', 'beside', 'table']
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from monai_fp4.data.layouts.beside import BESIDE
 from monai_fp4.data.layouts.dicom import DICOM_FOLDERS
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing
+from monai_fp4.data.layouts.layout import MASK_ENDING, FoundPatient, Layout, stem
 from monai_fp4.data.layouts.lgg import LGG
+from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.layouts.pairs import PAIRS
 from monai_fp4.data.layouts.published import BIDS, DECATHLON, NNUNET
-from monai_fp4.data.layouts.table import TABLE
+from monai_fp4.data.layouts.remedies import remedies
+from monai_fp4.data.layouts.table import TABLE, is_table
 from monai_fp4.data.layouts.volumes import BRATS, VOLUME_FOLDERS
+from monai_fp4.data.readers import READERS, reader_of, split_suffix
 from monai_fp4.errors import DataError, unknown_name
 
 __all__ = [
@@ -44,12 +48,13 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "msd": DECATHLON,
         "bids": BIDS,
         "dicom": DICOM_FOLDERS,
+        "beside": BESIDE,
         "table": TABLE,
     }
 )
 
 AUTO = "auto"
-"""In place of a layout's name: the one that takes the most files of the folder."""
+"""In place of a layout's name: a table that is there, or else the layout that takes the most files of the folder."""
 
 
 def layout_of(name: str) -> Layout:
@@ -96,6 +101,8 @@ def find_patients(listing: Listing, name: str = AUTO) -> tuple[str, tuple[FoundP
     if name != AUTO:
         layout_of(name)
         return name, _find(listing, name)
+    if any(is_table(listing, path) for path in listing.files):
+        return "table", _find(listing, "table")
     found: dict[str, tuple[FoundPatient, ...]] = {}
     reasons: dict[str, str] = {}
     for each in LAYOUTS:
@@ -105,16 +112,34 @@ def find_patients(listing: Listing, name: str = AUTO) -> tuple[str, tuple[FoundP
             reasons[each] = str(error)
     if not found:
         nearest = _nearest(listing)
+        remedy = remedies(listing, _fitting, table=nearest != "dicom")
         raise DataError(
             f"expected a data folder in one of the layouts {', '.join(LAYOUTS)} at {listing.root}, found "
-            f"{listing.kinds()}; as {nearest}: {reasons[nearest]}"
+            f"{listing.kinds()}; as {nearest}: {reasons[nearest]}{remedy}"
         )
     return max(found.items(), key=lambda item: len({file for each in item[1] for file in _files(each)}))
 
 
+def _fitting(listing: Listing) -> str | None:
+    """The first layout of files that a folder is in; series and tables are looked for at the top alone."""
+    for each in LAYOUTS:
+        if each in ("dicom", "table"):
+            continue
+        try:
+            _find(listing, each)
+        except DataError:
+            continue
+        return each
+    return None
+
+
 def left_over(listing: Listing, patients: tuple[FoundPatient, ...]) -> list[str]:
-    """Files that no patient has."""
+    """Files that no patient has, neither by name nor behind another, as voxels in a file of their own."""
     taken = {file for patient in patients for file in _files(patient)}
+    for path in taken & {*listing.files}:
+        files = reader_of(path).files if split_suffix(path) else None
+        if files is not None:
+            taken |= {f"{path.rpartition('/')[0]}/{file.name}".lstrip("/") for file in files(listing.root / path)}
     return [file for file in listing.files if file not in taken]
 
 
@@ -158,4 +183,9 @@ def _nearest(listing: Listing) -> str:
     endings = [file.lower() for file in listing.files]
     if any(file.endswith((".dcm", ".ima")) for file in endings):
         return "dicom"
+    pictures = [file for file in endings if split_suffix(file) and not file.endswith((".tif", ".tiff"))]
+    if not any("/" in file for file in endings) or any(
+        reader_of(file) is READERS["pictures"] and MASK_ENDING.search(stem(file) or "") for file in pictures
+    ):
+        return "beside"
     return "lgg" if any(file.endswith((".tif", ".tiff")) for file in endings) else "nifti"

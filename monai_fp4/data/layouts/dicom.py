@@ -1,18 +1,21 @@
 """One folder a patient with DICOM series anywhere below it; the mask is a DICOM-SEG or a volume called mask or seg.
 
-Every series that is no localizer and no mask is a channel, called after its description; ``--series`` chooses::
+Every series that is no localizer, no report and no mask is a channel, called after its description. ``--series``
+chooses, and names the channel if it has a group. Folders with one PatientID are one person::
 
     anna/MR0001 ... anna/MR0120  anna/seg.dcm       bert/T1/IM_1 ... bert/FLAIR/IM_1 ...  bert/mask.nii.gz
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing, check_same_channels, listed, stem
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_same_channels, listed, stem
+from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom import DICOM
-from monai_fp4.data.readers.dicom_series import SEGMENTATION, Series, find_series, series_path
+from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, Series, find_series, series_path
 from monai_fp4.errors import DataError
 
 __all__ = ["DICOM_FOLDERS"]
@@ -21,31 +24,84 @@ _NO_IMAGES = {"SR", "PR", "KO", "REG", "RTSTRUCT", "RTDOSE", "RTPLAN", "DOC", "R
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
-    patients = [_patient(folder, paths, listing) for folder, paths in listing.folders.items()]
-    return check_same_channels(patients, listing.root) if any(patient.pairs for patient in patients) else []
+    loose = [path for path in listing.files if "/" not in path and path.lower().endswith(SUFFIXES)]
+    if loose:
+        raise DataError(
+            f"expected a folder of each patient in {listing.root}, found {len(loose)} DICOM files beside them, such as "
+            f"{loose[0]}; sort the files by their PatientID into folders"
+        )
+    found = {folder: find_series(listing.root / folder) for folder in listing.folders}
+    if not any(found.values()):
+        return []
+    people = _people(found, listing)
+    patients = [
+        replace(_patient(folder, found[folder], paths, listing), person=people.get(folder, ""))
+        for folder, paths in listing.folders.items()
+    ]
+    if listing.series is None or not listing.series.groups:
+        wrong = [patient for patient in patients if patient.pairs and patient.channels != patients[0].channels]
+        if wrong:
+            raise DataError(
+                f"expected the series {listed(patients[0].channels)} of {patients[0].id!r} in every patient of "
+                f"{listing.root}, found {listed(wrong[0].channels)} in {listed([repr(one.id) for one in wrong])}; "
+                "choose with --series, a regular expression whose group names the channel, such as '(?i)(flair)'"
+            )
+    return check_same_channels(patients, listing.root)
 
 
-def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
+def _people(found: Mapping[str, Sequence[Series]], listing: Listing) -> dict[str, str]:
+    """Who the folders are of: what a pattern says, or the first folder of those with one PatientID.
+
+    Raises:
+        DataError: all folders have the PatientID of one person, as after a careless pseudonymization.
+    """
+    if listing.patient_pattern is not None:
+        return {folder: listing.patient_of(folder) or "" for folder in found}
+    folders: dict[str, list[str]] = {}
+    for folder, series in found.items():
+        number = str(series[0].header.get("PatientID") or "").strip() if series else ""
+        folders.setdefault(number or f"/{folder}", []).append(folder)
+    if len(found) > 1 and len(folders) == 1 and not {composed(folder) for folder in found} <= listing.named:
+        raise DataError(
+            f"expected a PatientID of each person in {listing.root}, found one in all {len(found)} folders; if each "
+            "folder is a person, say so with --patient_pattern '.+', or name them in --groups"
+        )
+    return {folder: same[0] for same in folders.values() if 1 < len(same) < len(found) for folder in same}
+
+
+def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listing: Listing) -> FoundPatient:
     root = listing.root / folder
-    series = find_series(root)
     if not series:
         return FoundPatient(folder, "", ())
     masks = [_path(each, folder) for each in series if each.header.get("Modality") == SEGMENTATION]
     masks += [path for path in paths if (stem(path) or "").lower() in ("mask", "seg") and reader_of(path) is not DICOM]
     images: dict[str, Series] = {}
+    placed = any(_is_placed(each) for each in series if each.header.get("Modality") != SEGMENTATION)
     for each in series:
+        if (
+            placed and not _is_placed(each) and each.header.get("Modality") != SEGMENTATION
+        ):  # a report or a picture of the screen beside the scans
+            continue
         if each.header.get("Modality") in {*_NO_IMAGES, SEGMENTATION} or "LOCALIZER" in _words(each, "ImageType"):
             continue
-        name = str(each.header.get("SeriesDescription") or each.header.get("Modality") or "series").strip()
-        if listing.series is not None and not listing.series.search(f"{name} {each.uid}"):
-            continue
+        name = _name(each)
+        if listing.series is not None:
+            match = listing.series.search(f"{name} {each.uid}")
+            if match is None:
+                continue
+            name = (match[1] or name).lower() if match.re.groups else name
         if images.setdefault(name, each) is not each:
             raise DataError(
                 f"expected one series called {name!r} in {root}, found {images[name].uid} and {each.uid}; choose with "
-                "--series, a regular expression for description or UID"
+                "--series, a regular expression for description or UID, or give each time point a folder of its own"
             )
     if not images or len(masks) != 1:
-        seen = listed([str(each.header.get("SeriesDescription") or each.header.get("Modality")) for each in series])
+        seen = listed([_name(each) for each in series])
+        if images and not masks and any(each.header.get("Modality") == "RTSTRUCT" for each in series):
+            raise DataError(
+                f"expected a mask of voxels (a DICOM-SEG, mask.nii.gz or seg.nii.gz) in {root}, found contours "
+                "(RTSTRUCT); convert them with 3D Slicer or plastimatch, and save the mask beside the series"
+            )
         missing = "an image series" if not images else "one mask (a DICOM-SEG, mask.nii.gz or seg.nii.gz)"
         found = seen if not images else listed(masks)
         raise DataError(f"expected {missing} in {root}, found {found}; add it, or choose series with --series")
@@ -55,11 +111,22 @@ def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatien
         if each in images.values() or each.header.get("Modality") == SEGMENTATION
     )  # fmt: skip
     pairs = tuple((series_path(folder, images[name].uid), masks[0]) for name in names)
-    return FoundPatient(folder, "", pairs, names, listing.patient_of(folder) or "", files)
+    return FoundPatient(folder, "", pairs, names, files=files)
 
 
 def _path(series: Series, folder: str) -> str:
     return series_path(folder, series.uid)
+
+
+def _name(series: Series) -> str:
+    text = series.header.get("SeriesDescription") or series.header.get("Modality") or "series"
+    return (text if isinstance(text, str) else " ".join(map(str, text))).strip()
+
+
+def _is_placed(series: Series) -> bool:
+    """Whether a series says where in a person it is, in each file or for each frame."""
+    header = series.header
+    return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
 
 
 def _words(series: Series, tag: str) -> tuple[str, ...]:

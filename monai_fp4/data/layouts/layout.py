@@ -1,24 +1,22 @@
-"""Interface of a layout: what it looks at, and what it finds."""
+"""Interface of a layout: what it finds in a :class:`~monai_fp4.data.layouts.listing.Listing`."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.readers import split_suffix
 from monai_fp4.data.records import Split
 from monai_fp4.errors import DataError
 
 __all__ = [
+    "MASK_ENDING",
     "FoundPatient",
     "Layout",
-    "Listing",
     "check_pairs",
     "check_same_channels",
     "listed",
@@ -28,7 +26,9 @@ __all__ = [
 
 PICTURE_CHANNELS: Mapping[int, tuple[str, ...]] = MappingProxyType({1: ("grey",), 3: ("red", "green", "blue")})
 
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
+MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE)
+"""How the name of a mask ends that is called after its image."""
+
 _FEW = 6
 
 
@@ -43,7 +43,7 @@ class FoundPatient:
             others are slices.
         channels: their names, if files are named after them.
         person: who it is, where one person has several entries.
-        files: files behind the pairs whose names are not paths, relative to the folder.
+        files: others that were read, relative to the folder: those of a series, a description of the set.
         fold: the fold that the folder itself names.
         split: the split that the folder itself names.
     """
@@ -56,97 +56,6 @@ class FoundPatient:
     files: tuple[str, ...] = ()
     fold: int | None = None
     split: Split | None = None
-
-
-class Listing:
-    """Every file below a data folder, links followed, apart from what operating systems leave behind.
-
-    Names that begin with a dot (``.DS_Store``, ``._scan.nii``), ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX`` are
-    ignored, and so is everything below such folders.
-
-    Args:
-        root: the data folder.
-        patient_pattern: a regular expression whose first group, or all of it, says who the patient of a file is.
-        series: a regular expression for the descriptions or UIDs of the DICOM series that are wanted.
-        named: patients that the user's own table names.
-
-    Attributes:
-        files: paths relative to the folder, with forward slashes, sorted.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        patient_pattern: re.Pattern[str] | None = None,
-        series: re.Pattern[str] | None = None,
-        named: Iterable[str] = (),
-    ) -> None:
-        self.root, self.patient_pattern, self.series, self.named = root, patient_pattern, series, frozenset(named)
-        self.files = tuple(sorted(self._walk(root, "", frozenset())))
-
-    def _walk(self, folder: Path, prefix: str, above: frozenset[Path]) -> Iterable[str]:
-        here = folder.resolve()
-        if here in above:
-            return  # a link to a folder that it lies in
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(
-                f"expected a folder that can be opened at {folder}, found {error.strerror}; correct that"
-            ) from error
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
-                continue
-            path = prefix + entry.name
-            if "\\" in path or not path.isprintable() or any(0xD800 <= ord(letter) < 0xE000 for letter in path):
-                raise DataError(f"expected file names of printable text in {folder}, found {entry.name!a}; rename it")
-            if entry.is_dir():
-                yield from self._walk(folder / entry.name, f"{path}/", above | {here})
-            else:
-                yield path
-
-    @cached_property
-    def folders(self) -> dict[str, tuple[str, ...]]:
-        """The folders right below the root with the files in and below each, and empty ones too."""
-        found: dict[str, list[str]] = {
-            path.name: []
-            for path in sorted(self.root.iterdir())
-            if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FILES
-        }
-        for path in self.files:
-            folder, slash, _ = path.partition("/")
-            if slash:
-                found.setdefault(folder, []).append(path)
-        return {folder: tuple(paths) for folder, paths in found.items()}
-
-    def below(self, folder: str) -> tuple[str, ...]:
-        """Files in and below a folder, given without regard to case; empty where there is none."""
-        return tuple(path for path in self.files if path.lower().startswith(f"{folder.lower()}/"))
-
-    def patient_of(self, path: str) -> str | None:
-        """Who the pattern says that a file is of; ``None`` without a pattern.
-
-        Raises:
-            DataError: the pattern does not match.
-        """
-        if self.patient_pattern is None:
-            return None
-        match = self.patient_pattern.search(path)
-        if match is None or not (match[1] if match.re.groups else match[0]):
-            raise DataError(
-                f"expected --patient_pattern {self.patient_pattern.pattern!r} to find a patient in every name, "
-                f"found none in {path}; widen it"
-            )
-        return str(match[1] if match.re.groups else match[0])
-
-    def kinds(self) -> str:
-        """What was seen, by the endings of names.
-
-        >>> Listing(Path("bundles/protocols")).kinds()
-        '2 .json'
-        """
-        counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "no ending" for path in self.files)
-        return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_FEW)) or "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,14 +81,15 @@ class Layout:
 
 
 def one_per_name(paths: Iterable[str], name: Callable[[str], str | None]) -> dict[str, str]:
-    """Files by what they are called, without those that are called nothing.
+    """Files by what they are called, however accents are encoded, without those that are called nothing.
 
     Raises:
         DataError: two files of one name, such as two exports of one scan.
     """
     found: dict[str, str] = {}
     for path in paths:
-        key = name(path)
+        given = name(path)
+        key = None if given is None else composed(given)
         if key is not None and found.setdefault(key, path) != path:
             raise DataError(f"expected one file called {key!r}, found {found[key]} and {path}; remove one of them")
     return found
@@ -193,11 +103,12 @@ def check_pairs(images: Mapping[str, str], masks: Mapping[str, str], folder: Pat
     """
     for name in sorted(images.keys() - masks.keys(), key=natural_order):
         raise DataError(
-            f"expected a mask for {images[name]} in {folder}, found none; an image without tumour has an empty mask"
+            f"expected a mask for {images[name]} in {folder}, found none; name it alike, or save an empty mask if the "
+            "image is without tumour"
         )
     for name in sorted(masks.keys() - images.keys(), key=natural_order):
         raise DataError(
-            f"expected an image for {masks[name]} in {folder}, found none; add the image or remove the mask"
+            f"expected an image for {masks[name]} in {folder}, found none; name them alike, or remove the mask"
         )
 
 

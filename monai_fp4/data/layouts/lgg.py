@@ -19,10 +19,10 @@ from monai_fp4.data.layouts.layout import (
     PICTURE_CHANNELS,
     FoundPatient,
     Layout,
-    Listing,
     check_pairs,
     one_per_name,
 )
+from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.errors import DataError
 
 __all__ = ["LGG", "LGG_CHANNELS"]

@@ -2,7 +2,8 @@
 
 The patient is the sub-folder where there is one, else all of the name before its last underscore. A name that the
 table of ``--groups`` holds as a whole is a patient; where names are built otherwise, ``--patient_pattern`` says it. A
-mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``::
+mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``, or begin with ``mask_`` where the image's begins with
+``image_``::
 
     images/anna_01.png   masks/anna_01.png          images/anna/01.jpg   masks/anna/01_mask.png
 """
@@ -10,25 +11,30 @@ mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, Listing, check_pairs, natural_order, one_per_name
+from monai_fp4.data.layouts.layout import MASK_ENDING, FoundPatient, Layout, check_pairs, natural_order, one_per_name
+from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers import split_suffix
 from monai_fp4.errors import DataError
 
 __all__ = ["PAIRS"]
 
 _FOLDERS = {
-    "images": ("images", "image", "imgs", "img"),
-    "masks": ("masks", "mask", "labels", "label", "segmentations"),
+    "images": ("images", "image", "imgs", "img", "imagestr"),
+    "masks": ("masks", "mask", "labels", "label", "segmentations", "labelstr"),
 }
-_MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE)
+_BEGINNINGS = re.compile(
+    r"(^|/)(image|img|volume|vol|scan|mask|seg|segmentation|label|gt)[_-](?=[^/]+$)", re.IGNORECASE
+)
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
     images = _by_name(_folder(listing, "images"), set())
     masks = _by_name(_folder(listing, "masks"), images.keys())
+    if not images.keys() & masks.keys():  # image_1 and mask_1
+        images, masks = (one_per_name(files.values(), _number_of(files)) for files in (images, masks))
     check_pairs(images, masks, listing.root)
     patients: dict[str, list[str]] = {}
     for name, path in images.items():
@@ -40,6 +46,12 @@ def _find(listing: Listing) -> list[FoundPatient]:
         FoundPatient(patient, "", tuple((images[name], masks[name]) for name in sorted(names, key=natural_order)))
         for patient, names in patients.items()
     ]
+
+
+def _number_of(files: Mapping[str, str]) -> Callable[[str], str]:
+    """The names of files without the ``image_`` or ``mask_`` that they begin with."""
+    names = {path: _BEGINNINGS.sub(r"\1", name) for name, path in files.items()}
+    return names.__getitem__
 
 
 def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
@@ -61,7 +73,7 @@ def _by_name(paths: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         inner = PurePosixPath(path).relative_to(path.partition("/")[0])
         parts = split_suffix(inner.as_posix())
         assert parts is not None
-        return parts[0] if parts[0] in known else _MASK_ENDING.sub("", parts[0]) if known else parts[0]
+        return parts[0] if parts[0] in known else MASK_ENDING.sub("", parts[0]) if known else parts[0]
 
     return one_per_name(paths, name)
 

@@ -10,25 +10,26 @@ folder a person and session, masks beside the images or below ``derivatives``::
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from typing import Any
 
+from monai_fp4.atomic import parse_json
 from monai_fp4.data.layouts.layout import (
     FoundPatient,
     Layout,
-    Listing,
     check_pairs,
     check_same_channels,
     listed,
     one_per_name,
     stem,
 )
+from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.errors import DataError
 
 __all__ = ["BIDS", "DECATHLON", "NNUNET"]
 
+_DESCRIPTION = "dataset.json"
 _CHANNEL = re.compile(r"(.+)_(\d{4})$")
 _BIDS_PERSON = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/(ses-[A-Za-z0-9]+))?/")
 _BIDS_MASKS = ("mask", "dseg", "roi")
@@ -36,11 +37,11 @@ _BIDS_MASKS = ("mask", "dseg", "roi")
 
 def _description(listing: Listing) -> dict[str, Any]:
     """``dataset.json``, or nothing."""
-    path = listing.root / "dataset.json"
-    if "dataset.json" not in listing.files:
+    path = listing.root / _DESCRIPTION
+    if _DESCRIPTION not in listing.files:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"expected JSON in {path}, found what cannot be read ({error}); correct it") from error
     if not isinstance(found, dict):
@@ -48,9 +49,15 @@ def _description(listing: Listing) -> dict[str, Any]:
     return found
 
 
-def _channel_names(description: dict[str, Any]) -> dict[int, str]:
+def _channel_names(listing: Listing, description: dict[str, Any]) -> dict[int, str]:
     named = description.get("channel_names") or description.get("modality") or {}
-    return {int(number): str(name) for number, name in named.items()} if isinstance(named, dict) else {}
+    names = {number: str(name) for number, name in named.items()} if isinstance(named, dict) else {}
+    if not all(re.fullmatch(r"\d{1,4}", number) for number in names):
+        raise DataError(
+            f'expected channels called by their numbers, as in "0": "T1", in {listing.root / _DESCRIPTION}, found '
+            f"{listed(names)}; correct it"
+        )
+    return {int(number): name for number, name in names.items()}
 
 
 def _find_nnunet(listing: Listing) -> list[FoundPatient]:
@@ -65,12 +72,13 @@ def _find_nnunet(listing: Listing) -> list[FoundPatient]:
             )
         channels[match[1]][match[2]] = path
     check_pairs({patient: next(iter(files.values())) for patient, files in channels.items()}, masks, listing.root)
-    known = _channel_names(_description(listing))
+    described = tuple({_DESCRIPTION} & {*listing.files})
+    known = _channel_names(listing, _description(listing))
     patients = []
     for patient, files in channels.items():
         names = tuple(known.get(int(number), f"channel_{number}") for number in sorted(files))
         pairs = tuple((files[number], masks[patient]) for number in sorted(files))
-        patients.append(FoundPatient(patient, "", pairs, names, person=listing.patient_of(patient) or ""))
+        patients.append(FoundPatient(patient, "", pairs, names, listing.patient_of(patient) or "", described))
     return check_same_channels(patients, listing.root)
 
 
@@ -79,10 +87,10 @@ def _find_decathlon(listing: Listing) -> list[FoundPatient]:
     training = description.get("training")
     if not isinstance(training, list) or not all(isinstance(each, dict) for each in training):
         raise DataError(
-            f"expected a list 'training' of image and label in {listing.root / 'dataset.json'}, found none; choose "
+            f"expected a list 'training' of image and label in {listing.root / _DESCRIPTION}, found none; choose "
             "another --format"
         )
-    names = _channel_names(description)
+    names = _channel_names(listing, description)
     channels = tuple(names[number] for number in sorted(names)) or None
     patients = []
     for entry in training:
@@ -91,7 +99,8 @@ def _find_decathlon(listing: Listing) -> list[FoundPatient]:
             if path not in listing.files:
                 raise DataError(f"expected the file {path!r} of dataset.json in {listing.root}, found none; add it")
         patient = stem(image) or image
-        patients.append(FoundPatient(patient, "", ((image, mask),), channels, person=listing.patient_of(patient) or ""))
+        person = listing.patient_of(patient) or ""
+        patients.append(FoundPatient(patient, "", ((image, mask),), channels, person, (_DESCRIPTION,)))
     return patients
 
 

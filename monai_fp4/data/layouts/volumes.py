@@ -1,7 +1,7 @@
 """One folder a patient, with one mask and one volume file a channel, in alphabetical order.
 
-A 4D image holds several channels. The mask is called ``mask`` or ``seg``. The patient's id may come before any name, as
-it does in the BraTS sets::
+A 4D image holds several channels; files of DICOM slices are no volumes. The mask is called ``mask`` or ``seg``. The
+patient's id may come before any name, as it does in the BraTS sets::
 
     anna/image.nii.gz  anna/mask.nii.gz             bert/bert_flair.nii.gz  bert/bert_t1.nii.gz  bert/bert_seg.nii.gz
     BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1c.nii.gz            BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz
@@ -9,22 +9,26 @@ it does in the BraTS sets::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from monai_fp4.data.layouts.layout import (
     FoundPatient,
     Layout,
-    Listing,
     check_same_channels,
     listed,
     one_per_name,
     stem,
 )
+from monai_fp4.data.layouts.listing import Listing
+from monai_fp4.data.readers.dicom_series import SUFFIXES
 from monai_fp4.errors import DataError
 
 __all__ = ["BRATS", "VOLUME_FOLDERS"]
 
 _MASKS = ("mask", "seg", "label", "segmentation")
+_BRATS_VISIT = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}")
+"""Since 2023 the last number is that of the visit: 00005-000 and 00005-001 are one person."""
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
@@ -34,7 +38,7 @@ def _find(listing: Listing) -> list[FoundPatient]:
 
 def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
     def name(path: str) -> str | None:
-        label = stem(path) if path.count("/") == 1 else None
+        label = stem(path) if path.count("/") == 1 and not path.lower().endswith(SUFFIXES) else None
         return label and label.removeprefix(f"{folder}_").removeprefix(f"{folder}-")
 
     names = one_per_name(paths, name)
@@ -47,7 +51,9 @@ def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatien
             f"{listed(names.values())}; add, rename or remove"
         )
     pairs = tuple((names[label], masks[0]) for label in sorted(names))
-    return FoundPatient(folder, "", pairs, tuple(sorted(names)), person=listing.patient_of(folder) or "")
+    visit = _BRATS_VISIT.fullmatch(folder)
+    person = listing.patient_of(folder) or (visit[1] if visit else "")
+    return FoundPatient(folder, "", pairs, tuple(sorted(names)), person=person)
 
 
 VOLUME_FOLDERS = Layout(

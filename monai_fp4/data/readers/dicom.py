@@ -81,16 +81,18 @@ def _frames(path: Path, held: int) -> Iterator[Frame]:
 def _pixels(path: Path, data: pydicom.Dataset) -> NDArray[Any]:
     """The stored numbers, or colours."""
     kind = str(data.get("PhotometricInterpretation", ""))
+    turned = False
     try:
         values = pixel_array(data)
         if kind == "PALETTE COLOR":
             return apply_color_lut(values, data)
     except (RuntimeError, NotImplementedError):  # pydicom has no decoder for this compression; ITK's are built in
+        turned = kind == "MONOCHROME1"  # ITK sees to it, whatever the numbers mean
         values = SimpleITK.GetArrayFromImage(read_image(path))
         values = values[0] if int(data.get("NumberOfFrames") or 1) == 1 and len(values) == 1 else values
         slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
         values = values if (slope, intercept) == (1, 0) else np.rint((values - intercept) / slope)
-    if kind == "MONOCHROME1" and not _has_unit(data):  # shown with the lowest number as white
+    if turned != (kind == "MONOCHROME1" and not _has_unit(data)):  # shown with the lowest number as white
         low = -(1 << (data.BitsStored - 1)) if data.PixelRepresentation else 0
         return (2 * low + (1 << data.BitsStored) - 1) - values.astype(np.int64)
     return values

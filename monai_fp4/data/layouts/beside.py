@@ -1,0 +1,88 @@
+"""Masks beside their images: ``<name>_mask`` (or ``_seg``, ``_segmentation``, ``_label``, ``_gt``) next to ``<name>``.
+
+Pictures in a folder are the slices of a patient, in the order of their numbers. A volume is a patient, and volumes of
+one folder are visits of one person::
+
+    patient_00/slice_0.png  patient_00/slice_0_mask.png         Case00.mhd  Case00.raw  Case00_segmentation.mhd
+    patient001/patient001_frame01.nii.gz  patient001/patient001_frame01_gt.nii.gz
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+from monai_fp4.data.layouts.layout import (
+    MASK_ENDING,
+    FoundPatient,
+    Layout,
+    check_pairs,
+    listed,
+    natural_order,
+    one_per_name,
+)
+from monai_fp4.data.layouts.listing import Listing
+from monai_fp4.data.readers import READERS, reader_of, split_suffix
+from monai_fp4.errors import DataError
+
+__all__ = ["BESIDE"]
+
+_LGG = re.compile(r"(?:^|/)([^/]+)/\1_\d+\.tiff?$", re.IGNORECASE)
+"""The stricter layout, in which a missing slice is seen."""
+
+
+def _find(listing: Listing) -> list[FoundPatient]:
+    names = {path: parts[0] for path in listing.files if (parts := split_suffix(path))}
+    stripped = {path: MASK_ENDING.sub("", name) for path, name in names.items()}
+    masks = one_per_name((path for path in names if stripped[path] != names[path]), stripped.get)
+    images = one_per_name((path for path in names if stripped[path] == names[path]), stripped.get)
+    if not masks:
+        raise DataError(
+            f"expected masks called as their images and _mask in {listing.root}, found {listing.kinds()}; choose "
+            "another --format or rename"
+        )
+    if all(_LGG.search(path) for path in images.values()):
+        raise DataError(f"expected another layout than lgg in {listing.root}, found it; choose that --format")
+    check_pairs(images, masks, listing.root)
+    volumes = [name for name, path in images.items() if reader_of(path) is not READERS["pictures"]]
+    if volumes and len(volumes) < len(images):
+        raise DataError(
+            f"expected volumes or pictures in {listing.root}, found both, such as {listed(sorted(images.values()))}; "
+            "separate them"
+        )
+    tops = {path.partition("/")[0] for path in images.values()}
+    empty = [FoundPatient(folder, "", ()) for folder in listing.folders if folder not in tops]
+    return empty + (_of_volumes if volumes else _of_pictures)(images, masks, listing)
+
+
+def _of_pictures(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:
+    patients: dict[str, list[str]] = {}
+    for name in sorted(images, key=natural_order):
+        folder, _, last = name.rpartition("/")
+        whole = last if last in listing.named else ""
+        patient = listing.patient_of(images[name]) or whole or folder or last.rpartition("_")[0] or last
+        patients.setdefault(patient, []).append(name)
+    return [
+        FoundPatient(patient, "", tuple((images[name], masks[name]) for name in names))
+        for patient, names in patients.items()
+    ]
+
+
+def _of_volumes(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:
+    folders = {name: name.rpartition("/")[0] for name in images}
+    count = Counter(folders.values())
+    lasts = Counter(PurePosixPath(name).name for name in images)
+    patients = []
+    for name, path in images.items():
+        folder, last = folders[name], PurePosixPath(name).name
+        alone = bool(folder) and count[folder] == 1
+        patient = folder if alone else last if lasts[last] == 1 else re.sub("/", "_", name)
+        person = listing.patient_of(path) or ("" if alone else folder)
+        patients.append(FoundPatient(patient, "", ((path, masks[name]),), person=person))
+    return patients
+
+
+BESIDE = Layout(
+    summary="`<name>_mask` (`_seg`, `_label`, `_gt`) beside `<name>`: slices of a folder, or volumes", find=_find
+)
