@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command and its arguments."""
     from monai_fp4 import __version__
     from monai_fp4.data.cli import add_parser as add_manifest_parser
+    from monai_fp4.report.cli import add_manifest_report
     from monai_fp4.report.cli import add_parser as add_report_parser
     from monai_fp4.study.cli import add_parser as add_sweep_parser
 
@@ -30,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_manifest_parser(commands)
+    add_manifest_report(add_manifest_parser(commands))
     _add_bundles(commands)
     _add_foreign(commands)
     add_sweep_parser(commands)

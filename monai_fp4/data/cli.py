@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_fp4.data.build import SPLIT_RULES, check_manifest, find_and_examine
-from monai_fp4.data.folds import select_patients
+from monai_fp4.data.folds import parts_of
 from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
 from monai_fp4.data.pseudonyms import KEYS, KeyFile, open_keys
-from monai_fp4.data.records import Header, Manifest, Patient, Reading, Split
+from monai_fp4.data.records import Header, Manifest, Reading, Split
 from monai_fp4.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["add_parser"]
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``manifest`` to a parser; each of its actions sets ``func``, which returns the exit code."""
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> _SubParsersAction[argparse.ArgumentParser]:
+    """Add the command ``manifest`` to a parser; each of its actions sets ``func``, which returns the exit code.
+
+    Returns:
+        The actions, for those that other rooms add.
+    """
     manifest = subparsers.add_parser(
         "manifest", help="list and check the patients of a data folder", description=(__doc__ or "").replace("``", "'")
     )
@@ -108,6 +112,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     check.add_argument("manifest", help=f"a path or a shipped name: {', '.join(shipped_manifests())}")
     check.add_argument("--dataset_dir", required=True, help="the data folder")
     check.set_defaults(func=_check)
+    return actions
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -178,17 +183,10 @@ def _check(options: argparse.Namespace) -> int:
 
 def _summary(manifest: Manifest) -> str:
     """A table, one line a fold or two for a named split, then the test split."""
-    parts: dict[str, tuple[Patient, ...]] = {}
-    for name in manifest.splits:
-        parts |= {f"{name} {part}": select_patients(manifest, name, part) for part in ("val", "test")}
-    if not manifest.splits:
-        parts = {f"fold {fold}": select_patients(manifest, fold, "val") for fold in range(manifest.folds)}
-    parts["test"] = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
+    parts = parts_of(manifest)
     width = max(8, *map(len, parts))
     lines = [f"{'':{width}} {'patients':>8} {'images':>8} {'tumour voxels':>14}  groups"]
     for name, patients in parts.items():
-        if not patients:
-            continue
         counts = sorted(Counter(patient.group for patient in patients).items())
         groups = ", ".join(f"{group or '-'} {count}" for group, count in counts)
         voxels = [patient.tumour_voxels for patient in patients]

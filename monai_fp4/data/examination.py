@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from monai_fp4.data.doubts import doubts_of
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.layouts.layout import listed
-from monai_fp4.data.patients import read_raw
+from monai_fp4.data.patients import Raw, read_raw
 from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.masks import looks_inverted, values_of
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["Examined", "Findings", "check_copies", "examine"]
+__all__ = ["Examined", "Findings", "check_copies", "examine", "examine_raw"]
 
 _FEW_VALUES = 6
 _ALIKE = 0.9
@@ -68,8 +68,11 @@ class Examined:
 
 def examine(record: Mapping[str, Any]) -> Examined:
     """Read a patient; arguments and errors are those of :func:`monai_fp4.data.patients.read_patient`."""
-    reading = Reading.from_json(record["reading"])
-    raw = read_raw(record)
+    return examine_raw(read_raw(record), Reading.from_json(record["reading"]))
+
+
+def examine_raw(raw: Raw, reading: Reading) -> Examined:
+    """Examine a patient that was read; errors are those of :meth:`monai_fp4.data.patients.Raw.volume`."""
     mask, soft = raw.volume(reading).mask[0] == 1, reading.mask_threshold is not None
     few_valued = {number: count for number, channel in enumerate(raw.image) if (count := _few_values(channel))}
     copies = {number for number, channel in enumerate(raw.image) if _alike(channel, mask)}

@@ -19,7 +19,7 @@ from itertools import groupby
 from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Part", "assign_folds", "select_patients", "unseen_patients"]
+__all__ = ["Part", "assign_folds", "parts_of", "select_patients", "unseen_patients"]
 
 
 class Part(StrEnum):
@@ -149,6 +149,24 @@ def unseen_patients(manifest: Manifest, fold: int | str) -> tuple[Patient, ...]:
     """
     named = manifest.splits[_fold_name(fold, manifest)].test if manifest.splits and str(fold) != "all" else ()
     return tuple(patient for patient in manifest.patients if patient.split is Split.TEST or patient.id in named)
+
+
+def parts_of(manifest: Manifest) -> dict[str, tuple[Patient, ...]]:
+    """Whom each fold or named split holds out, and the test split; parts without a patient are left out.
+
+    >>> from monai_fp4.data import load_manifest
+    >>> {name: len(patients) for name, patients in parts_of(load_manifest("phantom")).items()}
+    {'fold 0': 4, 'fold 1': 4, 'fold 2': 4, 'fold 3': 4, 'fold 4': 4, 'test': 4}
+    """
+    parts: dict[str, tuple[Patient, ...]] = {}
+    for name in manifest.splits:
+        parts[f"{name} val"] = select_patients(manifest, name, Part.VAL)
+        parts[f"{name} test"] = unseen_patients(manifest, name)
+    if not manifest.splits:
+        for fold in range(manifest.folds):
+            parts[f"fold {fold}"] = tuple(patient for patient in manifest.patients if patient.fold == fold)
+    parts["test"] = tuple(patient for patient in manifest.patients if patient.split is Split.TEST)
+    return {name: patients for name, patients in parts.items() if patients}
 
 
 def _fold_name(fold: int | str, manifest: Manifest) -> str:

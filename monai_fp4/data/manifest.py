@@ -208,13 +208,15 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
     return target
 
 
-def refuse_existing(path: str | os.PathLike[str]) -> None:
+def refuse_existing(path: str | os.PathLike[str], what: str = "manifest") -> None:
     """Raise if there is something at ``path`` already.
+
+    Args:
+        path: of the file to write.
+        what: it is.
 
     Raises:
         DataError: there is.
     """
     if Path(path).exists():
-        raise DataError(
-            f"expected a new file for the manifest, found that {path} exists; choose another or add --force"
-        )
+        raise DataError(f"expected a new file for the {what}, found that {path} exists; choose another or add --force")

@@ -20,7 +20,7 @@ from monai_fp4.data.readers.volume import Decoded, Place, Volume, format_size
 from monai_fp4.data.records import Header, Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["Image", "Raw", "read_image", "read_patient", "read_raw"]
+__all__ = ["Image", "Raw", "check_channels", "read_image", "read_patient", "read_raw"]
 
 _LARGEST = 1e36
 """Intensities up to here can be subtracted and averaged in float32."""
@@ -67,12 +67,8 @@ def read_patient(record: Mapping[str, Any]) -> Volume:
             channels.
     """
     volume = read_raw(record).volume(Reading.from_json(record.get("reading", {})))
+    check_channels(record, len(volume.image))
     channels = list(record.get("channels") or ())
-    if channels and len(channels) != volume.image.shape[0]:
-        raise DataError(
-            f"expected {len(channels)} channels ({', '.join(channels)}) in patient {record['patient']!r}, "
-            f"found {volume.image.shape[0]} in {record['images'][0]['image']}; bring all patients to the same channels"
-        )
     selected = record.get("select")
     if selected and list(selected) != channels:
         numbers = [channels.index(name) for name in selected]
@@ -81,6 +77,20 @@ def read_patient(record: Mapping[str, Any]) -> Volume:
             modalities = tuple(volume.place.modalities[number] for number in numbers)
             volume = replace(volume, place=replace(volume.place, modalities=modalities))
     return volume
+
+
+def check_channels(record: Mapping[str, Any], found: int) -> None:
+    """See that a patient has as many channels as its record names, if it names any.
+
+    Raises:
+        DataError: it has not.
+    """
+    channels = list(record.get("channels") or ())
+    if channels and len(channels) != found:
+        raise DataError(
+            f"expected {len(channels)} channels ({', '.join(channels)}) in patient {record['patient']!r}, "
+            f"found {found} in {record['images'][0]['image']}; bring all patients to the same channels"
+        )
 
 
 def read_raw(record: Mapping[str, Any]) -> Raw:

@@ -19,7 +19,7 @@ from monai.transforms import MapTransform
 
 from monai_fp4.errors import ConfigError
 
-__all__ = ["NormalizeForegroundd", "Scale", "resize"]
+__all__ = ["NormalizeForegroundd", "Scale", "percentiles", "resize"]
 
 
 _SMALL_BLOCK = 4
@@ -97,12 +97,12 @@ class NormalizeForegroundd(MapTransform):
         step = max(1, int((channel.size / 2**18) ** 0.5))
         # In one order whatever the layout in memory, since the sums below depend on it in their last bits.
         values = np.ascontiguousarray(channel[::step, ::step] if channel.ndim > 1 else channel)
-        low, peak = (float(bound) for bound in _percentiles(values, [self.lower, self.upper]))
+        low, peak = (float(bound) for bound in percentiles(values, [self.lower, self.upper]))
         # The mean without the very brightest, or a few hot voxels of a small volume would be the foreground.
         inside = values[values > values.clip(max=peak).mean(dtype=np.float64)]
         if inside.size == 0:  # one value everywhere: a channel that is not there
             return Scale(low, low, low, 1.0)
-        high = float(_percentiles(inside, self.upper))
+        high = float(percentiles(inside, self.upper))
         inside = inside.clip(low, high)
         mean = float(inside.mean(dtype=np.float64))
         # A foreground of (nearly) one value has no spread of its own, and air would be thousands of them away.
@@ -112,7 +112,7 @@ class NormalizeForegroundd(MapTransform):
         return Scale(low, high, mean, spread if spread > _NO_SPREAD else 1.0)
 
 
-def _percentiles(values: np.ndarray, percents: float | list[float]) -> Any:
+def percentiles(values: np.ndarray, percents: float | list[float]) -> Any:
     """``np.percentile`` to the last bit; whole numbers of 16 bits, as most scanners give, are counted, not sorted."""
     first, last = values.min(), values.max()
     whole = values.astype(np.intp) if first >= -(2**15) and last < 2**16 else None  # no NaN

@@ -1,4 +1,4 @@
-"""``monai-fp4 report study/``: the study's pages, from its own files.
+"""``monai-fp4 report study/`` and ``monai-fp4 manifest report m.json``: pages on a study, and on a data folder.
 
 The libraries of the extra ``report`` are imported once the command runs; the rest of ``monai-fp4`` does without.
 """
@@ -6,6 +6,9 @@ The libraries of the extra ``report`` are imported once the command runs; the re
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from monai_fp4.errors import ConfigError
@@ -13,7 +16,7 @@ from monai_fp4.errors import ConfigError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-__all__ = ["add_parser"]
+__all__ = ["add_manifest_report", "add_parser"]
 
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy")
 
@@ -33,6 +36,35 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(func=_report)
 
 
+def add_manifest_report(actions: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the action ``report`` to those of the command ``manifest``."""
+    parser = actions.add_parser(
+        "report",
+        help="one page for the browser: what the files hold, and what may be wrong",
+        description="Read every patient of a manifest and write one page: counts, folds, spacing, intensities, lesion "
+        "volumes, pictures with the mask's outline, suspected duplicates and mask shifts. It names patients by their "
+        "keys in the manifest, holds no path and needs no network. Exit status 1: patients could not be read.",
+    )
+    parser.add_argument("manifest", help="a path or a shipped name, as for 'manifest check'")
+    parser.add_argument("--dataset_dir", required=True, help="the data folder")
+    parser.add_argument("--output", default="manifest_report.html", help="the page to write (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.set_defaults(func=_manifest_report)
+
+
+def _manifest_report(args: argparse.Namespace) -> int:
+    with _needs_extra():
+        from monai_fp4.report.pages.manifest import write_manifest_report
+        from monai_fp4.report.survey.findings import findings
+    found = write_manifest_report(args.manifest, args.dataset_dir, args.output, force=args.force)
+    print(f"{len(found.measured)} of {len(found.manifest.patients)} patients read; open {args.output} in a browser.")
+    for patient, reason in found.unreadable.items():
+        print(f"{patient}: {reason}", file=sys.stderr)
+    for sentence, _ in findings(found):
+        print(f"warning: {sentence}", file=sys.stderr)
+    return 1 if found.unreadable else 0
+
+
 def _report(args: argparse.Namespace) -> int:
     page, done, total = _write(args)
     if not done:
@@ -46,13 +78,20 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> tuple[object, int, int]:
-    try:
+    with _needs_extra():
         from monai_fp4.report.pages.write import write_report
+    page, tables = write_report(args.study, args.output_dir, args.margin)
+    return page, int(tables.cells["status"].eq("done").sum()), len(tables.cells)
+
+
+@contextmanager
+def _needs_extra() -> Iterator[None]:
+    """Say which extra to install where a library of the reports is missing."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in _EXTRA:
             raise
         raise ConfigError(
             f"a report needs the extra 'report', but {error.name} is not installed; pip install 'monai-fp4[report]'"
         ) from None
-    page, tables = write_report(args.study, args.output_dir, args.margin)
-    return page, int(tables.cells["status"].eq("done").sum()), len(tables.cells)

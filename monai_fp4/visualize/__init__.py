@@ -13,7 +13,7 @@ from monai_fp4.visualize.figures import (
 )
 from monai_fp4.visualize.heat_maps import heat_map_figure
 from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery, grey_slice
-from monai_fp4.visualize.preview import prediction_preview
+from monai_fp4.visualize.preview import mask_thumbnail, prediction_preview
 
 __all__ = [
     "Overlay",
@@ -21,6 +21,7 @@ __all__ = [
     "SliceGallery",
     "grey_slice",
     "heat_map_figure",
+    "mask_thumbnail",
     "overlay_figure",
     "pr_curve_figure",
     "prediction_preview",

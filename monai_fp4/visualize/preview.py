@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["prediction_preview"]
+__all__ = ["mask_thumbnail", "prediction_preview"]
 
 _SIDE, _GAP, _LINE = 360, 8, 20
-_CONTOUR = (255, 77, 109)
+_CONTOUR, _REFERENCE = (255, 77, 109), (0, 230, 118)
+_QUALITY = 85
 
 
 def prediction_preview(
@@ -56,9 +57,26 @@ def prediction_preview(
     return content.getvalue()
 
 
-def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask, two deep, from which background or the edge of the picture is near."""
-    inner = np.pad(mask, 2)
+def mask_thumbnail(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> bytes:
+    """Draw one slice with the outline of its mask.
+
+    Args:
+        image: grey values `[H, W]` in 0..1.
+        mask: `[H, W]`.
+
+    Returns:
+        A WebP picture; the same slice gives the same bytes.
+    """
+    picture = Image.fromarray(np.rint(image * 255).astype(np.uint8)).convert("RGB")
+    picture.paste(_REFERENCE, (0, 0), Image.fromarray((_rim(mask, 1) * np.uint8(255)).astype(np.uint8)))
+    content = io.BytesIO()
+    picture.save(content, format="WEBP", quality=_QUALITY)
+    return content.getvalue()
+
+
+def _rim(mask: NDArray[np.bool_], deep: int = 2) -> NDArray[np.bool_]:
+    """The pixels of a mask, so many deep, from which background or the edge of the picture is near."""
+    inner = np.pad(mask, deep)
     for axis in (0, 1):
-        inner = np.logical_and.reduce([np.roll(inner, shift, axis) for shift in (-2, -1, 0, 1, 2)])
-    return mask & ~inner[2:-2, 2:-2]
+        inner = np.logical_and.reduce([np.roll(inner, shift, axis) for shift in range(-deep, deep + 1)])
+    return mask & ~inner[deep:-deep, deep:-deep]

@@ -11,7 +11,7 @@ from monai.transforms import Resize
 
 from monai_fp4.bundle import augmentation
 from monai_fp4.data import NormalizeForegroundd, check_size
-from monai_fp4.data.transforms import _percentiles, resize
+from monai_fp4.data.transforms import percentiles, resize
 from monai_fp4.errors import ConfigError
 
 
@@ -83,8 +83,8 @@ def test_percentiles_in_the_wrong_order():
 def test_percentiles_are_those_of_numpy_to_the_last_bit(numbers, unit, lower, upper):
     values = np.array(numbers, np.float32) * np.float32(unit)
     with np.errstate(all="ignore"):
-        assert np.array_equal(_percentiles(values, [lower, upper]), np.percentile(values, [lower, upper]), True)
-        assert np.array_equal(np.float64(_percentiles(values, upper)), np.float64(np.percentile(values, upper)), True)
+        assert np.array_equal(percentiles(values, [lower, upper]), np.percentile(values, [lower, upper]), True)
+        assert np.array_equal(np.float64(percentiles(values, upper)), np.float64(np.percentile(values, upper)), True)
 
 
 @pytest.mark.parametrize("order", [(0, 3, 1, 2), (3, 0, 1, 2), (3, 2, 1, 0)])

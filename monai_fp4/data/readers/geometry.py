@@ -60,7 +60,8 @@ def place_of(scan: Decoded, orientation: NDArray[np.float64] | None, modalities:
     spacing = [0.0, 0.0, 0.0]
     for (target, _), length in zip(orientation, np.linalg.norm(scan.affine[:3, :3], axis=0), strict=True):
         spacing[int(target)] = float(length)
-    return Place((spacing[0], spacing[1], spacing[2]), _PLANES[int(orientation[2, 0])], modalities)
+    voxel = abs(float(np.linalg.det(scan.affine[:3, :3])))
+    return Place((spacing[0], spacing[1], spacing[2]), _PLANES[int(orientation[2, 0])], voxel, modalities)
 
 
 def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, tolerance: float) -> Decoded:

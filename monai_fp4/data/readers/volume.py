@@ -22,11 +22,13 @@ class Place:
     Attributes:
         spacing: millimetres from row to row, column to column and slice to slice of the volume as it is looked at.
         plane: of the file's slices: ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+        voxel: cubic millimetres of a voxel; less than the product of ``spacing`` where the axes are sheared.
         modalities: what each channel was acquired with, as DICOM calls it (``"MR"``); ``""``: its file does not say.
     """
 
     spacing: tuple[float, float, float]
     plane: str
+    voxel: float
     modalities: tuple[str, ...] = ()
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "look",
     "mark_empty",
     "not_drawn",
+    "picture_bytes",
     "save_picture",
     "single",
     "spread",
@@ -115,6 +116,12 @@ _STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "monai-fp4",
     "svg.fonttype": "path", "figure.facecolor": "white",
 }  # fmt: skip
+
+
+_KINDS: dict[str, tuple[Any, dict[str, None]]] = {
+    "png": (FigureCanvasAgg, {"Software": None}),
+    "svg": (FigureCanvasSVG, {"Date": None}),
+}
 
 
 def look(recipe: str, recipes: Sequence[str] = ()) -> Look:
@@ -233,17 +240,20 @@ def describe_cells(cells: pd.DataFrame) -> str:
 
 def save_picture(picture: Picture, folder: Path) -> None:
     """Write a picture as PNG and SVG; the same figure gives the same bytes."""
+    for kind in _KINDS:
+        write_atomically(folder / f"{picture.name}.{kind}", picture_bytes(picture, kind))
+
+
+def picture_bytes(picture: Picture, kind: str) -> bytes:
+    """A picture as ``"png"`` or ``"svg"``; the same figure gives the same bytes."""
+    canvas, metadata = _KINDS[kind]
     with mpl.rc_context(_STYLE):
-        for kind, canvas, metadata in (
-            ("png", FigureCanvasAgg, {"Software": None}),
-            ("svg", FigureCanvasSVG, {"Date": None}),
-        ):
-            buffer = BytesIO()
-            canvas(picture.figure)
-            picture.figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
-            # Laid out once: the second format shall look like the first, and layout takes most of the time.
-            picture.figure.set_layout_engine("none")
-            write_atomically(folder / f"{picture.name}.{kind}", buffer.getvalue())
+        buffer = BytesIO()
+        canvas(picture.figure)
+        picture.figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
+        # Laid out once: the second format shall look like the first, and layout takes most of the time.
+        picture.figure.set_layout_engine("none")
+        return buffer.getvalue()
 
 
 def spread(count: int, width: float = 0.34) -> Any:

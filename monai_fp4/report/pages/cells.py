@@ -23,6 +23,7 @@ _NUMBERS = {
     "percent": "{:.1f}",
     "seconds": "{:,.1f}",
     "bytes": "{:.2f}",
+    "short": "{:.4g}",
 }
 
 
@@ -40,7 +41,8 @@ def format_cell(value: Any, form: str) -> Cell:
     Args:
         value: a text, a number, or nothing: None, NaN, NA or an empty text.
         form: ``text``, ``words`` (long, wraps), ``status``, ``whole``, ``two``, ``fixed`` (three digits), ``four``,
-            ``signed`` (four), ``p``, ``percent``, ``seconds`` or ``bytes`` (written in GiB).
+            ``signed`` (four), ``p``, ``percent``, ``seconds``, ``bytes`` (written in GiB) or ``short`` (four digits that
+            count).
 
     >>> format_cell(0.0004, "p")
     Cell(text='< 0.001', sort='0.0004', kind='shown')

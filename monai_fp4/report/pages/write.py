@@ -26,7 +26,7 @@ from monai_fp4.report.pages.contexts import build_pages
 from monai_fp4.report.statistics import MARGIN
 from monai_fp4.report.tables import StudyTables, collect
 
-__all__ = ["write_report"]
+__all__ = ["environment", "write_report"]
 
 _MARK = "report.json"
 _OWN = re.compile(r"[a-z_]+\.html|(figures|data)/[\w-]+\.(png|svg|csv|parquet)", re.ASCII)
@@ -70,14 +70,7 @@ def write_report(
         _write_table(folder / "data" / name, frame)
         written += [f"data/{name}.csv", f"data/{name}.parquet"]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    environment = Environment(
-        loader=PackageLoader("monai_fp4.report.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = format_cell
+    templates = environment()
     shared = {
         "pages": pages,
         "title": f"{tables.data_set}: FP4 study",
@@ -88,7 +81,7 @@ def write_report(
         "margin": margin,
     }
     for page in pages:
-        template = environment.get_template(f"{page.name}.html.j2")
+        template = templates.get_template(f"{page.name}.html.j2")
         html = template.render(shared, page=page, pictures=page.pictures, **page.values)
         write_atomically(folder / f"{page.name}.html", html)
         written.append(f"{page.name}.html")
@@ -99,6 +92,19 @@ def write_report(
         folder / _MARK, json.dumps({"monai_fp4_report": 1, "made": made, "files": written}, indent=2) + "\n"
     )
     return folder / "index.html", tables
+
+
+def environment() -> Environment:
+    """The templates of all pages, and the filter that formats the cells of their tables."""
+    found = Environment(
+        loader=PackageLoader("monai_fp4.report.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["cell"] = format_cell
+    return found
 
 
 def _previous(folder: Path) -> list[str]:
