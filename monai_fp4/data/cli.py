@@ -1,7 +1,8 @@
-"""``monai-fp4 manifest build`` and ``monai-fp4 manifest check``.
+"""``monai-fp4 manifest``: build one, check it, and report on what its files hold.
 
     monai-fp4 manifest build --dataset_dir D --folds 5 --seed 0 --output m.json
     monai-fp4 manifest check m.json --dataset_dir D
+    monai-fp4 manifest report m.json --dataset_dir D --output page.html
 
 Options use underscores, as those of ``python -m monai.bundle`` do.
 """

@@ -1,7 +1,8 @@
-"""The report of a study: ``monai-fp4 report study/`` reads what a sweep left and writes pages that open offline.
+"""Reports that open offline: of a study (``monai-fp4 report``), and of a data folder (``monai-fp4 manifest report``).
 
 ==============  ====================================================================
 `tables`        the study folder as tables, one row a cell
+`survey`        what the files of a manifest hold
 `statistics`    intervals, paired tests, correction for many comparisons, variance
 `figures`       the pictures, and their one style
 `claims`        what the study says of each claim of the paper
