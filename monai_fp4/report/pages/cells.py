@@ -41,8 +41,8 @@ def format_cell(value: Any, form: str) -> Cell:
     Args:
         value: a text, a number, or nothing: None, NaN, NA or an empty text.
         form: ``text``, ``words`` (long, wraps), ``status``, ``whole``, ``two``, ``fixed`` (three digits), ``four``,
-            ``signed`` (four), ``p``, ``percent``, ``seconds``, ``bytes`` (written in GiB) or ``short`` (four digits that
-            count).
+            ``signed`` (four), ``p``, ``percent``, ``seconds``, ``bytes`` (written in GiB) or ``short`` (four digits
+            that count).
 
     >>> format_cell(0.0004, "p")
     Cell(text='< 0.001', sort='0.0004', kind='shown')

@@ -41,6 +41,7 @@ def summary(found: Survey) -> dict[str, str]:
     labels = ", ".join(map(str, manifest.reading.labels)) or "the one value beside 0"
     soft = manifest.reading.mask_threshold
     split = {name: len(members) for name, members in found.parts.items()}
+    modalities = sorted({name for each in measured if each.place for name in each.place.modalities} - {""})
     planes = sorted({each.place.plane for each in measured if each.place is not None})
     return {
         "Patients": f"{len(manifest.patients):,}"
@@ -50,6 +51,7 @@ def summary(found: Survey) -> dict[str, str]:
         "Groups": ", ".join(f"{name} {count}" for name, count in sorted(groups.items())),
         "Folds and splits": ", ".join(f"{name}: {count}" for name, count in split.items()) or "none",
         "Channels": ", ".join(manifest.channels),
+        "Modality": ", ".join(modalities),
         "Slice plane": ", ".join(planes) or "not said by the files",
         "Format": manifest.format,
         "Lesion": labels if soft is None else f"values from {soft:g} on",

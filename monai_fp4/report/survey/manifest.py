@@ -1,13 +1,12 @@
 """Measure every patient of a manifest, one at a time, and say what is worth a look.
 
-A patient that cannot be read is named with the reason, and the others go on. Texts of files and headers, which may
-name a person, are hidden in reasons.
+A patient that cannot be read is named with the reason, and the others go on. Reasons name files by number, as paths
+and headers may name a person.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from monai_fp4.data.folds import parts_of
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.records import Manifest, Patient
 from monai_fp4.errors import DataError
-from monai_fp4.inference import Redactor, Study
 from monai_fp4.report.survey.copies import Copies, find_copies
 from monai_fp4.report.survey.measures import Measured, measure
 from monai_fp4.report.survey.placement import Verdict, judge
@@ -37,7 +35,7 @@ class Survey:
     Attributes:
         manifest: the manifest.
         measured: the patients that could be read, in the manifest's order.
-        unreadable: why the others could not, by id, with paths and names hidden.
+        unreadable: why the others could not, by id, without paths.
         copies: patients that show the same, by their numbers in ``measured``.
         placement: whether masks lie where the lesions are, by the same numbers.
     """
@@ -105,18 +103,7 @@ def survey_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) ->
         try:
             measured.append(measure(patient_record(manifest, patient, root), patient))
         except DataError as error:
-            unreadable[patient.id] = _reason(str(error), patient, root)
+            unreadable[patient.id] = str(error)
     fits = {number: each.fit for number, each in enumerate(measured) if each.fit is not None}
     copies = find_copies([each.prints for each in measured])
     return Survey(manifest, tuple(measured), unreadable, tuple(copies), judge(fits))
-
-
-def _reason(message: str, patient: Patient, root: Path) -> str:
-    """An error without paths, and without what it quotes of a header."""
-    slices = [tuple(str(root / path) for path in (pair.image, pair.mask)) for pair in patient.images]
-    quoted = tuple(set(_quoted(message)) - {patient.id})
-    return Redactor(root, Study(patient.id, tuple(slices), personal=quoted), keep=patient.id)(message)
-
-
-def _quoted(message: str) -> Sequence[str]:
-    return re.findall(r"'([^']+)'", message)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from monai_fp4.data.examination import Examined, examine_raw
+from monai_fp4.data.messages import without_paths
 from monai_fp4.data.patients import check_channels, read_raw
 from monai_fp4.data.readers import Place
 from monai_fp4.data.records import Patient, Reading
@@ -112,12 +113,13 @@ def measure(record: Mapping[str, Any], patient: Patient) -> Measured:
 
     Raises:
         DataError: what :func:`monai_fp4.data.patients.read_patient` refuses, or another number of lesion voxels than
-            the manifest names.
+            the manifest names; files are named by number.
     """
-    raw = read_raw(record)
-    check_channels(record, len(raw.image))
     reading = Reading.from_json(record["reading"])
-    examined = examine_raw(raw, reading)
+    with without_paths(patient.id, record["images"]):
+        raw = read_raw(record)
+        check_channels(record, len(raw.image))
+        examined = examine_raw(raw, reading)
     if patient.tumour_voxels not in (None, examined.tumour_voxels):
         raise DataError(
             f"expected {patient.tumour_voxels} tumour voxels in patient {patient.id!r}, found "

@@ -82,7 +82,10 @@ def test_a_bad_patient_is_in_the_exit_status_and_on_the_page(
     assert main(command) == 1
     shown = capsys.readouterr()
     assert "6 of 7 patients read" in shown.out
-    assert "p2: expected the file that the manifest names at (hidden)" in shown.err and "Planted" not in shown.err
+    assert (
+        "p2: expected the file that the manifest names at mask 1 of patient 'p2'" in shown.err
+        and "Planted" not in shown.err
+    )
     text = Document(output).text
     assert "Patients that could not be read" in text and "p2 expected the file" in text
     assert main(command) == 1  # the page is there

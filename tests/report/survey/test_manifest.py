@@ -75,8 +75,9 @@ def test_patients_that_cannot_be_read_are_named_without_their_paths(tmp_path: Pa
     found = survey_manifest(manifest, root)
     assert list(found.unreadable) == ["p0", "p2"]
     assert [each.patient.id for each in found.measured] == ["p1", "p3"]
-    assert "SHA-256 differs" in found.unreadable["p0"] and "expected a file at" in found.unreadable["p2"]
-    assert not any(word in reason for reason in found.unreadable.values() for word in ("Planted", "nii", "/"))
+    assert "image 1 of patient 'p0', found that its SHA-256 differs" in found.unreadable["p0"]
+    assert "expected a file at mask 1 of patient 'p2'" in found.unreadable["p2"]
+    assert not any(word in reason for reason in found.unreadable.values() for word in ("Planted", ".nii", "/"))
     assert findings(found)[0] == ("2 patients could not be read or are not as the manifest says", "unreadable")
 
 
