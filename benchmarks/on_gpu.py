@@ -5,10 +5,10 @@
     python benchmarks/on_gpu.py --out results/ --quick --device cpu      # that it runs, where there is no GPU
 
 Phases come in the order of their worth: first whether the numbers are right, then how fast they come, last real
-trainings. Each runs in a process of its own with a time limit, so one that fails, hangs or crashes the driver loses
-nothing of the others. `on_gpu.json` is written anew after every phase and holds everything: what became of each, its
-figures and the end of its log. The exit status is 1 if any phase failed; one that there was no time for, or not enough
-of it, has not failed.
+trainings, ours and the paper's. Each runs in a process of its own with a time limit, so one that fails, hangs or
+crashes the driver loses nothing of the others. `on_gpu.json` is written anew after every phase and holds everything:
+what became of each, its figures and the end of its log. The exit status is 1 if any phase failed; one that there was no
+time for, or not enough of it, has not failed.
 
 docs/howto/gpu-session.md has the whole procedure.
 """
@@ -95,6 +95,13 @@ def trainings(options: argparse.Namespace, output: Path) -> Sequence[str]:
     return script("gpu_trainings", (*data_of(options), *cells), (*data_of(options), *quick))(options, output)
 
 
+def paper(options: argparse.Namespace, output: Path) -> Sequence[str]:
+    """The paper's protocol, on a manifest that has its splits; the study folders are kept beside the figures."""
+    excerpt = [f"--{name}={value}" for name, value in (("epochs", options.paper_epochs),) if value]
+    own = ("--studies", str(options.out / "studies"), *data_of(options))
+    return script("gpu_paper", (*own, *excerpt), (*own, "--quick"))(options, output)
+
+
 def waiting(options: argparse.Namespace, output: Path) -> Sequence[str]:
     """The waiting for data, on the data that are at hand."""
     full = ("--image_size", "256", "256", "--epochs", "3", "--steps", "30", "--repeats", "2")
@@ -143,6 +150,7 @@ PHASES: Mapping[str, Phase] = {
     "seeds": Phase("several seeds at once on one GPU", 240, measured("seeds", "seeds_together")),
     "tests": Phase("the repository's own tests of GPU code", 300, tests),
     "trainings": Phase("cells of the study", 900, trainings),
+    "paper": Phase("the paper's own protocol: its table, then its recipes", 900, paper),
 }
 
 
@@ -206,6 +214,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cells", nargs="+", metavar="BUNDLE", help="bundles of the phase trainings (default: its own)"
     )
+    parser.add_argument("--paper_epochs", type=int, help="of the phase paper: an excerpt (default: its hundred)")
     parser.add_argument("--version", default=commit(), help="of the code, where this folder is no git checkout")
     options = parser.parse_args(arguments)
     if not options.version:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from script_modules import imported
 from tiny_runs import Dataset
 
-from monai_fp4.data import check_manifest, load_manifest
+from monai_fp4.data import HeldOut, Manifest, check_manifest, load_manifest
 from monai_fp4.errors import DataError
+from monai_fp4.study.grid import check
+from monai_fp4.study.layout import StudyDefinition
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("common", "on_gpu", "pack_data", "gpu_trainings")
+NAMES = ("common", "on_gpu", "pack_data", "gpu_trainings", "gpu_paper")
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +179,69 @@ def test_a_part_of_a_data_set_can_be_packed(
     with pytest.raises(DataError, match="found no patient with all of them"):
         pack_data.pack(manifest, tmp_path / "nothing", tmp_path / "none.tar.xz", 10**9)
     assert {path.name for path in tmp_path.iterdir()} == {"part", "part.tar.xz"}
+
+
+def with_splits(dataset: Dataset) -> Manifest:
+    manifest = load_manifest(dataset.manifest)
+    ids = [patient.id for patient in manifest.patients]
+    return replace(manifest, splits={"holdout": HeldOut((ids[1],), (ids[4],))})
+
+
+def test_a_pack_of_webp_is_unpacked_as_what_it_was(
+    scripts: dict[str, ModuleType], tiny: Dataset, tmp_path: Path
+) -> None:
+    pack_data, manifest, archive = scripts["pack_data"], with_splits(tiny), tmp_path / "webp.tar.xz"
+    taken = pack_data.pack(manifest, tiny.dataset_dir, archive, 10**9, quality=83)
+    assert len(taken) == len(manifest.patients)
+    there = tmp_path / "there"
+    found = pack_data.unpack(archive, there)
+    assert found == load_manifest(there / "manifest.json") and found.splits == manifest.splits
+    check_manifest(found, there)
+    names = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+    assert names == {"manifest.json"} | {name for patient in manifest.patients for name in pack_data.files(patient)}
+    changes = []
+    for patient in manifest.patients:
+        for pair in patient.images:
+            before, after = (np.asarray(Image.open(root / pair.image)) for root in (tiny.dataset_dir, there))
+            changes.append(np.abs(before.astype(int) - after))
+            assert np.array_equal(*(np.asarray(Image.open(root / pair.mask)) for root in (tiny.dataset_dir, there)))
+    rms = np.sqrt(np.mean([np.mean(change**2) for change in changes]))
+    assert 0 < rms < 12, "noise is the hardest picture"
+    assert f"quality 83: {rms:.2f} grey levels RMS, at most {max(c.max() for c in changes)}" in found.description
+    with pytest.raises(DataError, match="expected a new folder"):
+        pack_data.unpack(archive, there)
+    plain = tmp_path / "plain.tar.xz"
+    pack_data.pack(manifest, tiny.dataset_dir, plain, 10**9)
+    with pytest.raises(DataError, match="unpack it with tar"):
+        pack_data.unpack(plain, tmp_path / "other")
+
+
+def test_a_manifest_with_splits_is_packed_whole_or_not(
+    scripts: dict[str, ModuleType], tiny: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="expected room for all 6 patients"):
+        scripts["pack_data"].pack(with_splits(tiny), tiny.dataset_dir, tmp_path / "few.tar.xz", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_paper_s_phase_comes_in_the_order_of_its_worth(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    gpu_paper = scripts["gpu_paper"]
+    assert gpu_paper.EIGHT[0] == "bf16" and len(set(gpu_paper.EIGHT)) == 8
+    common = {"manifest": "lgg_paper", "dataset_dir": "x", "protocol": "paper"}
+    table = StudyDefinition(**gpu_paper.TABLE, recipes={name: name for name in ("bf16", "sr_rht_2d")}, **common)
+    assert check(table, "lgg_paper") == [] and len(table.cells()) == 20
+    assert [cell.fold for cell in table.cells()] == [fold for fold in range(5) for _ in range(4)]
+    manifest, _ = gpu_paper.rehearsal(tmp_path / "phantom")
+    for name, split in manifest.splits.items():
+        assert not set(split.val) & set(split.test), name
+
+
+def test_cells_share_a_machine_without_ray(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    executor = scripts["gpu_paper"].Processes(2)
+    stop = tmp_path / "stop"
+    stop.touch()  # nothing is begun any more
+    task = {"study": str(tmp_path), "cell": "c", "arguments": [], "threads": 1, "version": "", "stop_file": str(stop)}
+    handle = executor.submit(task, executor.largest_machine())
+    assert executor.wait([handle], 30.0) == [(handle, {"status": "waiting", "error": "", "seconds": 0.0})]
+    assert executor.slots(executor.largest_machine()) == 2
+    executor.close()
