@@ -149,6 +149,42 @@ def test_parametrizations_after_convert(names: tuple[str, ...]) -> None:
     assert convert(model, "sr", heads=[])[1].layers[0].quantized
 
 
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize(
+    ("build", "size"),
+    [
+        (lambda: nn.Linear(32, 32), (4, 32)),
+        (lambda: nn.Conv2d(32, 32, 3, padding="same"), (1, 32, 4, 4)),
+        (lambda: nn.Conv1d(32, 32, 3, padding=1, padding_mode="circular"), (1, 32, 4)),
+        (lambda: nn.ConvTranspose2d(32, 32, 2, stride=2), (1, 32, 4, 4)),
+    ],
+)
+def test_a_parametrization_is_computed_once_a_call_as_torch_does(
+    build: Any, size: tuple[int, ...], name: str, grad: bool
+) -> None:
+    """One that counts, draws noise or iterates, as spectral norm does, would give another weight the second time."""
+    layer, _ = convert(build(), "full")
+    parametrize.register_parametrization(layer, name, Counted())
+    counted = layer.parametrizations[name][0]
+    for active in (True, False):
+        set_active(layer, active)
+        counted.calls = 0
+        with torch.set_grad_enabled(grad):
+            layer(image(*size))
+        assert counted.calls == 1
+
+
 @pytest.mark.parametrize("how", ["prune", "spectral_norm", "weight_norm"])
 def test_weights_that_hooks_compute_since_convert(how: str) -> None:
     """torch's older way: a hook sets a plain tensor in the weight's place before each call."""

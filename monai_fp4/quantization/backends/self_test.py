@@ -101,7 +101,7 @@ def compare(layer: nn.Module, emulated: nn.Module, recipe: Recipe, x: Tensor, dy
     repeats = REPEATS if recipe.stochastic_rounding else 1
     if isinstance(layer, TEProduct):
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            if not layer.on_te(x):  # else the emulation would be compared with itself
+            if not layer.on_te(x, layer.weight):  # else the emulation would be compared with itself
                 yield Comparison(recipe.name, "is left to the emulation", math.nan, 0.0)
                 return
     try:

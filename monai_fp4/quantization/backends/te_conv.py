@@ -60,12 +60,12 @@ __all__ = [
 ]
 
 
-def is_matrix_product(layer: nn.modules.conv._ConvNd) -> bool:
-    """Whether a convolution or transposed convolution (a float layer or ours) is a plain matrix product.
+def is_matrix_product(layer: nn.modules.conv._ConvNd, weight: Tensor) -> bool:
+    """Whether a convolution or transposed convolution (a float layer or ours) with a weight is a plain matrix product.
 
     Padding in another mode than zeros is done before the product and does not count.
     """
-    kernel = kernel_of(layer)
+    kernel = kernel_of(layer, weight)
     stride, dilation = per_axis(layer.stride, len(kernel)), per_axis(layer.dilation, len(kernel))
     axes = list(zip(kernel, stride, dilation, strict=True))
     if layer.groups != 1:
@@ -84,15 +84,15 @@ class _TEConvNd(TEProduct, _ConvNd):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve; called by the ``forward`` of the float class."""
-        if not self.on_te(input):
+        if not self.on_te(input, weight):
             return super()._conv_forward(input, weight, bias)
-        return self.in_fp4(input, lambda x: self._convolve_by_te(x, weight, bias), operators=False)
+        return self.in_fp4(input, weight, lambda x: self._convolve_by_te(x, weight, bias), operators=False)
 
     def _convolve_by_te(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        dims, direct = weight.dim() - 2, is_matrix_product(self)
+        dims, direct = weight.dim() - 2, is_matrix_product(self, weight)
         check_image(input, weight.shape[1] * self.groups, dims)
         batched = input.dim() == 2 + dims
-        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(torch.bfloat16))
+        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(torch.bfloat16), weight)
         out = geometry.out_shape(tuple(x.shape[2:]))
         matrix = pad_axis(weight.movedim(1, -1), -1, BLOCK_SIZE).flatten(1)  # [A, (tap, B padded to 16)]
         rows = _patches(x, geometry, out) if direct else _im2col(x.detach(), geometry, out)
@@ -121,22 +121,22 @@ class TEConv3d(_TEConvNd, NVFP4Conv3d):
 class _TEConvTransposeNd(TEProduct, _ConvTransposeNd):
     """The forward pass of a transposed convolution with kernel = stride in any number of dimensions."""
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Apply the layer to ``[N, in_channels, *spatial]``."""
-        if not is_matrix_product(self) or not self.on_te(input):
-            return super().forward(input, output_size)
-        return self.in_fp4(input, lambda x: self._spread_by_te(x, output_size), operators=False)
+    def _transpose_forward(self, input: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+        """Apply the layer with a weight; called by ``forward``."""
+        if not is_matrix_product(self, weight) or not self.on_te(input, weight):
+            return super()._transpose_forward(input, weight, output_size)
+        return self.in_fp4(input, weight, lambda x: self._spread_by_te(x, weight, output_size), operators=False)
 
-    def _spread_by_te(self, input: Tensor, output_size: list[int] | None) -> Tensor:
-        geometry = self._geometry()
+    def _spread_by_te(self, input: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+        geometry = self._geometry(weight)
         kernel, dims = geometry.kernel, len(geometry.kernel)
-        check_image(input, self.weight.shape[0], dims)
+        check_image(input, weight.shape[0], dims)
         extra = self._extra(input, output_size, geometry)
         batched = input.dim() == 2 + dims
         x = (input if batched else input.unsqueeze(0)).to(torch.bfloat16).movedim(1, -1)
-        taps = pad_axis(self.weight.movedim((0, 1), (-1, -2)), -2, BLOCK_SIZE)  # [*k, A padded to 16, B]
+        taps = pad_axis(weight.movedim((0, 1), (-1, -2)), -2, BLOCK_SIZE)  # [*k, A padded to 16, B]
         y = self.product(x.flatten(0, -2), taps.flatten(0, -2))
-        y = y.unflatten(1, (*kernel, -1))[..., : self.weight.shape[1]].unflatten(0, x.shape[:-1])  # [N, *in, *k, A]
+        y = y.unflatten(1, (*kernel, -1))[..., : weight.shape[1]].unflatten(0, x.shape[:-1])  # [N, *in, *k, A]
         y = y.permute(0, 1 + 2 * dims, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)))
         for axis in range(2, 2 + dims):
             y = y.flatten(axis, axis + 1)

@@ -22,15 +22,15 @@ class TELinear(TEProduct, NVFP4Linear):
         Input ``[..., in_features]``, output ``[..., out_features]``.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply the layer to ``[..., in_features]``."""
-        if not self.on_te(input):
-            return super().forward(input)
-        return self.in_fp4(input, self._multiply_by_te, operators=False)
+    def _linear_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply with a weight and a bias; called by `forward`."""
+        if not self.on_te(input, weight):
+            return super()._linear_forward(input, weight, bias)
+        return self.in_fp4(input, weight, lambda x: self._multiply_by_te(x, weight, bias), operators=False)
 
-    def _multiply_by_te(self, input: Tensor) -> Tensor:
-        rows = input.to(torch.bfloat16).reshape(-1, self.weight.shape[1])
-        y = self.product(rows, self.weight)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
-        return y.reshape(*input.shape[:-1], self.weight.shape[0])
+    def _multiply_by_te(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = input.to(torch.bfloat16).reshape(-1, weight.shape[1])
+        y = self.product(rows, weight)
+        if bias is not None:
+            y = y + bias.to(y.dtype)
+        return y.reshape(*input.shape[:-1], weight.shape[0])

@@ -66,11 +66,11 @@ class TEProduct(NVFP4Layer):
         # te.Linear holds handles of its process; a copy or an unpickled layer makes its own on first use.
         return self.__dict__ | {"_te": {}}
 
-    def on_te(self, input: Tensor) -> bool:
+    def on_te(self, input: Tensor, weight: Tensor) -> bool:
         """Whether Transformer Engine computes this call; if it should and cannot, warn once for each reason."""
         if not self.quantizing or input.numel() == 0 or separated():  # te.Linear has one maximum for all of its input
             return False
-        reason = obstacle(input, self.weight)
+        reason = obstacle(input, weight)
         if self.recipe.hadamard and self.recipe.backward is Backward.HIGH_PRECISION:
             reason = "Transformer Engine does not rotate the operands of a weight gradient in high precision"
         if reason is not None and reason not in _warned:

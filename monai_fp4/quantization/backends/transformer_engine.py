@@ -97,7 +97,7 @@ class TransformerEngineBackend(Backend):
         if type(layer) not in TE_CONV_TYPES:
             return f"emulated: {type(layer).__name__} is none of torch's own classes"
         assert isinstance(layer, nn.modules.conv._ConvNd), "the emulation takes linear layers and convolutions"
-        if is_matrix_product(layer):
+        if is_matrix_product(layer, layer.weight):
             return None
         if layer.groups > 1:
             return "emulated: te.Linear has no groups"

@@ -81,11 +81,15 @@ class NVFP4Layer(nn.Module):
         """Whether the next forward pass is quantized."""
         return self.active and self.recipe.quantizes
 
-    def in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor], *, operators: bool = True) -> Tensor:
+    def in_fp4(
+        self, input: Tensor, weight: Tensor, compute: Callable[[Tensor], Tensor], *, operators: bool = True
+    ) -> Tensor:
         """Run the quantized forward pass ``compute`` of an input, which may be of any subclass of Tensor.
 
         Args:
             input: what the layer was given.
+            weight: what it multiplies with. Layers read their attribute ``weight`` once a call, as torch's do: where it
+                is parametrized, that computes it, counts a power iteration or draws a noise.
             compute: the pass of a plain tensor.
             operators: whether it consists of operators of torch, which a compiler can follow.
 
@@ -93,25 +97,24 @@ class NVFP4Layer(nn.Module):
             ConfigError: input or weight are no tensors of plain memory, or this is a transform of `torch.func`.
         """
         if torch.compiler.is_dynamo_compiling():
-            if operators and type(input) in PLAIN and type(self.weight) in PLAIN:
+            if operators and type(input) in PLAIN and type(weight) in PLAIN:
                 return compute(input)
             # One break of the graph. Here and no decorator, which would import the compiler, and Triton, with this.
-            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, compute, operators)
+            answer: Tensor = torch.compiler.disable(self._in_fp4)(input, weight, compute, operators)
             return answer
         if isinstance(input, torch.fx.Proxy):  # torch.fx keeps torch's own layers whole too
             path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
             node: Tensor = input.tracer.create_proxy("call_module", path, (input,), {})
             return node
-        return self._in_fp4(input, compute, operators)
+        return self._in_fp4(input, weight, compute, operators)
 
-    def _in_fp4(self, input: Tensor, compute: Callable[[Tensor], Tensor], operators: bool) -> Tensor:
+    def _in_fp4(self, input: Tensor, weight: Tensor, compute: Callable[[Tensor], Tensor], operators: bool) -> Tensor:
         if not (operators and observed()):  # operators count when they run
             self.history.record()
         check_untransformed()
         check_not_onnx()
         _check_memory(input, "input")
-        weight = self._parameters.get("weight")  # quicker than the attribute, and None where it is parametrized
-        _check_memory(self.weight if weight is None else weight, "weight")
+        _check_memory(weight, "weight")
         with keys_from(self.history.next_key):
             # MONAI's MetaTensor, say: it answers as it answers for torch's own layers.
             if type(input) not in PLAIN and has_torch_function_unary(input):

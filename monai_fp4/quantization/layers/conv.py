@@ -44,20 +44,20 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
         """Convolve; called by the ``forward`` of the float class."""
         if not self.quantizing or leaves_to_torch(input):
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
-        return self.in_fp4(input, lambda x: self._convolve(x, weight, bias))
+        return self.in_fp4(input, weight, lambda x: self._convolve(x, weight, bias))
 
     def _convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dims = weight.dim() - 2
         check_image(input, weight.shape[1] * max(1, self.groups), dims)
         dtype = working_dtype(input)
         batched = input.dim() == 2 + dims
-        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype))
+        x, geometry = self._padded((input if batched else input.unsqueeze(0)).to(dtype), weight)
         y = add_bias(convolve(x, weight, geometry, self.recipe, dtype, self.history), bias, dims)
         return y if batched else y.squeeze(0)
 
-    def _padded(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
+    def _padded(self, x: Tensor, weight: Tensor) -> tuple[Tensor, ConvGeometry]:
         """Pad ``x`` here where the geometry cannot: other modes than zeros, and more on one side than on the other."""
-        kernel = kernel_of(self)
+        kernel = kernel_of(self, weight)
         dims = len(kernel)
         stride, dilation = per_axis(self.stride, dims), per_axis(self.dilation, dims)
         padding: tuple[int, ...] = (0,) * dims
@@ -79,8 +79,8 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` (padded, where not with zeros) and weight."""
-        x, geometry = self._padded(x.to(working_dtype(x)))
         weight = self.weight.detach()
+        x, geometry = self._padded(x.to(working_dtype(x)), weight)
         a, b = quantize_operands(x, weight, geometry, self.recipe, transposed=False)
         return {
             "input": (x, channels_first(decode(a, x.dtype), self.groups)),

@@ -31,9 +31,9 @@ def per_axis(value: int | str | Sequence[int], axes: int) -> tuple[int, ...]:
     return (int(value),) * axes if isinstance(value, int) else tuple(map(int, value))
 
 
-def kernel_of(layer: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+def kernel_of(layer: nn.modules.conv._ConvNd, weight: Tensor) -> tuple[int, ...]:
     """The size of a convolution's kernel as its weight has it; while a tracer records, as its attribute says."""
-    return tuple(layer.kernel_size if torch.jit.is_tracing() else layer.weight.shape[2:])
+    return tuple(layer.kernel_size if torch.jit.is_tracing() else weight.shape[2:])
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
         """Multiply with a weight and a bias, as ``_conv_forward`` of a convolution does."""
         if not self.quantizing or leaves_to_torch(input):
             return F.linear(input, weight, bias)
-        return self.in_fp4(input, lambda x: self._multiply(x, weight, bias))
+        return self.in_fp4(input, weight, lambda x: self._multiply(x, weight, bias))
 
     def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         found = input.shape[-1] if input.ndim else 0

@@ -45,10 +45,14 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         """Apply the layer to ``[N, in_channels, *spatial]``."""
         if not self.quantizing or leaves_to_torch(input):
             return super().forward(input, output_size)  # type: ignore[misc]
-        return self.in_fp4(input, lambda x: self._spread(x, output_size))
+        return self._transpose_forward(input, self.weight, output_size)
 
-    def _spread(self, input: Tensor, output_size: list[int] | None) -> Tensor:
-        weight, geometry = self.weight, self._geometry()
+    def _transpose_forward(self, input: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+        """Apply the layer with a weight, in FP4."""
+        return self.in_fp4(input, weight, lambda x: self._spread(x, weight, output_size))
+
+    def _spread(self, input: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+        geometry = self._geometry(weight)
         dims = len(geometry.kernel)
         check_image(input, weight.shape[0], dims)
         dtype = working_dtype(input)
@@ -67,8 +71,8 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
         self._check_output_padding(extra)
         return extra
 
-    def _geometry(self) -> ConvGeometry:
-        kernel = kernel_of(self)
+    def _geometry(self, weight: Tensor) -> ConvGeometry:
+        kernel = kernel_of(self, weight)
         stride, padding, dilation = (
             per_axis(value, len(kernel))
             for value in (self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
@@ -79,7 +83,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` and weight, each as (original, decoded)."""
         x, weight = x.to(working_dtype(x)), self.weight.detach()
-        a, b = quantize_operands(x, weight, self._geometry(), self.recipe, transposed=True)
+        a, b = quantize_operands(x, weight, self._geometry(weight), self.recipe, transposed=True)
         return {
             "input": (x, channels_first(decode(a, x.dtype), self.groups)),
             "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=True)),

@@ -166,18 +166,22 @@ def test_the_oracle_sees_the_techniques(oracle: dict[str, dict[str, Tensor]]) ->
 
 def test_what_is_plain_is_what_the_cases_say() -> None:
     for case in CASES.values():
-        assert is_matrix_product(case.layer()) is case.plain  # type: ignore[arg-type]
-    assert not is_matrix_product(nn.Conv2d(32, 32, 1, groups=2))
-    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1))
-    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 2, stride=2, padding=1))
-    assert not is_matrix_product(nn.ConvTranspose2d(16, 16, 2, stride=2, dilation=2))
+        layer = case.layer()
+        assert is_matrix_product(layer, layer.weight) is case.plain  # type: ignore[arg-type]
+    for layer in (
+        nn.Conv2d(32, 32, 1, groups=2),
+        nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1),
+        nn.ConvTranspose2d(16, 16, 2, stride=2, padding=1),
+        nn.ConvTranspose2d(16, 16, 2, stride=2, dilation=2),
+    ):
+        assert not is_matrix_product(layer, layer.weight)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.kind.startswith("ConvTranspose")])
 def test_the_matrix_is_the_im2col_matrix(name: str) -> None:
     case = CASES[name]
     layer = TE_CONV_TYPES[getattr(nn, case.kind)].from_float(case.layer(dtype=torch.float32), "full")
-    x, geometry = layer._padded(torch.randn(2, case.channels[0], *case.size))  # type: ignore[operator]
+    x, geometry = layer._padded(torch.randn(2, case.channels[0], *case.size), layer.weight)  # type: ignore[operator]
     out = geometry.out_shape(tuple(x.shape[2:]))
     expected = reference.im2col(x, reference.Geometry(*dataclasses.astuple(geometry)))  # [pixel, tap, channel]
     pixels, _, channels = expected.shape
