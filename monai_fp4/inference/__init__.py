@@ -11,6 +11,7 @@
 `segmentation`    DICOM-SEG objects that refer to their series
 `privacy`         messages without the names that files and headers hold
 `evaluated`       the masks behind an evaluation's numbers
+`output`          the folder that all of it goes to
 `predictor`       study after study, with progress, summary and resume
 ================  ================================================================================
 """

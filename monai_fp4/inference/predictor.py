@@ -8,9 +8,8 @@ same command: studies that are there are not computed again. What has been writt
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 from monai.inferers import Inferer
 
-from monai_fp4.atomic import make_folder, write_atomically
 from monai_fp4.bundle.options import flag
 from monai_fp4.data.patient_batches import in_batches
 from monai_fp4.data.patients import Image, read_image
@@ -31,6 +29,7 @@ from monai_fp4.data.records import Header, Reading
 from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError, unknown_name
 from monai_fp4.inference.ensemble import Ensemble, Segmented
+from monai_fp4.inference.output import OutputFolder
 from monai_fp4.inference.privacy import Redactor
 from monai_fp4.inference.results import write_results
 from monai_fp4.inference.studies import Studies
@@ -42,7 +41,8 @@ _KEYS = ("checksum", "path")
 _PICTURES = ("auto", "stack", "single")
 _SHEAR = 1e-3
 """Cosine of the angle between two axes of a scan from which on they are not at right angles."""
-_SETTINGS, _SUMMARY, _PARTIAL = "prediction.json", "summary.json", ".partial-"
+_LONGEST = 200
+"""Characters of a study's name; file systems take 255, and some names are made of it."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Predictor:
         self.reading = Reading(header=Header(header), tolerance=float(tolerance))
         modalities = ensemble.modalities if modality is None else _modalities(modality, len(ensemble.channels))
         stacked = not ensemble.single_pictures if pictures == "auto" else pictures == "stack"
-        self._settings = {
+        settings = {
             **ensemble.description,
             "probabilities": self.probabilities,
             "names": names,
@@ -115,26 +115,39 @@ class Predictor:
             "pictures": "stack" if stacked else "single",
             "reading": self.reading.to_json(),
         }
-        self._check_folder()
+        self.output = OutputFolder(self.folder, settings)
         self.studies = Studies(
             self.root, ensemble.channels, modalities=modalities, stacked=stacked, without=self.folder
         )
-        self._keys: set[str] = set()
+        self._keys = set(self.output.reserved)
 
     def run(self) -> None:
         """Predict all studies that are not there yet, then write the summary.
 
         Raises:
-            SystemExit: with 1, when a study could not be predicted; the others have been.
+            SystemExit: with 1, when a study could not be predicted; the others have been. With 130, when interrupted.
             ConfigError: the output folder cannot be written to.
             DataError: there is no study.
         """
         studies = iter(self.studies)
         studies = chain([next(studies)], studies)  # nothing is written where there is none
-        make_folder(self.folder)
-        for left in self.folder.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        write_atomically(self.folder / _SETTINGS, json.dumps(self._settings, indent=2) + "\n")
+        try:
+            with self.output.opened():
+                rows = self._predict(studies)
+                self.output.write_summary(rows, self.studies.others)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on after the last finished study", file=sys.stderr)
+            raise SystemExit(130) from None
+        total, others = len(rows), self.studies.others
+        failed = sum(row["status"] == "failed" for row in rows)
+        beside = f"; {others} other image{'s' * (others != 1)} beside them (masks, other channels)" if others else ""
+        path = self.output.summary_path
+        print(f"{total - failed} of {total} predicted{beside}; {path} says of each what became of it.")
+        if failed:
+            raise SystemExit(1)
+
+    def _predict(self, studies: Iterator[Study]) -> list[dict[str, Any]]:
+        """Predict study after study, and say what became of each and how much time is left."""
         rows: list[dict[str, Any]] = []
         files = self.studies.files
         print(f"Looking for studies in {files} file{'s' * (files != 1)}; results go to {self.folder}.", flush=True)
@@ -151,17 +164,7 @@ class Predictor:
             print(text, flush=True)
             for warning in row.get("warnings", ()):
                 print(f"  warning: {warning}", flush=True)
-        failed = [row for row in rows if row["status"] == "failed"]
-        summary = {"failed": len(failed), "other_images": self.studies.others, "studies": rows}
-        write_atomically(self.folder / _SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        total, others = len(rows), self.studies.others
-        beside = f"; {others} other image{'s' * (others != 1)} beside them (masks, other channels)" if others else ""
-        print(
-            f"{total - len(failed)} of {total} predicted{beside}; {self.folder / _SUMMARY} says of each what became of "
-            "it."
-        )
-        if failed:
-            raise SystemExit(1)
+        return rows
 
     def _rows(self, studies: Iterator[Study]) -> Iterator[dict[str, Any]]:
         """What becomes of each study, in order; studies of few slices share a forward pass."""
@@ -221,11 +224,7 @@ class Predictor:
         job.digest = _digest(job.study)
         if self.names == "checksum":
             job.key = f"study_{job.digest[:12]}"
-        report = self.folder / job.key / "report.json"
-        if report.exists():
-            known = json.loads(report.read_text())
-            if known["input_sha256"] != job.digest:
-                raise DataError("expected the files that were predicted before, found that they changed; predict anew")
+        if (known := self.output.report_of(job.key, job.digest)) is not None:
             job.row = _row(known, "there already")
         else:
             job.scan = read_image(job.study.slices, self.reading)
@@ -236,46 +235,20 @@ class Predictor:
             (job.result,) = self.ensemble([job.scan], maps=self.probabilities, inferer=self.inferer)
         if isinstance(job.result, NumericsError):
             raise job.result
-        partial = self.folder / f"{_PARTIAL}{job.key}"
-        shutil.rmtree(partial, ignore_errors=True)
+        scan, warnings = job.scan, (*job.study.warnings, *job.result.warnings, *_of_geometry(job.scan))
+        result = replace(job.result, warnings=warnings)
         about = {"input_sha256": job.digest, **self.ensemble.description}
-        warnings = (*job.study.warnings, *job.result.warnings, *_of_geometry(job.scan))
-        job.result = replace(job.result, warnings=warnings)
         source, kind = job.study.slices[0][0], format_of(job.study)
-        try:
-            report = write_results(partial, job.key, job.result, job.scan, source, kind, about)
-            if not (self.folder / job.key).exists():  # the same files may lie in the tree twice
-                partial.rename(self.folder / job.key)
-            job.row = _row(report, "predicted")
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        report = self.output.store(
+            job.key, lambda folder: write_results(folder, job.key, result, scan, source, kind, about)
+        )
+        job.row = _row(report, "predicted")
 
     def _path_key(self, study: Study) -> str:
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", study.place).strip("._") or WHOLE
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", study.place).strip("._")[:_LONGEST] or WHOLE
         key = next(key for key in chain([safe], (f"{safe}_{n}" for n in count(2))) if key.lower() not in self._keys)
         self._keys.add(key.lower())  # some file systems do not tell large letters from small ones
         return key
-
-    def _check_folder(self) -> None:
-        folder, settings = self.folder, self.folder / _SETTINGS
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"output_dir must be a folder, but {folder} is a file; choose another output_dir")
-        if settings.exists():
-            try:
-                known = json.loads(settings.read_text())
-            except (OSError, ValueError):
-                known = None
-            differing = [n for n, v in self._settings.items() if not isinstance(known, dict) or known.get(n) != v]
-            if differing:
-                raise ConfigError(
-                    f"output_dir must be a new folder, but {folder} holds predictions that differ in "
-                    f"'{differing[0]}'; choose another output_dir"
-                )
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(
-                f"output_dir must be a new folder, but {folder} holds files that no prediction wrote; choose another "
-                "output_dir"
-            )
 
 
 def _digest(study: Study) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from tiny_runs import scan as scan_of
 from monai_fp4.engines import segment_pieces
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.inference import Ensemble, Predictor
+from monai_fp4.lock import FolderLock
 from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert
 from monai_fp4.quantization.recipes import Recipe
@@ -371,3 +373,76 @@ def test_a_picture_has_one_answer_alone_and_in_any_company(arch: str, recipe: st
     for picture, answer in zip(pictures, together, strict=True):
         assert torch.equal(answers([picture])[0], answer)
     assert torch.equal(answers([pictures[2], pictures[0]])[0], together[2])
+
+
+def test_one_prediction_at_a_time_writes_into_a_folder(volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    with FolderLock(tmp_path / "out" / ".lock", "prediction"):
+        error = refusal(lambda: predict(volume_run, volumes.dataset_dir, tmp_path / "out"))
+    assert "one prediction at a time" in str(error)
+    predict(volume_run, volumes.dataset_dir, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_interrupted_prediction_goes_on(
+    volume_run: Path, volumes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(CountingInferer):
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            if len(self.batches) == 1:
+                raise KeyboardInterrupt
+            return super().__call__(*args, **options)
+
+    ensemble = Ensemble(str(volume_run), device="cpu", flips=False)
+    predictor = Predictor(ensemble, str(volumes.dataset_dir), str(tmp_path / "out"), inferer=Stopped())
+    with pytest.raises(SystemExit) as stopped:
+        predictor.run()
+    assert stopped.value.code == 130 and "goes on after the last finished study" in capsys.readouterr().err
+    Predictor(ensemble, str(volumes.dataset_dir), str(tmp_path / "out")).run()
+    assert "there already" in capsys.readouterr().out
+
+
+def test_names_of_studies_that_no_folder_can_have(volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    """Called like the prediction's own files, too long, or alike where large and small letters are not told apart."""
+    data = [volumes.dataset_dir / f"patient_{n}" / "flair.nii.gz" for n in range(4)]
+    names = ["summary.json.nii.gz", "/".join("x" * 90 for _ in range(3)) + ".nii.gz", "anna b.nii.gz", "Anna_B.nii.gz"]
+    for source, name in zip(data, names, strict=True):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "in" / name)
+    predict(volume_run, tmp_path / "in", tmp_path / "out", names="path")
+    found = {path.parent.name for path in (tmp_path / "out").glob("*/report.json")}
+    assert found == {"summary.json_2", f"{'x' * 90}_{'x' * 90}_{'x' * 18}", "Anna_B", "anna_b_2"}
+
+
+def test_a_damaged_report_of_an_earlier_prediction(volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    source, out = scan(volumes.dataset_dir), tmp_path / "out"
+    (only(predict(volume_run, source, out)) / "report.json").write_text("{")
+    with pytest.raises(SystemExit):
+        predict(volume_run, source, out)
+    assert "a damaged one; remove study_" in read_json(out / "summary.json")["studies"][0]["why"]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"spacing": 1, "planes": [], "mean": [], "spread": []}', "[]", "{", "null"])
+def test_a_damaged_training_data_json(content: str, volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(volume_run, run)
+    (run / "training_data.json").write_text(content)
+    assert "training_data.json" in str(refusal(lambda: predict(run, scan(volumes.dataset_dir), tmp_path / "out")))
+
+
+def test_a_run_of_an_earlier_version_knows_less_of_its_training(
+    volume_run: Path, volumes: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(volume_run, run)
+    known = read_json(run / "training_data.json")
+    earlier = {name: value for name, value in known.items() if name not in ("modalities", "slices")}
+    (run / "training_data.json").write_text(json.dumps(earlier))
+    out = predict(run, scan(volumes.dataset_dir), tmp_path / "out")
+    assert read_json(only(out) / "report.json")["warnings"] == []
+
+
+def test_slices_of_a_tilted_gantry_are_warned_of(volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
+    values = voxels(scan(volumes.dataset_dir))
+    nibabel.save(nibabel.Nifti1Image(values, AFFINES["sheared"]), tmp_path / "scan.nii.gz")
+    report = read_json(only(predict(volume_run, tmp_path / "scan.nii.gz", tmp_path / "out")) / "report.json")
+    assert any("shifted against each other" in warning for warning in report["warnings"])
