@@ -105,7 +105,7 @@ class Studies:
             kind = None if parts is None else next(n for n, r in READERS.items() if r is reader_of(path))
             if kind in (None, "dicom"):
                 try:
-                    header = header_of(path) if _says_dicom(path) else None
+                    header = header_of(path) if _says_dicom(path) or kind == "dicom" else None
                     if header is not None:
                         dicom.append((path, header))
                     elif kind == "dicom":

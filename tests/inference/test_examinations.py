@@ -99,6 +99,31 @@ def test_channels_of_two_modalities(tmp_path: Path) -> None:
     assert "series called 'ct', found 0" in refused.problem
 
 
+def test_files_from_before_there_was_a_preamble(volume_run: Path, tmp_path: Path) -> None:
+    data = series()
+    (tmp_path / "in").mkdir()
+    for number, each in enumerate(data):
+        pydicom.Dataset(each).save_as(
+            tmp_path / "in" / f"{number}.dcm", implicit_vr=True, little_endian=True, enforce_file_format=False
+        )
+    out = predict(volume_run, tmp_path / "in", tmp_path / "out", threshold=0.0, modality="CT")
+    (path,) = out.glob("*/mask.dcm")
+    assert highdicom.seg.segread(path).pixel_array.all()
+
+
+def test_each_header_is_read_a_few_times_however_many_series_lie_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        small_dicom.save(series(number, patient=f"p{number}"), tmp_path / "in", f"S{number}_")
+    read, real = [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda path, *a, **o: read.append(path) or real(path, *a, **o))
+    for study in Studies(tmp_path / "in", ["flair"]):
+        read_image(study.slices, Reading())
+    # Once to find studies, once to find the series, once for its voxels, and one more for the first file of each.
+    assert len(read) <= 3 * 30 + 6
+
+
 def test_screenshots_beside_a_series_are_passed_over(tmp_path: Path) -> None:
     study = generate_uid()
     small_dicom.save(series(0, study=study), tmp_path / "one")

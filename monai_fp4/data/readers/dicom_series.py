@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pydicom
@@ -145,6 +146,19 @@ def _without_preamble(path: Path) -> pydicom.Dataset | None:
     return header if "SOPClassUID" in header and "SeriesInstanceUID" in header else None
 
 
+def _state(path: Path) -> tuple[int, int]:
+    """What changes with a file's content."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=1 << 17)
+def _uid_of(path: Path, _changed: int, _size: int) -> str:
+    """The UID of a file's series, ``""`` of none; remembered, since every series of a folder asks for all files."""
+    header = header_of(path)
+    return "" if header is None else str(header.get("SeriesInstanceUID", ""))
+
+
 def series_files(path: Path) -> list[Path]:
     """The files of a series, or the file itself.
 
@@ -155,9 +169,7 @@ def series_files(path: Path) -> list[Path]:
     if match is None:
         return [path]
     folder = Path(str(path)[: match.start()])
-    files = [
-        file for file in _walk(folder) if (header := header_of(file)) and header.get("SeriesInstanceUID") == match[1]
-    ]
+    files = [file for file in _walk(folder) if _uid_of(file, *_state(file)) == match[1]]
     if not files:
         raise DataError(
             f"expected the files of series {match[1]} in {folder}, found none; complete the data folder or build the "
