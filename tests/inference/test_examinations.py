@@ -191,7 +191,7 @@ def test_wrong_modalities(modality: Any, volume_run: Path, tmp_path: Path) -> No
 def test_a_run_on_dicom_remembers_what_it_was_trained_on(tmp_path: Path) -> None:
     shape = (20, 26, 9)
     for number in range(4):
-        data = small_dicom.slices(number, shape=shape)
+        data = small_dicom.slices(number, shape=shape, patient=f"p{number}")
         for each in data:
             each.Modality = "MR"
         small_dicom.save(data, tmp_path / "scans" / f"p{number}")
