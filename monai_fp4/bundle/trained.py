@@ -230,12 +230,23 @@ class TrainedRun(TrainedNetwork):
         if images is None:
             return ids
         seen = [images[name] for name in ids if name in images]
+        if part == "train":
+            seen += self._trained_before
         found = {p.id for p in manifest.patients if any(same_images(image_keys(p), keys) for keys in seen)}
         others = sorted(ids & {p.id for p in manifest.patients} - found)
         if others:
             names = printable(listed(others))
             print(f"{len(others)} patients are called like some of '{part}' but have other images: {names}")
         return found
+
+    @property
+    def _trained_before(self) -> list[list[str]]:
+        """The keys of the images that the weights had seen before the run began from them, a patient each."""
+        if not (self.folder.path / "init_from.json").exists():
+            return []
+        known = self.folder.read_json("init_from.json").get("trained_on", {})  # earlier versions kept nothing
+        lists = [keys for keys in known.values() if isinstance(keys, list)] if isinstance(known, dict) else []
+        return [[key for key in keys if isinstance(key, str)] for keys in lists]
 
     def _choose(self, manifest: Manifest, split: str) -> list[str]:
         trained, validated = self._known(manifest, "train"), self._known(manifest, "val")

@@ -13,7 +13,8 @@ from torch import nn
 
 from monai_fp4.bundle.options import flag
 from monai_fp4.bundle.session import Session
-from monai_fp4.engines.warm_start import take_weights, what_was_taken
+from monai_fp4.data import select_patients, unseen_patients
+from monai_fp4.engines.warm_start import seen_before, take_weights, what_was_taken
 from monai_fp4.errors import ConfigError, unknown_name
 from monai_fp4.networks import build_network
 from monai_fp4.networks.memory_format import to_channels_last
@@ -89,6 +90,13 @@ def prepare_network(network: nn.Module, session: Session, *, sync_batch_norm: bo
         if taken is not None:
             session.run_folder.write_json("init_from.json", taken)
             print(what_was_taken(taken))
+            held_out = [*unseen_patients(session.manifest, options.fold)]
+            held_out += select_patients(session.manifest, options.fold, "val") if options.fold != "all" else []
+            if known := seen_before(taken, held_out):
+                print(
+                    f"warning: init_from was trained on {len(known)} of the {len(held_out)} patients that are held out"
+                    " here, so their scores say nothing; begin from a run of the same fold"
+                )
         print(report.summary(), *(f"note: {note}" for note in report.notes), sep="\n")
     seed_everything(options.seed)
     if session.world_size > 1:
