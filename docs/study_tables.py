@@ -14,7 +14,7 @@ from typing import Any
 
 from result_tables import NOT_RUN, RESULTS, markdown, measured
 
-STUDIES = ("lgg_500k", "lgg_500k_attention", "lgg_unet_scales", "nodules_500k")
+STUDIES = ("lgg_500k", "lgg_500k_attention", "lgg_unet_scales", "nodules_500k", "lgg_paper_500k_excerpt")
 """Studies that the pages speak of, run or not."""
 _MEANINGS = {
     "open": "neither a loss beyond the margin nor its absence is shown",
@@ -52,7 +52,7 @@ def protocol(content: Mapping[str, Any], name: str) -> str:
         ["Grid", f"{_listed(p['archs'])}; {_listed(p['scales'])}; {len(p['recipes'])} recipes; seeds "
          f"{_listed(p['seeds'])}; folds {_listed(p['folds'])}"],
         ["Finished", f"{whole} {done} of {p['cells']} cells" + ("" if done == p["cells"] else f" ({states})")],
-        ["Options", f"{options}; the bundles' own otherwise"],
+        ["Options", f"{options}; {_otherwise(p)} otherwise"],
         ["Code", f"{_listed(p['versions'])}; backend {_listed(p['backend'])} on {_listed(p['device'])}"],
         ["Machine", p["cpu"]],
     ]  # fmt: skip
@@ -66,6 +66,10 @@ def protocol(content: Mapping[str, Any], name: str) -> str:
         )
     source = f"From `benchmarks/results/study_{name}.json`, by `benchmarks/study.py`."
     return markdown(["What", "Value"], rows) + "\n\n" + source
+
+
+def _otherwise(plan: Mapping[str, Any]) -> str:
+    return f"those of the protocol `{plan['protocol']}`" if plan.get("protocol") else "the bundles' own"
 
 
 def quality(content: Mapping[str, Any], name: str, metric: str) -> str:
@@ -232,6 +236,36 @@ def _watched(content: Mapping[str, Any]) -> str:
     )
 
 
+def tested(content: Mapping[str, Any], name: str) -> str:
+    """AUPRC of the patients that chose the weights and of those that did not, a row a model and recipe."""
+
+    def mean(cells: list[dict[str, Any]], metric: str) -> str:
+        values = [cell[metric] for cell in cells if metric in cell]
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        return f"{statistics.fmean(values):.3f}{spread}" if values else "not run"
+
+    rows = []
+    for model, recipe in itertools.product(_models(content), content["protocol"]["recipes"]):
+        planned = _of(content, model, recipe)
+        done = [cell for cell in planned if cell["status"] == "done"]
+        chosen = sorted(cell["best_epoch"] for cell in done)
+        epochs = "" if not chosen else str(chosen[0]) if chosen[0] == chosen[-1] else f"{chosen[0]} to {chosen[-1]}"
+        seeds = f"{len(done)} of {len(planned)}"
+        rows.append([model, f"`{recipe}`", seeds, mean(done, "auprc"), mean(done, "test_auprc"), epochs])
+    header = ["Model", "Recipe", "Seeds finished", "AUPRC, validation", "AUPRC, test", "Epoch of the weights"]
+    words = "Mean ± standard deviation over the finished seeds. The validation patients chose the weights; the test"
+    return markdown(header, rows) + f"\n\n{words} patients were seen once, with those."
+
+
+def excerpt(content: Mapping[str, Any], name: str) -> str:
+    """What a page says of a part of the paper's protocol: both sets of patients, and nothing that it cannot test."""
+    judged = {**content, "claims": [claim for claim in content["claims"] if claim["verdict"] != "not tested"]}
+    parts = [protocol(content, name), tested(content, name), comparisons(content, name)]
+    return "\n\n".join(
+        [*parts, claims(judged, name) if judged["claims"] else "No claim of the paper can be tested yet."]
+    )
+
+
 def brief(content: Mapping[str, Any], name: str) -> str:
     """What a page says of a further study, in one go."""
     parts = [partial(quality, metric="recall"), partial(quality, metric="auprc"), comparisons, claims]
@@ -289,6 +323,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "levels": levels,
     "brief": brief,
     "attention": attention,
+    "excerpt": excerpt,
 }
 _FOUND = [path.stem.removeprefix("study_") for path in sorted(RESULTS.glob("study_*.json"))]
 TABLES: dict[str, Callable[[], str]] = {
