@@ -2,8 +2,8 @@
 
 A config is code: MONAI calls what it names and evaluates what begins with ``$``. `check_bundle` walks every value of
 every file, used or not, and lists whatever is not on a list of what is known to be harmless: names that
-`monai_fp4.bundle.allowed` refuses, and expressions that are more than references, attributes, arithmetic, comparisons,
-and calls of a few named methods. What is listed need not be malicious; it has to be read by a person.
+`monai_fp4.bundle.allowed` refuses, and expressions that are more than references, a few attributes, arithmetic,
+comparisons, and calls of a few named methods. What is listed need not be malicious; it has to be read by a person.
 
 >>> print(*check_config({"run": ["$@trainer.run()", "$__import__('os').system('id')"]}))
 run::1: "$__import__('os').system('id')" calls what is not one of MONAI's methods that bundles need
@@ -20,6 +20,7 @@ from configparser import ConfigParser as IniParser
 from configparser import Error as IniError
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from monai_fp4.bundle.allowed import refusal_of
@@ -39,12 +40,29 @@ _METHODS = frozenset(
      "state_dict", "train", "values"}
 )  # fmt: skip
 """Methods that an expression may call, on whatever; none of them runs code or opens a file in an allowed class."""
+_ATTRIBUTES = frozenset(
+    {"amp", "autocast_dtype", "batch_size", "datalist", "device", "generator", "image_size", "in_channels", "manifest",
+     "network", "normalization", "options", "rank", "source", "threshold", "type", "validation_part", "world_size"}
+)  # fmt: skip
+"""Attributes that an expression may read: those of our own objects that bundles need.
+
+Not every one that is public: from ``DataLoader.multiprocessing_context`` it is four steps to ``os.system``.
+"""
 _FUNCTIONS = frozenset({"float", "int", "len", "max", "min", "round"})
 _SYNTAX = (
     ast.Expression, ast.Constant, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd, ast.Not, ast.BinOp, ast.Add, ast.Sub,
     ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BoolOp, ast.And, ast.Or, ast.Compare, ast.cmpop, ast.IfExp, ast.List,
     ast.Tuple, ast.Dict, ast.keyword,
 )  # fmt: skip
+_LOGGING: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("loggers", "handlers", "formatters"), frozenset({"keys"})),
+        "logger": frozenset({"level", "handlers", "qualname", "propagate"}),
+        "handler": frozenset({"class", "level", "formatter", "args"}),
+        "formatter": frozenset({"format", "datefmt", "style"}),
+    }
+)
+"""What the sections of a logging file may say, by the beginning of their names."""
 _REFERENCES = "__local_refs"
 """The name under which MONAI hands an expression the objects that it refers to."""
 _MACROS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_", "_meta_"})
@@ -204,6 +222,8 @@ def _check_mapping(section: Mapping[Any, Any], *, top: bool) -> Iterator[str]:
                 yield f"_target_ {value!r}: {why}"
         elif last == "_mode_" and value not in ("default", "callable"):
             yield f"has the mode {value!r}, which may start a debugger"
+        elif last == "compile_kwargs" and value:
+            yield "hands options to the compiler of torch.compile, which starts the programs that they name"
         elif last == "trust_run_dir" and value not in (False, "@trust_run_dir"):
             yield "trusts a run folder, whose network may be any code"
 
@@ -276,8 +296,8 @@ def _expression_problem(text: str) -> str | None:
             if not (id(node) in harmless or (node.id == _REFERENCES and id(node) in references)):
                 return f"uses the name '{node.id}'"
         elif isinstance(node, ast.Attribute):
-            if node.attr.startswith("_"):
-                return f"reaches for the private attribute '{node.attr}'"
+            if node.attr not in _ATTRIBUTES and id(node) not in harmless:
+                return f"reaches for the attribute '{node.attr}', which bundles do not need"
         elif isinstance(node, ast.Subscript):
             if id(node.value) not in references:
                 return "takes an item by something other than a constant"
@@ -311,5 +331,5 @@ def _check_logging(file: Path) -> Iterator[str]:
         kind, arguments = section.get("class", "StreamHandler"), section.get("args", "()")
         if kind != "StreamHandler" or arguments.replace(" ", "") not in ("()", "(sys.stderr,)", "(sys.stdout,)"):
             yield f"[{name}] logs to something other than the terminal ({kind}{arguments})"
-        if section.get("kwargs") or ini.defaults():
-            yield f"[{name}] passes further arguments, which Python evaluates"
+        if others := sorted({*section, *ini.defaults()} - _LOGGING.get(name.partition("_")[0], frozenset())):
+            yield f"[{name}] says '{others[0]}', which Python may import or evaluate"

@@ -6,6 +6,7 @@ Paths in the command are relative to the study folder, so that a study can be mo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -53,6 +54,9 @@ def arguments_of(
         device: the bundle's option ``device``, unless the study sets it; None leaves it to the bundle.
         folder: of the study, whose bundles may hold another learning rate than the package's own, which None takes.
         trusted: run the bundle whatever it names, in the study folder; else it is checked first.
+
+    Raises:
+        ConfigError: a value would be taken for another option.
     """
     options: dict[str, Any] = {
         "manifest": definition.manifest,
@@ -80,7 +84,10 @@ def arguments_of(
     files = [f"bundles/{name}" for name in _config_files(definition, cell)]
     words = [*command, "--config_file", files[0] if len(files) == 1 else repr(files)]
     for name, value in options.items():
-        words += [f"--{name}", value if isinstance(value, str) else repr(value)]
+        text = value if isinstance(value, str) else repr(value)
+        if re.match(r"-\D", text):  # a study may be a stranger's, and hold a value "--trust"
+            raise ConfigError(f"'{name}' of a study must be a value, but {text!r} would be an option; correct it")
+        words += [f"--{name}", text]
     return words
 
 

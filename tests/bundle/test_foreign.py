@@ -21,6 +21,8 @@ from monai_fp4.errors import ConfigError
 
 MARK = "PWNED"
 CODE = f"__import__('pathlib').Path('{MARK}').touch()"
+LOADER = {"l": {"_target_": "ThreadDataLoader", "dataset": [1], "num_workers": 1, "multiprocessing_context": "fork"}}
+WAY = "@l.multiprocessing_context.reducer"
 NETWORK = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}
 
 
@@ -115,6 +117,24 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a name of MONAI's": {"a": "$monai.utils.optional_import('os')[0].system('id')"},
     "a name of torch's": {"a": "$torch.hub"},
     "a name of NumPy's": {"a": "$np.load"},
+    "modules by public attributes": {"a": f"${WAY}.sys.modules.get('subprocess').run(['touch', '{MARK}'])", **LOADER},
+    "a function by public attributes": {"a": f"${WAY}.os.system", **LOADER},
+    "a function by public attributes for a transform": {
+        "a": {
+            "_target_": "CacheDataset",
+            "data": [f"touch {MARK}"],
+            "transform": {"_target_": "Lambda", "func": f"${WAY}.os.system"},
+        },
+        **LOADER,
+    },
+    "a method that is handed on": target("torch.optim.lr_scheduler.LambdaLR", lr_lambda="$@b.load_state_dict"),
+    "a method that may be called and is handed on": target("torch.optim.lr_scheduler.LambdaLR", lr_lambda="$@b.run"),
+    "a method of an item": {"a": "$@b[0].to_onnx"},
+    "an attribute of what a method gives": {"a": "$@b.get(1).os"},
+    "a compiler": target("SupervisedTrainer", compile=True, compile_kwargs={"options": {"cpp.cxx": ["/tmp/x.sh"]}}),
+    "a compiler by a key of two parts": {**target("SupervisedEvaluator"), "a::compile_kwargs": {"options": "@b"}},
+    "a compiler by a key that is added": {**target("SupervisedEvaluator"), "+a::compile_kwargs": {"options": 1}},
+    "a compiler by reference": target("monai.engines.GanTrainer", compile_kwargs="@b"),
     "all references": {"a": "$__local_refs"},
     "a lambda": {"a": f"$lambda: {CODE}"},
     "a comprehension": {"a": f"$[{CODE} for x in '1']"},
@@ -154,6 +174,12 @@ TEXTS = {
     "a handler.conf": f"[handler_x]\nclass=StreamHandler\nargs=({CODE},)",
     "a class.conf": "[handler_x]\nclass=__import__('os').system\nargs=()",
     "a file.conf": "[handler_x]\nclass=FileHandler\nargs=('/tmp/x',)",
+    "a class of a formatter.conf": "[formatter_x]\nclass=hostile_module.Formatter",
+    "a formatter that is imported as a handler's class.conf": "[formatter_x]\nclass=StreamHandler",
+    "defaults of a formatter.conf": f"[formatter_x]\ndefaults={CODE}",
+    "an interpolation.conf": f"[handler_x]\nclass=StreamHandler\nlevel=%(x)s\nx={CODE}",
+    "defaults.conf": f"[DEFAULT]\nargs={CODE}\n[handler_x]\nclass=StreamHandler",
+    "another section.conf": "[elsewhere]\nkeys=1",
     "further arguments.conf": f"[handler_x]\nclass=StreamHandler\nkwargs={CODE}",
     "no ini.conf": "what",
     "module.py": CODE,

@@ -13,10 +13,45 @@ import pytest
 from synthetic_study import definition
 from tiny_runs import REPOSITORY, Dataset
 
+from monai_fp4.errors import ConfigError
 from monai_fp4.study.commands import arguments_of, write_study
-from monai_fp4.study.layout import StudyFolder
+from monai_fp4.study.layout import StudyDefinition, StudyFolder
 
 CODE = "__import__('pathlib').Path('PWNED').touch()"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset_dir": "--trust"},
+        {"dataset_dir": "-P"},
+        {"dataset_dir": "--config_file=hostile.json"},
+        {"options": {"epochs": "--trust"}},
+        {"options": {"init_from": "--logging_file"}},
+        {"further": {"learning_rate": [0.1, "--trust"]}},
+        {"options": {"trust": True}},
+        {"options": {"trust ": True}},
+        {"options": {"-trust": True}},
+        {"options": {"epochs=3 --trust": 1}},
+        {"options": {"": 1}},
+        {"options": {"loss#_target_": "os.system"}},
+        {"options": {"loss::_target_": "os.system"}},
+        {"further": {"trust": [True]}},
+        {"further": {"a\nb": [True]}},
+    ],
+    ids=repr,
+)
+def test_a_study_says_no_option_of_the_command_that_runs_its_cells(change: dict[str, Any]) -> None:
+    document = definition(archs=("unet",), recipes={"sr": "sr"}).to_json() | change
+
+    def compose() -> None:
+        found = StudyDefinition.from_json(document)
+        for cell in found.cells():
+            arguments_of(found, cell)
+
+    with pytest.raises(ConfigError) as caught:
+        compose()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

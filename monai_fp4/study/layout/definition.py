@@ -120,6 +120,9 @@ class StudyDefinition:
         names = [*values.get("recipes", ()), *values.get("further", ()), values.get("version", "")]
         shown = all(isinstance(name, str) and name.isprintable() and "$" not in name for name in names)
         wrong += [] if shown else ["recipes"]
+        for axis in ("options", "further"):  # these become words of a command line
+            plain = all(re.fullmatch(r"[A-Za-z]\w*", str(name)) and name != "trust" for name in values.get(axis, ()))
+            wrong += [] if plain else [axis]
         wrong += ["manifest"] if re.search(r"[^\w.-]|^\.", str(values.get("manifest"))) else []
         wrong += [] if re.fullmatch(r"\w*", str(values.get("protocol", ""))) else ["protocol"]
         if wrong:
