@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from reprlib import repr as bounded  # a list of a list, ten times, of a list, ten times, has no end
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "check_history",
     "check_optimizer",
     "check_patients",
+    "check_scaler",
     "check_scheduler",
     "check_weights",
 ]
@@ -91,12 +93,34 @@ def check_scheduler(
     checked: dict[str, Any] = _like(found, own, "lr_scheduler")
     for name in _FIXED:
         if name in own and checked[name] != own[name]:
-            raise ValueError(f"'lr_scheduler.{name}' is {checked[name]!r}, but this run's is {own[name]!r}")
+            raise ValueError(
+                f"'lr_scheduler.{name}' is {bounded(checked[name])}, but this run's is {bounded(own[name])}"
+            )
     if checked.get("last_epoch", counts[0]) not in counts:
         raise ValueError(f"'lr_scheduler.last_epoch' is {checked['last_epoch']}, but must be {counts[-1]}")
     rates = [group["lr"] for group in optimizer_state["param_groups"]]
     if "_last_lr" in checked and [float(rate) for rate in checked["_last_lr"]] != [float(rate) for rate in rates]:
         raise ValueError(f"the learning rate is {rates} in the optimizer and {checked['_last_lr']} in the schedule")
+    return checked
+
+
+def check_scaler(found: Any, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """Check the state of what scales the loss; one that is off takes nothing.
+
+    Raises:
+        ValueError: saying what does not fit.
+    """
+    own = scaler.state_dict()
+    if not own:
+        return {}
+    checked: dict[str, Any] = _like(found, own, "scaler")
+    changed = [
+        name for name, value in own.items() if name.startswith(("growth_", "backoff")) and checked[name] != value
+    ]
+    if changed:
+        raise ValueError(f"'scaler.{changed[0]}' is {checked[changed[0]]}, but this run's is {own[changed[0]]}")
+    if not checked["scale"] > 0 or checked["_growth_tracker"] < 0:
+        raise ValueError("'scaler' must hold a scale above 0 and a count from 0 on")
     return checked
 
 
@@ -107,15 +131,15 @@ def check_history(found: Any, epoch: Any, max_epochs: int) -> list[dict[str, Any
         ValueError: saying what does not fit.
     """
     if type(epoch) is not int or not 1 <= epoch <= max_epochs:
-        raise ValueError(f"'epoch' is {epoch!r:.50}, but must be a whole number from 1 to {max_epochs}")
+        raise ValueError(f"'epoch' is {bounded(epoch)}, but must be a whole number from 1 to {max_epochs}")
     entries = found if isinstance(found, list) and len(found) == epoch else []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or type(entry.get("epoch")) is not int or entry["epoch"] != number:
             raise ValueError(f"'history' has no entry of epoch {number}")
         for name, value in entry.items():
-            number_or_none = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+            number_or_none = value is None or (_is_number(value) and math.isfinite(value))
             if not isinstance(name, str) or not (number_or_none or name == "learning_rate"):
-                raise ValueError(f"'history' holds {value!r:.50} as {name!r:.50} of epoch {number}")
+                raise ValueError(f"'history' holds {bounded(value)} as {bounded(name)} of epoch {number}")
     if not entries:
         raise ValueError(f"'history' must be a list of {epoch} epochs")
     return entries
@@ -138,8 +162,8 @@ def check_patients(found: Any, patients: Sequence[str]) -> list[dict[str, Any]]:
     for row in rows:
         if not isinstance(row, dict) or type(row.get("patient")) not in (str, int):
             raise ValueError("'per_patient' must be a list of patients")
-        if not all(isinstance(value, (str, int, float, type(None))) for value in row.values()):
-            raise ValueError(f"'per_patient' must hold numbers of patient {row['patient']!r:.50}")
+        if not all(value is None or isinstance(value, str) or _is_number(value) for value in row.values()):
+            raise ValueError(f"'per_patient' must hold numbers of patient {bounded(row['patient'])}")
         if not isinstance(row["patient"], str) and not 1 <= row["patient"] <= len(patients):
             raise ValueError(f"'per_patient' has a patient {row['patient']}, but {len(patients)} are validated on")
     return [row if isinstance(row["patient"], str) else row | {"patient": patients[row["patient"] - 1]} for row in rows]
@@ -163,7 +187,7 @@ def check_count(found: Any, name: str) -> int:
         ValueError: for anything else.
     """
     if type(found) is not int or not 0 <= found < 2**60:
-        raise ValueError(f"'{name}' must be a whole number from 0 on, but is {found!r:.50}")
+        raise ValueError(f"'{name}' must be a whole number from 0 on, but is {bounded(found)}")
     return found
 
 
@@ -202,7 +226,7 @@ def _like_optimizer(found: Any, own: Mapping[str, Any], where: str) -> dict[str,
                 read = _like({key: value for key, value in group.items() if key not in how}, kept, place)
                 for key, value in read.items():
                     if (key not in _CHANGING or key == "params") and value != own_group[key]:
-                        raise ValueError(f"'{place}.{key}' is {value!r}, but this run's is {own_group[key]!r}")
+                        raise ValueError(f"'{place}.{key}' is {bounded(value)}, but this run's is {own_group[key]!r}")
                 if not 0 <= float(read.get("lr", 0)) < math.inf or any(
                     not 0 <= beta < 1 for beta in (*read.get("betas", ()), read.get("momentum", 0))
                 ):
@@ -211,6 +235,11 @@ def _like_optimizer(found: Any, own: Mapping[str, Any], where: str) -> dict[str,
         else:  # an optimizer within this one
             checked[name] = _like_optimizer(found[name], part, f"{where}.{name}")
     return checked
+
+
+def _is_number(value: Any) -> bool:
+    """One that JSON files are read with: floats, and integers of 64 bits."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from monai_fp4.bundle.checkpoint import (
     check_history,
     check_optimizer,
     check_patients,
+    check_scaler,
     check_scheduler,
 )
 from monai_fp4.bundle.session import Session
@@ -145,7 +146,7 @@ class Recorder:
         unwrap_ddp(self.network).load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
-        self.scaler.load_state_dict(checkpoint.get("scaler", {}))
+        self.scaler.load_state_dict(checkpoint["scaler"])
         self.history = checkpoint["history"]
         self.per_patient = checkpoint["per_patient"]
         self.peak_memory_bytes = checkpoint["peak_memory_bytes"]
@@ -175,6 +176,7 @@ class Recorder:
                 "optimizer": optimizer,
                 "lr_scheduler": check_scheduler(checkpoint["lr_scheduler"], self.lr_scheduler, optimizer, epoch, steps),
                 # Not in checkpoints of earlier versions.
+                "scaler": check_scaler(checkpoint.get("scaler", {}), self.scaler),
                 "per_patient": check_patients(checkpoint.get("per_patient", []), self.session.validation_patients),
                 "peak_memory_bytes": check_count(checkpoint.get("peak_memory_bytes", 0), "peak_memory_bytes"),
                 "events": check_events(checkpoint.get("events", self.folder.event_sizes())),

@@ -15,7 +15,7 @@ import torch
 from tiny_runs import Dataset, contents, refusal, train
 
 from monai_fp4.bundle import RunFolder
-from monai_fp4.bundle.checkpoint import check_optimizer, check_scheduler, check_weights
+from monai_fp4.bundle.checkpoint import check_optimizer, check_scaler, check_scheduler, check_weights
 from monai_fp4.errors import ConfigError
 from monai_fp4.optimizers import MuonAdamW
 
@@ -49,6 +49,11 @@ def change(*path: Any, to: Any) -> Callable[[Any], Any]:
 
 STATE = ("optimizer", "state", 0)
 GROUP = ("optimizer", "param_groups", 0)
+ENDLESS: list[Any] = []
+for _ in range(40):
+    ENDLESS = [ENDLESS] * 10
+"""A few hundred bytes in a file, since each list is kept once; 10^40 written out."""
+
 CRAFTED: dict[str, Callable[[Any], Any]] = {
     "a list": lambda _: [1, 2],
     "a number": lambda _: 7,
@@ -119,6 +124,16 @@ CRAFTED: dict[str, Callable[[Any], Any]] = {
     "a patient beyond the last": change("per_patient", to=[{"patient": 99}]),
     "a patient before the first": change("per_patient", to=[{"patient": 0}]),
     "a patient that is true": change("per_patient", to=[{"patient": True}]),
+    "a patient of more digits than JSON is read with": change("per_patient", to=[{"patient": 1, "dice": 10**4000}]),
+    "a history beyond floats": change("history", 0, "train_loss", to=10**400),
+    "a list of lists without end as a loss": change("history", 0, "train_loss", to=ENDLESS),
+    "a list of lists without end as an epoch": change("epoch", to=ENDLESS),
+    "a list of lists without end as a name": change("per_patient", to=[{"patient": 1, "dice": ENDLESS}]),
+    "a list of lists without end as memory": change("peak_memory_bytes", to=ENDLESS),
+    "a list of lists without end as a decay": change(*GROUP, "weight_decay", to=ENDLESS),
+    "a list of lists without end as rates": change("lr_scheduler", "_last_lr", to=ENDLESS),
+    "a list of lists without end as a schedule": change("lr_scheduler", "_schedule_phases", to=ENDLESS),
+    "a list of lists without end as events": change("events", to={"x": ENDLESS}),
     "events that are a list": change("events", to=[]),
     "events of texts": change("events", to={"x": "y"}),
     "memory that is a text": change("peak_memory_bytes", to="much"),
@@ -136,6 +151,34 @@ def test_a_crafted_checkpoint_is_refused(name: str, cut_run: Path, tiny: Dataset
     assert isinstance(error, ConfigError) and "checkpoint.pt" in str(error) and "weights_only" not in str(error)
     after = contents(run)
     assert all(after[file] == before[file] for file in ("checkpoint.pt", "model.pt", "metrics.json"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": float("nan")},
+        {"scale": 0.0},
+        {"scale": -1.0},
+        {"scale": "x"},
+        {"scale": ENDLESS},
+        {"scale": torch.ones(3)},
+        {"growth_factor": 1e30},
+        {"backoff_factor": 1.5},
+        {"growth_interval": 1},
+        {"_growth_tracker": -1},
+        {"_growth_tracker": "3"},
+        {"further": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_crafted_scale_of_the_loss_is_refused(change: dict[str, Any]) -> None:
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    state = scaler.state_dict()
+    assert check_scaler(state | {"scale": 1024.0, "_growth_tracker": 3}, scaler)["scale"] == 1024.0
+    for crafted in (state | change, {}, [], None, {"scale": 1.0}):
+        with pytest.raises(ValueError, match="scaler"):
+            check_scaler(crafted, scaler)
+    assert check_scaler(state | change, torch.amp.GradScaler("cpu", enabled=False)) == {}
 
 
 def test_a_good_checkpoint_is_taken(cut_run: Path, tiny: Dataset, tmp_path: Path) -> None:
