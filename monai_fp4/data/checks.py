@@ -79,12 +79,23 @@ def _check_names(manifest: Manifest, source: str) -> None:
                 f"expected {what} of printable text without $, and without @ or % at its beginning, found "
                 f"{name[:80]!a} in {ascii(source)[1:-1]}; rename it"
             )
+    for id in sorted({patient.id for patient in manifest.patients}):
+        if _leads_out(id):
+            raise DataError(
+                f"expected patients' ids that can be folders below the results, found {id[:80]!a} in "
+                f"{ascii(source)[1:-1]}; rename it"
+            )
     for path in sorted(paths):
-        if is_control(path) or path.startswith("/") or "\\" in path or ".." in path.split("/"):
+        if is_control(path) or _leads_out(path):
             raise DataError(
                 f"expected paths of printable text that stay in the data folder, found {path[:200]!a} in "
                 f"{ascii(source)[1:-1]}; correct it"
             )
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path, below a folder, leads out of it, on any system."""
+    return path.startswith("/") or "\\" in path or ".." in path.split("/") or path[1:2] == ":"
 
 
 def _check_ids(manifest: Manifest, source: str) -> None:

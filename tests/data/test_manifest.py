@@ -268,6 +268,19 @@ def test_names_that_a_terminal_a_figure_or_a_config_would_obey(document, tmp_pat
     assert str(refused.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    "name", ["../../.ssh", "..", "/etc/cron.d", "a/../../b", "a\\..\\b", "\\\\host\\share", "C:/x", "c:x", "/"]
+)
+def test_an_id_leads_nowhere_as_a_folder_of_results(document, tmp_path, name):
+    """Masks of an evaluation are written into predictions/<id>."""
+    document["patients"][0]["id"] = name
+    with pytest.raises(DataError, match=r"folders below the results") as refused:
+        load(document, tmp_path)
+    assert str(refused.value).isprintable()
+    document["patients"][0]["id"] = "sub-1/ses-2..b"
+    load(document, tmp_path)
+
+
 def test_names_of_all_languages_are_names(document, tmp_path):
     document["patients"][0]["id"] = "Łukasz 李\u3000Ünal-Ó\u00a0n@home 5%"
     assert any("Łukasz" in each.id for each in load(document, tmp_path).patients)
