@@ -23,6 +23,42 @@ CODE = "__import__('pathlib').Path('PWNED').touch()"
 @pytest.mark.parametrize(
     "change",
     [
+        {"recipes": {"x": {"base": "../../evil"}}},
+        {"recipes": {"x": "../../evil"}},
+        {"recipes": {"x": {"base": ["sr"]}}},
+        {"recipes": {"x": 5}},
+        {"recipes": {"x": None}},
+        {"recipes": {"x": ["sr"]}},
+        {"recipes": ["sr"]},
+        {"further": {"learning_rate": 5}},
+        {"further": {"learning_rate": "abc"}},
+        {"further": []},
+        {"options": 5},
+        {"archs": [["unet"]]},
+        {"archs": "unet"},
+        {"scales": [{}]},
+        {"seeds": [True]},
+        {"folds": [[]]},
+        {"created": 5},
+        {"manifest": ["x"]},
+        {"protocol": {}},
+    ],
+    ids=repr,
+)
+def test_a_study_of_other_types_is_one_sentence(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"its field '{next(iter(change))}' is missing or wrong"):
+        StudyDefinition.from_json(definition(archs=("unet",), recipes={"sr": "sr"}).to_json() | change)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "...", "../..", "/", "a/../.."])
+def test_a_recipe_s_name_leads_nowhere(name: str) -> None:
+    found = StudyDefinition.from_json(definition(archs=("unet",), recipes={name: "sr"}).to_json())
+    assert all(part.strip(".") for cell in found.cells() for part in cell.id.split("/"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"dataset_dir": "--trust"},
         {"dataset_dir": "-P"},
         {"dataset_dir": "--config_file=hostile.json"},

@@ -88,4 +88,5 @@ class CellRecord:
 def _slug(value: Any) -> str:
     """A value as part of a folder's name: ``[128, 128]`` is ``128x128``."""
     text = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return re.sub(r"[^A-Za-z0-9.+]+", "_", text).strip("_") or "none"
+    slug = re.sub(r"[^A-Za-z0-9.+]+", "_", text).strip("_")
+    return slug if slug.strip(".") else "none"

@@ -110,10 +110,15 @@ class StudyDefinition:
         known = {item.name: item for item in fields(cls)}
         wrong = [name for name in values if name not in known]
         wrong += [name for name in ("archs", "scales", "recipes", "folds", "seeds") if not values.get(name)]
-        texts = {"manifest": None, "dataset_dir": None, "protocol": ""}
+        texts = {"manifest": None, "dataset_dir": None, "protocol": "", "created": "", "version": ""}
         wrong += [name for name, missing in texts.items() if not isinstance(values.get(name, missing), str)]
         wrong += [n for n in ("recipes", "further", "options") if not isinstance(values.get(n, {}), Mapping)]
         wrong += [n for n in ("archs", "scales", "folds", "seeds") if not isinstance(values.get(n, []), list)]
+        if wrong:
+            raise _not_a_study(source, wrong[0])
+        wrong += [n for n in ("archs", "scales") if not all(isinstance(name, str) for name in values[n])]
+        wrong += ["further" for axis in values.get("further", {}).values() if not isinstance(axis, list)]
+        wrong += ["recipes" for recipe in values["recipes"].values() if not _names_a_bundle(recipe)]
         # These become names of folders.
         wrong += ["folds" for fold in values.get("folds", ()) if type(fold) is not int and fold not in NAMED_FOLDS]
         wrong += ["seeds" for seed in values.get("seeds", ()) if type(seed) is not int]
@@ -126,13 +131,21 @@ class StudyDefinition:
         wrong += ["manifest"] if re.search(r"[^\w.-]|^\.", str(values.get("manifest"))) else []
         wrong += [] if re.fullmatch(r"\w*", str(values.get("protocol", ""))) else ["protocol"]
         if wrong:
-            raise ConfigError(
-                f"{source} must define a study, but its field '{wrong[0]}' is missing or wrong; restore it"
-            )
+            raise _not_a_study(source, wrong[0])
         for name in ("archs", "scales", "folds", "seeds"):
             values[name] = tuple(values[name])
         values["further"] = {name: tuple(_frozen(v) for v in axis) for name, axis in values.get("further", {}).items()}
         return cls(**values)
+
+
+def _not_a_study(source: str, field: str) -> ConfigError:
+    return ConfigError(f"{source} must define a study, but its field '{field}' is missing or wrong; restore it")
+
+
+def _names_a_bundle(recipe: Any) -> bool:
+    """Whether a recipe is a name, or a mapping whose base is one: it becomes part of a file's name."""
+    name = recipe.get("base", "full") if isinstance(recipe, Mapping) else recipe
+    return isinstance(name, str) and re.fullmatch(r"\w+", name) is not None
 
 
 def _frozen(value: Any) -> Any:
