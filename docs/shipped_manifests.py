@@ -59,9 +59,10 @@ def generated_manifest(name: str) -> Manifest:
             groups=generator.groups,
             description=generator.description,
         )
+    patients = [replace(patient, voxels=()) for patient in manifest.patients]  # nobody has these scans in other files
     held_out = [
         replace(patient, split=Split.TEST, fold=None) if patient.id in generator.test_patients else patient
-        for patient in manifest.patients
+        for patient in patients
     ]
     return replace(manifest, patients=assign_folds(held_out, 5, 0), generator=name)
 
@@ -92,7 +93,9 @@ def lgg_manifest(dataset_dir: Path, hashes: Path, folds: int = 5, seed: int = 0)
         name="lgg",
         format="lgg",
         channels=LGG_CHANNELS,
-        patients=tuple(sorted((*here.patients, *others), key=lambda patient: patient.id)),
+        patients=tuple(
+            sorted((*(replace(each, voxels=()) for each in here.patients), *others), key=lambda patient: patient.id)
+        ),
         folds=folds,
         seed=seed,
         description=LGG_DESCRIPTION,

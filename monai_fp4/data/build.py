@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
-from monai_fp4.data.examination import Examined, Findings, check_copies, examine
+from monai_fp4.data.examination import Examined, Findings, examine
 from monai_fp4.data.groups import folds_of, with_fields
 from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
@@ -156,7 +156,6 @@ def find_and_examine(
         splits=splits,
     )
     check_patients(manifest, source=str(root))
-    check_copies(found, examined, root)
     from_json(json.loads(to_json(manifest)), source=f"what {root} holds")  # names that no manifest can hold
     return manifest, findings
 
@@ -182,6 +181,7 @@ def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tu
         images=images,
         tumour_slices=examined.tumour_slices,
         person="" if entry.person == entry.id else entry.person,
+        voxels=examined.voxels,
     )
     return patient, examined
 

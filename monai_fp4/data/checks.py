@@ -139,9 +139,10 @@ def _check_copies(manifest: Manifest, source: str) -> None:
     for patient in manifest.patients:
         for digest in digests[patient.id]:
             owners[digest].append(patient)
-    shared = Counter(pair for patients in owners.values() for pair in combinations(patients, 2))
-    for (one, other), count in shared.items():
+    shared = dict.fromkeys(pair for patients in owners.values() for pair in combinations(patients, 2))
+    for one, other in shared:
         if same_images(digests[one.id], digests[other.id]):
+            count = max(1, len({pair.sha256 for pair in one.images} & {pair.sha256 for pair in other.images}))
             raise DataError(
                 f"expected every image in one patient, found {count} images of {one.id!r} ({_place(one)}) again under "
                 f"{other.id!r} ({_place(other)}) in {source}; keep one of the two"

@@ -6,7 +6,6 @@ all of them train without an error and give a result that is wrong. Here they ar
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_fp4.data.doubts import doubts_of
+from monai_fp4.data.identity import voxel_keys
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.patients import Raw, read_raw
@@ -27,7 +27,7 @@ from monai_fp4.data.readers.masks import looks_inverted, values_of
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
-__all__ = ["Examined", "Findings", "check_copies", "examine", "examine_raw"]
+__all__ = ["Examined", "Findings", "examine", "examine_raw"]
 
 _FEW_VALUES = 6
 _ALIKE = 0.9
@@ -49,7 +49,7 @@ class Examined:
         few_valued: numbers of the channels that hold one to six values, with how many these are.
         copies: numbers of the channels that equal the mask or nearly do.
         names: what the masks' files call their labels, each a pair of label and name.
-        pixels: a hash of the images as they were read, whatever file they were in.
+        voxels: what tells the channels, whatever files they were in.
     """
 
     channels: int
@@ -63,7 +63,7 @@ class Examined:
     few_valued: Mapping[int, int]
     copies: frozenset[int]
     names: frozenset[tuple[int, str]]
-    pixels: str
+    voxels: tuple[str, ...]
 
 
 def examine(record: Mapping[str, Any]) -> Examined:
@@ -88,7 +88,7 @@ def examine_raw(raw: Raw, reading: Reading) -> Examined:
         few_valued=few_valued,
         copies=frozenset(copies),
         names=raw.names,
-        pixels=hashlib.sha256(raw.image.tobytes()).hexdigest(),
+        voxels=voxel_keys(raw.image),
     )
 
 
@@ -223,22 +223,6 @@ def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined],
             f"{entry.pairs[0][1]} and of the masks of {len(wrong)} patients in {root}, as if lesion and "
             f"background were exchanged; say --labels 0 if they are, or --labels {value} if that is the lesion"
         )
-
-
-def check_copies(found: Sequence[FoundPatient], examined: Sequence[Examined], root: Path) -> None:
-    """See that no scan is there twice, saved again as another file.
-
-    Raises:
-        DataError: one is, whoever it is said to be.
-    """
-    owners: dict[str, str] = {}
-    for entry, each in zip(found, examined, strict=True):
-        owner = owners.setdefault(each.pixels, entry.id)
-        if owner != entry.id:
-            raise DataError(
-                f"expected every scan in one patient, found the same voxels in {owner!r} and {entry.id!r} of {root}; "
-                "keep one of the two"
-            )
 
 
 def _mask_name(entry: FoundPatient) -> str:

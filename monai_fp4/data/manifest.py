@@ -146,6 +146,7 @@ def from_json(document: Any, source: str) -> Manifest:
             images=tuple(ImagePair(**image) for image in entry["images"]),
             tumour_slices=entry["tumour_slices"],
             person=entry.get("person", ""),
+            voxels=tuple(entry.get("voxels", ())),
         )
         for entry in document["patients"]
     )
@@ -185,7 +186,9 @@ def to_json(manifest: Manifest) -> str:
     blocks = []
     for patient in manifest.patients:
         fields = {
-            key: value for key, value in asdict(patient).items() if key != "images" and (key != "person" or value)
+            key: value
+            for key, value in asdict(patient).items()
+            if key != "images" and (value or key not in ("person", "voxels"))
         }
         opening = json.dumps(fields, ensure_ascii=False)[:-1]
         images = ",\n".join(f"      {json.dumps(asdict(pair), ensure_ascii=False)}" for pair in patient.images)

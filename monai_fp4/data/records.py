@@ -93,6 +93,7 @@ class Patient:
         tumour_slices: slices with at least one foreground voxel; ``None``: unknown.
         person: who it is, where one person has several entries (sessions, time points); ``""``: the id says. One person
             is never on both sides of a split.
+        voxels: hashes of the channels' numbers, whatever files they were in; empty: unknown.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Patient:
     images: tuple[ImagePair, ...]
     tumour_slices: int | None = None
     person: str = ""
+    voxels: tuple[str, ...] = ()
 
     @property
     def who(self) -> str:

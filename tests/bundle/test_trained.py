@@ -223,6 +223,29 @@ def test_channels_are_taken_by_name(tmp_path: Path) -> None:
         trained(run, other, tmp_path / "out")
 
 
+def test_scans_that_were_saved_again_are_not_evaluated_as_new(tmp_path: Path) -> None:
+    """A training patient in another file, with another channel beside, is known by its voxels; a new one is new."""
+    channels = ("flair", "t1")
+    scan_cases._channels(tmp_path / "a", ["a0", "a1", "a2", "a3"], channels, 0)
+    data = Dataset(tmp_path / "a", save_manifest(build_manifest(tmp_path / "a", folds=2), tmp_path / "a.json"))
+    run = train(data, tmp_path / "run", epochs=1)
+    validated = {record["patient"] for record in trained(run, data, tmp_path / "val", split="val").datalist}
+    again = min({"a0", "a1", "a2", "a3"} - validated)
+    scan_cases._channels(tmp_path / "b", ["new"], channels, 50)
+    (tmp_path / "b" / "renamed").mkdir()
+    for path in (tmp_path / "a" / again).iterdir():
+        image = nibabel.load(path)
+        image.set_data_dtype(np.float64)
+        nibabel.save(image, tmp_path / "b" / "renamed" / path.name.replace(".gz", ""))
+    for patient in ("new", "renamed"):
+        third = nibabel.Nifti1Image(np.random.default_rng(len(patient)).random((40, 36, 6)), scan_cases.RAS)
+        nibabel.save(third, tmp_path / "b" / patient / "t2.nii.gz")
+    manifest = build_manifest(tmp_path / "b", split="test")
+    other = Dataset(tmp_path / "b", save_manifest(manifest, tmp_path / "b.json"))
+    with pytest.raises(DataError, match=r"1 of 2 were, renamed the first"):
+        trained(run, other, tmp_path / "out", split="all")
+
+
 def test_masks_that_were_corrected_make_another_run(tmp_path: Path) -> None:
     root, _ = scan_cases.write("stale_before", tmp_path)
     data = Dataset(root, save_manifest(build_manifest(root, folds=2), tmp_path / "m.json"))

@@ -108,6 +108,13 @@ def test_channels_that_tell_the_mask_or_nothing(name, tmp_path):
     assert re.search(sentence, doubts) if sentence else doubts == ""
 
 
+def test_an_atlas_that_all_patients_have_makes_them_no_copies(tmp_path):
+    write(tmp_path)
+    for number, patient in enumerate(NAMES):  # the same numbers, and the same file or another
+        nii(tmp_path / patient / "atlas.nii.gz", NOISE, dtype=np.float64 if number % 2 else np.float32)
+    assert len(build(tmp_path)[0].patients) == 4
+
+
 def test_a_scan_that_was_saved_again_is_the_same_scan(tmp_path):
     root = write(tmp_path)
     packed = (root / "p0" / "image.nii.gz").read_bytes()
@@ -118,7 +125,7 @@ def test_a_scan_that_was_saved_again_is_the_same_scan(tmp_path):
         lambda path: nii(path, scan(0)[0].astype(np.int16).astype(np.float64)),
     ):
         again(root / "p9" / "image.nii.gz")
-        with pytest.raises(DataError, match=r"found the same voxels in 'p0' and 'p9' of .*; keep one"):
+        with pytest.raises(DataError, match=r"found 1 images of 'p0' .* again under 'p9' .*; keep one"):
             build(root)
 
 

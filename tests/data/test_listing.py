@@ -99,6 +99,33 @@ def test_volumes_of_itk_are_turned_as_itk_turns_them(tmp_path, suffix, direction
         assert np.array_equal(found[0], SimpleITK.GetArrayFromImage(turned).transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize(
+    ("unit", "scale"), [("microns", 1000.0), ("um", 1000.0), ("cm", 0.1), ("m", 0.001), ("mm", 1.0)]
+)
+def test_lengths_of_nrrd_are_millimetres_whatever_the_units(tmp_path, unit, scale):
+    values = np.arange(120, dtype=np.uint8).reshape(6, 5, 4)
+    directions = " ".join(
+        f"({','.join(f'{length * scale:g}' for length in axis)})" for axis in np.diag([1.0, 1.0, 4.0])
+    )
+    header = (
+        "NRRD0005\ntype: uchar\ndimension: 3\nspace: right-anterior-superior\nsizes: 6 5 4\n"
+        f"space directions: {directions}\nspace units: {' '.join([chr(34) + unit + chr(34)] * 3)}\nencoding: raw\n\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + values.tobytes(order="F"))
+    nibabel.save(nibabel.Nifti1Image((values > 50).astype(np.uint8), np.diag([1.0, 1, 4, 1])), tmp_path / "m.nii")
+    pair = {"image": str(tmp_path / "a.nrrd"), "mask": str(tmp_path / "m.nii")}
+    volume = read_patient({"patient": "p", "images": [pair]})
+    assert volume.place is not None and volume.place.spacing == pytest.approx((1, 1, 4))
+    assert np.array_equal(volume.mask[0] == 1, volume.image[0] > 50)
+
+
+def test_voxels_in_a_list_of_files_are_refused(tmp_path):
+    (tmp_path / "a.mhd").write_text("ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementDataFile = LIST\na.raw\n")
+    pair = {"image": str(tmp_path / "a.mhd"), "mask": str(tmp_path / "a.mhd")}
+    with pytest.raises(DataError, match=r"voxels of .*a\.mhd in one file, found a list of files; save it as \.mha"):
+        read_patient({"patient": "p", "images": [pair]})
+
+
 def test_an_image_and_a_mask_of_two_formats_lie_upon_each_other(tmp_path):
     """ITK's and NIfTI's axes run in opposite directions."""
     for number, patient in enumerate(("anna", "bert")):

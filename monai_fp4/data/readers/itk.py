@@ -17,16 +17,29 @@ from monai_fp4.errors import DataError
 __all__ = ["ITK", "affine_of", "channels_of", "read_image"]
 
 _LONGEST_HEADER = 1 << 16
+_UNITS = re.compile(
+    r'^space units:[ \t]*"(um|microns?|micrometers?|cm|centimeters?|m|meters?)"', re.MULTILINE | re.IGNORECASE
+)
+_TO_MILLIMETRES = {
+    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometers"), 0.001),
+    **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters"), 1000.0),
+}
+"""What NRRD's own field of units may say, which ITK does not read; MetaImage and all else are in millimetres."""
 
 
 def _decode(source: Source) -> Decoded:
     _files(source.path)  # which says what is missing
+    header = _header(source.path)
     try:
         image = read_image(source.path)
     except RuntimeError as error:
         # ITK's own words are many lines, of which the last says what is wrong.
         raise OSError(str(error).strip().splitlines()[-1]) from error
-    return Decoded(channels_of(image, source), affine_of(image))
+    affine = affine_of(image)
+    if unit := _UNITS.search(header):
+        affine[:3] *= _TO_MILLIMETRES[unit[1].lower()]
+    return Decoded(channels_of(image, source), affine)
 
 
 def read_image(path: Path) -> Any:
@@ -79,13 +92,17 @@ def affine_of(image: Any) -> NDArray[np.float64]:
     return affine
 
 
+def _header(path: Path) -> str:
+    """The beginning of a file; of NRRD, no more than the header."""
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER).decode("latin-1")
+    return re.split(r"\r?\n\r?\n", header, maxsplit=1)[0] if header.startswith("NRRD") else header
+
+
 def _files(path: Path) -> list[Path]:
     """The file itself, and the one with its voxels where the header names another."""
     check_file(path)
-    with path.open("rb") as file:
-        header = file.read(_LONGEST_HEADER).decode("latin-1")
-    if header.startswith("NRRD"):
-        header = re.split(r"\r?\n\r?\n", header, maxsplit=1)[0]
+    header = _header(path)
     match = re.search(
         r"^[ \t]*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.+?)[ \t\r]*$", header, re.MULTILINE | re.IGNORECASE
     )
@@ -96,6 +113,8 @@ def _files(path: Path) -> list[Path]:
         check_size([int(packed[1])], 32, path)
     if match is None or match[1].upper() == "LOCAL":
         return [path]
+    if match[1].upper().startswith("LIST"):
+        raise DataError(f"expected the voxels of {path} in one file, found a list of files; save it as .mha or .nrrd")
     voxels = path.parent / match[1]
     if not voxels.is_file():
         raise DataError(f"expected the voxels of {path} in {voxels}, found no such file; complete the data folder")
