@@ -30,7 +30,7 @@ from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError, unknown_name
 from monai_fp4.inference.ensemble import Ensemble, Segmented
 from monai_fp4.inference.output import OutputFolder
-from monai_fp4.inference.privacy import Redactor
+from monai_fp4.inference.privacy import Redactor, without_quotes
 from monai_fp4.inference.results import write_results
 from monai_fp4.inference.studies import Studies
 from monai_fp4.inference.study import WHOLE, Study, format_of
@@ -210,11 +210,12 @@ class Predictor:
         except ConfigError:
             raise
         except MonaiFP4Error as error:
-            why = str(error)
+            why = str(error) if error.__cause__ is None else without_quotes(str(error))
         except MemoryError:
             why = "expected a scan that fits into memory, found no room for it; crop it"
         except Exception as error:  # one bad study must not stop the others, whatever is wrong with it
-            why = f"expected a study that can be predicted, found {type(error).__name__}: {error}"
+            found = f"{type(error).__name__}: {without_quotes(str(error))}"
+            why = f"expected a study that can be predicted, found {found}"
         redact = Redactor(self.root, job.study, job.study.place if self.names == "path" else "")
         job.row = {"status": "failed", "study": job.key, "why": redact(why)}
 

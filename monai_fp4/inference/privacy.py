@@ -17,7 +17,7 @@ from monai_fp4.data.readers import split_suffix
 from monai_fp4.data.readers.dicom_series import behind, is_series
 from monai_fp4.inference.study import WHOLE, Study
 
-__all__ = ["Redactor"]
+__all__ = ["Redactor", "without_quotes"]
 
 _HIDDEN = "(hidden)"
 _SHORT = 3
@@ -68,6 +68,15 @@ class Redactor:
         for pattern in self._patterns:
             text = pattern.sub(_HIDDEN, text)
         return text
+
+
+def without_quotes(message: str) -> str:
+    """A message that has the words of a library in it, without what they quote: it may be any text of the file.
+
+    >>> without_quotes("found a damaged one (type 'Jane' is none, couldn't be)")
+    "found a damaged one (type (hidden) is none, couldn't be)"
+    """
+    return re.sub(r"(?<!\w)(['\"`]).*?\1(?!\w)", _HIDDEN, message)
 
 
 def _any(texts: Iterable[str], end: str) -> str:

@@ -8,7 +8,6 @@ there and empty, as the standard has it for what is not known.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from monai_fp4 import __version__
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.patients import Image
 from monai_fp4.data.readers.dicom import DICOM
+from monai_fp4.data.readers.dicom_series import quiet
 from monai_fp4.errors import DataError
 
 __all__ = ["write_segmentation"]
@@ -53,7 +53,7 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
     import highdicom  # seconds to import, and few have DICOM
 
     assert scan.affine is not None and DICOM.files is not None
-    with warnings.catch_warnings(action="ignore"):
+    with quiet():
         images = [_header(path, scan) for path in DICOM.files(Path(source))]
         enhanced = [image for image in images if int(image.get("NumberOfFrames") or 1) > 1]
         if enhanced and len(images) > 1:

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import small_dicom
 from monai.bundle import ConfigWorkflow
+from predicting import predict
 from tiny_runs import BUNDLES, Dataset, train
 
 from monai_fp4.data import build_manifest, save_manifest
@@ -97,6 +98,26 @@ def test_files_of_a_series_that_have_blanks_in_their_names(tmp_path: Path) -> No
     redact = Redactor(tmp_path / "in", study)
     assert redact(f"pixels in {folder}/Nobody Knows 0001.dcm, found none") == "pixels in (hidden), found none"
     assert redact("between Nobody Knows 0001.dcm and it") == "between (hidden) and it"
+
+
+def test_what_libraries_quote_of_a_file_is_hidden(
+    volume_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The type of an NRRD header is any text, and pydicom logs a traceback of frames that it cannot decode."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "flair.nrrd").write_bytes(b"NRRD0004\ntype: Planted\ndimension: 3\nsizes: 2 2 2\n\n")
+    data = small_dicom.slices(0)
+    for each in data:
+        each.PatientName, each.PatientID = "Planted^Jane", "QX4711"
+        each.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+        each.PixelData = pydicom.encaps.encapsulate([b"Planted, not a picture"])
+        each["PixelData"].is_undefined_length = True
+    small_dicom.save(data, tmp_path / "in" / "series")
+    with pytest.raises(SystemExit):
+        predict(volume_run, tmp_path / "in", tmp_path / "out")
+    shown = capfd.readouterr()
+    said = shown.out + shown.err + (tmp_path / "out" / "summary.json").read_text()
+    assert said.count("damaged") >= 4 and "Planted" not in said and "Traceback" not in said
 
 
 def test_the_whole_input_as_a_study_hides_no_word() -> None:

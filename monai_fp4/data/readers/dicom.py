@@ -8,7 +8,6 @@ there or turned another way is refused: what a stack of pictures loses silently 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from monai_fp4.data.readers.dicom_seg import decode_segmentation
-from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, header_of, series_files
+from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, header_of, quiet, series_files
 from monai_fp4.data.readers.dicom_stack import Frame, stack_frames
 from monai_fp4.data.readers.itk import read_image
 from monai_fp4.data.readers.limits import check_size
@@ -38,7 +37,7 @@ _MEASURED = ("CT", "PT")
 
 def _decode(source: Source) -> Decoded:
     files = series_files(source.path)
-    with warnings.catch_warnings(action="ignore"):
+    with quiet():
         header = header_of(files[0])
         if header is not None and header.get("Modality") == SEGMENTATION:
             return decode_segmentation(files, source.reading, source.path)

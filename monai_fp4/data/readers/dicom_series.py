@@ -5,11 +5,14 @@ The path of a series is the folder, ``#`` and its UID.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +32,7 @@ __all__ = [
     "header_of",
     "is_series",
     "is_there",
+    "quiet",
     "series_files",
     "series_path",
 ]
@@ -110,6 +114,29 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (path for path in visible if path.is_file())  # a pipe would be waited for
 
 
+_counted, _readers, _level = threading.Lock(), 0, logging.NOTSET
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let pydicom keep to itself what it warns of and logs, tracebacks among it: its words quote the headers."""
+    global _level, _readers
+    logger = logging.getLogger("pydicom")
+    with _counted:  # patients are read by several threads
+        _readers += 1
+        if _readers == 1:
+            _level = logger.level
+            logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        with _counted:
+            _readers -= 1
+            if not _readers:
+                logger.setLevel(_level)
+
+
 def header_of(path: Path) -> pydicom.Dataset | None:
     """The header of a file; ``None`` where it is no DICOM file.
 
@@ -122,7 +149,7 @@ def header_of(path: Path) -> pydicom.Dataset | None:
             deflated = _DEFLATED in file.read(1024)
         if deflated:  # pydicom unpacks all of it, a header too; deflate packs 1032 bytes into one at most
             check_size([path.stat().st_size, 1032], 8, path)
-        with warnings.catch_warnings(action="ignore"):
+        with quiet():
             return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError:
         return _without_preamble(path)
@@ -138,7 +165,7 @@ def _without_preamble(path: Path) -> pydicom.Dataset | None:
     """The header of a file that is called DICOM and is written as before there was a preamble to know it by."""
     if path.suffix.lower() not in SUFFIXES:
         return None
-    with warnings.catch_warnings(action="ignore"):
+    with quiet():
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         except Exception:  # whatever reading noise as DICOM leads to
