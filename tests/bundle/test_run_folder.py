@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,8 +102,10 @@ def test_a_full_disk_keeps_the_old_file(folder: RunFolder, monkeypatch: pytest.M
 def test_a_checkpoint_on_a_full_disk_says_what_the_system_says(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = contents(folder.path), Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *a: real(Path("/dev/full") if path.suffix == ".tmp" else path, *a))
+    before, real = contents(folder.path), os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *a: real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, *a)
+    )
     with pytest.raises(ConfigError) as error:
         folder.save(folder.checkpoint_path, {"weights": torch.zeros(100_000)})
     monkeypatch.undo()

@@ -109,10 +109,8 @@ def whole(model: Any, backend: str = "aot_eager", **options: Any) -> Any:
     return torch.compile(model, fullgraph=True, backend=backend, **options)
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, "forward_rht_2d", *FORMATS], ids=str)
+@pytest.mark.parametrize("recipe", [*(name for name in RECIPES if name != "bf16"), "forward_rht_2d", *FORMATS], ids=str)
 def test_one_graph_computes_the_same_bits_under_every_recipe(recipe: Any) -> None:
-    if isinstance(recipe, str) and recipe == "bf16":
-        pytest.skip("swaps nothing")
     model, x = converted(layers, recipe), image(*SHAPE)
     expected = steps(model, model, x)
     assert same(steps(model, whole(model), x), expected)

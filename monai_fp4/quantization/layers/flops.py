@@ -3,6 +3,7 @@
 The counter's module imports Triton, which takes longer than all else that the layers need. So formulas are noted here,
 and handed over when the counter is there already or an operator is called under a mode.
 
+>>> import torch
 >>> from torch import nn
 >>> from torch.utils.flop_counter import FlopCounterMode
 >>> from monai_fp4.quantization import convert

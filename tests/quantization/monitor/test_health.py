@@ -95,7 +95,7 @@ def test_clipped_of_a_convolution_counts_blocks_along_its_channels():
 def network() -> nn.Module:
     torch.manual_seed(0)
     made = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 2, 1))
-    return convert(made, "sr_rht", backend="emulated")[0]
+    return convert(made, "sr_rht", backend="emulated", stream=0)[0]
 
 
 def test_watching_changes_no_gradient():
