@@ -29,6 +29,9 @@ _SMALL_BLOCK = 4
 _FARTHEST = 100.0
 """How many standard deviations of the foreground air may be away from it; usual scans stay far below."""
 
+_PIECE = 2**20
+"""Values that are counted at once."""
+
 _NO_SPREAD = 1e-30
 """A spread that float32 cannot divide by."""
 
@@ -115,10 +118,10 @@ class NormalizeForegroundd(MapTransform):
 def percentiles(values: np.ndarray, percents: float | list[float]) -> Any:
     """``np.percentile`` to the last bit; whole numbers of 16 bits, as most scanners give, are counted, not sorted."""
     first, last = values.min(), values.max()
-    whole = values.astype(np.intp) if first >= -(2**15) and last < 2**16 else None  # no NaN
-    if whole is None or not np.array_equal(whole, values):
+    counts = _counts(values, int(first), int(last)) if first >= -(2**15) and last < 2**16 else None  # no NaN
+    if counts is None:
         return np.percentile(values, percents)
-    up_to = np.cumsum(np.bincount((whole - int(first)).ravel()))  # how many are at most so large
+    up_to = np.cumsum(counts)  # how many are at most so large
 
     def percentile(percent: float) -> tuple[np.ndarray, float]:
         """The two values that are next to it, and which share of the way it lies from one to the other."""
@@ -131,6 +134,19 @@ def percentiles(values: np.ndarray, percents: float | list[float]) -> Any:
     if isinstance(percents, list):
         return [np.quantile(pair, [share])[0] for pair, share in map(percentile, percents)]
     return np.quantile(*percentile(percents))
+
+
+def _counts(values: np.ndarray, first: int, last: int) -> np.ndarray | None:
+    """How often each whole number is there, from the first to the last; ``None`` where there are others."""
+    flat = values.ravel(order="K")
+    counts = np.zeros(last - first + 1, np.int64)
+    for start in range(0, len(flat), _PIECE):  # as indices all of them would take twice the memory of the image
+        piece = flat[start : start + _PIECE]
+        whole = piece.astype(np.intp)
+        if not np.array_equal(whole, piece):
+            return None
+        counts += np.bincount(whole - first, minlength=len(counts))
+    return counts
 
 
 def resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_fp4.atomic import write_atomically
+from monai_fp4.atomic import make_folder, write_atomically
 from monai_fp4.data.manifest import refuse_existing
 from monai_fp4.data.records import Manifest
+from monai_fp4.errors import ConfigError
 from monai_fp4.report.figures import scans
 from monai_fp4.report.figures.style import picture_bytes
 from monai_fp4.report.pages import manifest_tables as tables
@@ -51,10 +52,14 @@ def write_manifest_report(
 
     Raises:
         DataError: a manifest that cannot be read, no data folder, or ``output`` exists.
+        ConfigError: ``output`` cannot be written.
     """
     path = Path(output)
     if not force:
-        refuse_existing(path, "report")  # before reading everything, not after
+        refuse_existing(path, "report")
+    if path.is_dir():
+        raise ConfigError(f"expected a file to write as output, found that {path} is a folder; name a file in it")
+    make_folder(path.parent)  # before reading everything, not after
     found = survey_manifest(manifest, dataset_dir)
     write_atomically(path, _render(found))
     return found

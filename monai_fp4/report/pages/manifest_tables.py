@@ -37,7 +37,7 @@ def summary(found: Survey) -> dict[str, str]:
     manifest, measured = found.manifest, found.measured
     slices = sum(each.shape[2] for each in measured)
     with_lesion = sum(each.examined.tumour_slices for each in measured)
-    groups = Counter(patient.group or "not said" for patient in manifest.patients)
+    groups = Counter(patient.group for patient in manifest.patients)
     labels = ", ".join(map(str, manifest.reading.labels)) or "the one value beside 0"
     soft = manifest.reading.mask_threshold
     split = {name: len(members) for name, members in found.parts.items()}
@@ -48,7 +48,7 @@ def summary(found: Survey) -> dict[str, str]:
         + (f", of whom {len(measured):,} were read" if found.unreadable else ""),
         "Persons": f"{len({patient.who for patient in manifest.patients}):,}",
         "Slices": f"{slices:,}, of which {with_lesion:,} show a lesion",
-        "Groups": ", ".join(f"{name} {count}" for name, count in sorted(groups.items())),
+        "Groups": _grouped(groups),
         "Folds and splits": ", ".join(f"{name}: {count}" for name, count in split.items()) or "none",
         "Channels": ", ".join(manifest.channels),
         "Modality": ", ".join(modalities),
@@ -59,6 +59,13 @@ def summary(found: Survey) -> dict[str, str]:
     }
 
 
+def _grouped(counts: Counter[str]) -> str:
+    """Groups with how many patients they have; nothing where no patient's group is known."""
+    if not any(counts):
+        return ""
+    return ", ".join(f"{name or 'not said'} {count}" for name, count in sorted(counts.items()))
+
+
 def parts(found: Survey) -> pd.DataFrame:
     """A row a fold or split: how many of what, and how much of it is lesion."""
     by_id = {each.patient.id: each for each in found.measured}
@@ -67,7 +74,7 @@ def parts(found: Survey) -> pd.DataFrame:
         own = [by_id[patient.id] for patient in members if patient.id in by_id]
         lesion = sum(each.examined.tumour_voxels for each in own)
         volumes = [each.lesion_ml for each in own if each.lesion_ml is not None]
-        groups = Counter(patient.group or "-" for patient in members)
+        groups = Counter(patient.group for patient in members)
         rows.append(
             {
                 "part": name,
@@ -79,7 +86,7 @@ def parts(found: Survey) -> pd.DataFrame:
                 "share": 100 * lesion / max(1, sum(each.voxels for each in own)),
                 "ml": sum(volumes) if len(volumes) == len(own) else None,
                 "without": sum(not each.lesions for each in own),
-                "groups": ", ".join(f"{group} {count}" for group, count in sorted(groups.items())),
+                "groups": _grouped(groups),
             }
         )
     return pd.DataFrame(rows)

@@ -77,19 +77,31 @@ class Copies:
 
 def prints_of(image: NDArray[np.float32]) -> Prints:
     """Take the prints of a volume ``[C, H, W, D]``; channels are averaged, each at its own scale."""
-    means = [channel.mean(dtype=np.float64) for channel in image]
-    spreads = [channel.std(dtype=np.float64) or 1.0 for channel in image]
+    means, spreads = _scales(image)
     pictures, digests = [], set()
     for number in range(image.shape[-1]):
         planes = np.ascontiguousarray(image[..., number])
         if (planes.max((1, 2)) > planes.min((1, 2))).any():
             digests.add(hashlib.blake2b(planes.tobytes(), digest_size=12).digest())
-        mean = np.mean([(p - m) / s for p, m, s in zip(planes, means, spreads, strict=True)], axis=0, dtype=np.float64)
+        mean = ((planes - means[:, None, None]) / spreads[:, None, None]).mean(0)
         pictures.append(resize(torch.from_numpy(mean.astype(np.float32))[None], (_SIDE, _SIDE))[0].numpy())
     stack = np.stack(pictures)
     strength = np.linalg.norm(_edges(stack), axis=(1, 2))
     numbers = np.flatnonzero((strength > _FAINT * strength.max()) & (strength > 1e-6))
     return Prints(stack[numbers].astype(np.float16), numbers, frozenset(digests))
+
+
+def _scales(image: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel, slice by slice: a volume in float64 would fill the memory."""
+    sums, squares = np.zeros((2, len(image)))
+    for number in range(image.shape[-1]):
+        plane = image[..., number].astype(np.float64)
+        sums += plane.sum((1, 2))
+        squares += (plane**2).sum((1, 2))
+    count = image[0].size
+    means = sums / count
+    spreads = np.sqrt(np.maximum(squares / count - means**2, 0))
+    return means, np.where(spreads > 0, spreads, 1.0)
 
 
 def find_copies(prints: Sequence[Prints]) -> list[Copies]:

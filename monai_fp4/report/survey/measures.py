@@ -134,11 +134,20 @@ def measure(record: Mapping[str, Any], patient: Patient) -> Measured:
         place=raw.place,
         intensities=_intensities(image),
         alike=_alike(image),
-        lesions=tuple(lesions_of(mask.view(np.uint8))),
+        lesions=tuple(lesions_of(np.ascontiguousarray(_cropped(mask)).view(np.uint8))),
         thumbnail=_thumbnail(image, mask),
         prints=prints_of(image),
         fit=fit_of(image, mask),
     )
+
+
+def _cropped(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The box of a mask that holds all of its lesions."""
+    for axis in range(mask.ndim):
+        inside = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        if len(inside):
+            mask = mask.take(np.arange(inside[0], inside[-1] + 1), axis)
+    return mask
 
 
 def _alike(image: NDArray[np.float32]) -> tuple[tuple[int, ...], ...]:

@@ -90,6 +90,8 @@ def test_a_bad_patient_is_in_the_exit_status_and_on_the_page(
     assert "Patients that could not be read" in text and "p2 expected the file" in text
     assert main(command) == 1  # the page is there
     assert "page.html exists" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path), "--force"]) == 1
+    assert "is a folder; name a file in it" in capsys.readouterr().err
     assert main([*command, "--force"]) == 1
     assert "6 of 7 patients read" in capsys.readouterr().out
 
