@@ -73,7 +73,7 @@ def write_results(
         values = getattr(found, name)
         if values is not None:
             paths += write_mask(folder, name, values, scan, source, kind)
-    _preview(folder / "preview.png", key, found)
+    _preview(folder / "preview.png", key, found, scan)
     report = {
         "study": key,
         **_measures(found.mask, scan),
@@ -117,7 +117,7 @@ def lesions_of(mask: NDArray[np.uint8]) -> list[int]:
     return sorted(map(int, counts), reverse=True)
 
 
-def _preview(path: Path, key: str, found: Segmented) -> None:
+def _preview(path: Path, key: str, found: Segmented, scan: Image) -> None:
     """The slices with the most lesion that are no neighbours; of an empty mask, slices spread over the scan."""
     amounts = found.mask.sum(axis=(0, 1), dtype=np.int64)
     depth = len(amounts)
@@ -131,4 +131,7 @@ def _preview(path: Path, key: str, found: Segmented) -> None:
         (number, grey_slice(found.seen, number, found.mask.shape), found.mask[..., number] > 0)
         for number in sorted(chosen)
     ]
-    write_atomically(path, prediction_preview(slices, depth=depth, title=key))
+    known: dict[str, Any] = {}
+    if scan.place is not None:  # columns run from the patient's right to the left
+        known = {"sides": ("R", "L"), "spacing": scan.place.spacing[:2]}
+    write_atomically(path, prediction_preview(slices, depth=depth, title=key, **known))

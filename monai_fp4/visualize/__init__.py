@@ -13,12 +13,13 @@ from monai_fp4.visualize.figures import (
 )
 from monai_fp4.visualize.heat_maps import heat_map_figure
 from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery, grey_slice
-from monai_fp4.visualize.preview import mask_thumbnail, prediction_preview
+from monai_fp4.visualize.preview import fitted, mask_thumbnail, prediction_preview
 
 __all__ = [
     "Overlay",
     "Reason",
     "SliceGallery",
+    "fitted",
     "grey_slice",
     "heat_map_figure",
     "mask_thumbnail",

@@ -103,7 +103,9 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         title: of the figure.
     """
     columns = len(overlays)
-    figure = Figure(figsize=(max(2.9 * columns + 0.6, 4.8), 6.9), layout="constrained")
+    tallest = max(overlay.image.shape[0] / overlay.image.shape[1] for overlay in overlays)
+    height = 2 * 2.55 * min(max(tallest, 0.3), 1.0) + 1.8  # wide pictures would stand far apart
+    figure = Figure(figsize=(max(2.9 * columns + 0.6, 4.8), height), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False)
     for (above, below), overlay in zip(panels.T, overlays, strict=True):
         above.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

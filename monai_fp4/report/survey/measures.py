@@ -24,7 +24,7 @@ from monai_fp4.errors import DataError
 from monai_fp4.inference.results import lesions_of
 from monai_fp4.report.survey.copies import Prints, prints_of
 from monai_fp4.report.survey.placement import Fit, fit_of
-from monai_fp4.visualize import grey_slice, mask_thumbnail
+from monai_fp4.visualize import fitted, grey_slice, mask_thumbnail
 
 __all__ = ["PERCENTS", "Intensities", "Measured", "Thumbnail", "measure"]
 
@@ -135,7 +135,7 @@ def measure(record: Mapping[str, Any], patient: Patient) -> Measured:
         intensities=_intensities(image),
         alike=_alike(image),
         lesions=tuple(lesions_of(np.ascontiguousarray(_cropped(mask)).view(np.uint8))),
-        thumbnail=_thumbnail(image, mask),
+        thumbnail=_thumbnail(image, mask, raw.place),
         prints=prints_of(image),
         fit=fit_of(image, mask),
     )
@@ -170,12 +170,11 @@ def _intensities(image: NDArray[np.float32]) -> tuple[Intensities, ...]:
     )
 
 
-def _thumbnail(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Thumbnail:
+def _thumbnail(image: NDArray[np.float32], mask: NDArray[np.bool_], place: Place | None) -> Thumbnail:
     height, width, depth = mask.shape
     amounts = mask.sum((0, 1))
     number = int(amounts.argmax()) if amounts.any() else depth // 2
-    scale = _THUMBNAIL / max(height, width)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
+    size = fitted((height, width), (1.0, 1.0) if place is None else place.spacing[:2], _THUMBNAIL)
     plane = resize(torch.from_numpy(np.ascontiguousarray(image[..., number])), size)
     share = resize(torch.from_numpy(np.ascontiguousarray(mask[..., number])).float()[None], size)[0]
     outlined = share >= min(0.5, float(share.max())) if share.any() else share > 0  # the smallest lesion shows as well

@@ -81,9 +81,23 @@ def test_the_thumbnail_shows_the_largest_lesion_with_its_outline(folder: Path) -
     assert mask.sum((0, 1))[found.slice] == mask.sum((0, 1)).max()
     picture = np.asarray(Image.open(io.BytesIO(found.content)).convert("RGB")).astype(int)
     assert picture.shape == (found.height, found.width, 3) and max(picture.shape) == 160
-    green = picture[..., 1] - picture[..., (0, 2)].max(-1) > 60
+    green = picture[..., 1] - picture[..., (0, 2)].max(-1) > 30
     share = mask[..., found.slice].mean()
     assert 0 < green.mean() < share  # a line, and not the lesion
+
+
+@pytest.mark.parametrize("toward", [1.0, -1.0], ids=["to the right", "to the left"])
+def test_a_thumbnail_has_the_patients_right_on_its_left_and_pixels_as_large_as_they_are(
+    tmp_path: Path, toward: float
+) -> None:
+    image, mask = np.zeros((40, 40, 3), np.float32), np.zeros((40, 40, 3), bool)
+    right = slice(30, 40) if toward > 0 else slice(0, 10)  # first axis: to the patient's right, or to the left
+    image[right, 15:25], mask[right, 15:25, 1] = 100, True
+    affine = np.diag([toward, 0.5, 4.0, 1.0])
+    found = measured(write_scans(tmp_path, {"p0": (image, mask), "p1": scan(1)}, affine)).thumbnail
+    assert (found.width, found.height) == (160, 80)
+    picture = np.asarray(Image.open(io.BytesIO(found.content)).convert("L"), int)
+    assert picture[:, :40].mean() > 10 * picture[:, 60:].mean() + 10
 
 
 def test_pictures_have_no_volume_and_a_lesion_of_one_pixel_shows(tmp_path: Path) -> None:
@@ -92,7 +106,7 @@ def test_pictures_have_no_volume_and_a_lesion_of_one_pixel_shows(tmp_path: Path)
     assert found.place is None and found.lesion_ml is None and found.lesions == (2,)
     assert found.shape == (12, 10, 2)
     picture = np.asarray(Image.open(io.BytesIO(found.thumbnail.content)).convert("RGB")).astype(int)
-    assert (picture[..., 1] - picture[..., (0, 2)].max(-1) > 60).any()
+    assert (picture[..., 1] - picture[..., (0, 2)].max(-1) > 30).any()
 
 
 def test_another_lesion_than_the_manifest_names_is_refused(folder: Path) -> None:
