@@ -120,3 +120,24 @@ def test_a_cell_runs_nothing_else(
     )  # fmt: skip
     assert not list(folder.path.rglob("PWNED")) and done.returncode == int(refused), done.stderr
     assert folder.finished(cell) is not refused
+
+
+def test_an_overlay_is_checked_like_the_bundle(tiny: Dataset, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    data = {"manifest": "manifest.json", "dataset_dir": str(tiny.dataset_dir), "protocol": "lgg"}
+    small = {"image_size": [32, 32], "batch_size": 6, "device": "cpu", "epochs": 1}
+    defined = definition(archs=("unet",), recipes={"sr": "sr"}, seeds=(0,), options=small, **data)
+    write_study(folder, defined, str(tiny.manifest))
+    overlay = folder.bundles_path / "protocols" / "lgg.json"
+    [cell] = defined.cells()
+    command = [sys.executable, *arguments_of(defined, cell, "cpu", folder)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    kept = json.loads(overlay.read_text())
+    for section in ({"loss": {"_target_": "os.system", "command": "touch PWNED"}}, {"learning_rate": f"${CODE}"}):
+        overlay.write_text(json.dumps(kept | section))
+        done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and not list(folder.path.rglob("PWNED")), done.stderr
+        assert not folder.finished(cell)
+    overlay.write_text(json.dumps(kept))
+    done = subprocess.run(command, cwd=folder.path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and folder.finished(cell), done.stderr
