@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ from monai_fp4.quantization.layer_rules import (
 )
 from monai_fp4.quantization.layers import channels
 from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
-from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe
+from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe, matches
 from monai_fp4.quantization.streams import check_stream, number_layers
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
@@ -285,7 +284,7 @@ def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
         raise ConfigError(f"skip expected a list of patterns over module names, found {skip!r}: put it in a list")
     names = [name for name, _ in model.named_modules()]
     for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             raise ConfigError(
                 f"skip expected patterns that match a module of {type(model).__name__}, found {pattern!r}, which"
                 f" matches none: the names look like {', '.join(map(repr, names[1:4]))}"
@@ -314,6 +313,6 @@ def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport], stre
     if recipe.attention is AttentionPrecision.FP4 and not attends:
         notes.append(f"attention in FP4 was asked for and no block was swapped; known are {_known_attention()}")
     for override in recipe.overrides:  # a note, not an error: one recipe may serve networks with different names
-        if not any(fnmatchcase(layer.name, override.pattern) for layer in layers):
+        if not any(matches(layer.name, override.pattern) for layer in layers):
             notes.append(f"override {override.pattern!r} of recipe {recipe.name} matches no layer of this model")
     return tuple(notes)

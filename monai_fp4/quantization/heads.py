@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -27,6 +26,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.head_guess import guess_heads, with_their_like
 from monai_fp4.quantization.head_search import reached_last
 from monai_fp4.quantization.layers import channels
+from monai_fp4.quantization.recipes import matches
 
 __all__ = ["SpecialLayers", "are_patterns", "find_special_layers"]
 
@@ -86,7 +86,7 @@ def find_special_layers(
 
 
 def _matching(layers: Iterable[str], pattern: str) -> set[str]:
-    return {name for name in layers if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
+    return {name for name in layers if matches(name, pattern) or matches(name, f"{pattern}.*")}
 
 
 def _named(model: nn.Module, heads: Sequence[str], layers: Iterable[str]) -> set[str]:

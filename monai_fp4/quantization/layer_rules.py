@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ from monai_fp4.quantization.heads import SpecialLayers
 from monai_fp4.quantization.layers import LAYER_TYPES, channels, fp4_layer, overridden
 from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES
-from monai_fp4.quantization.recipes import Precision, Recipe
+from monai_fp4.quantization.recipes import Precision, Recipe, matches
 
 __all__ = ["attends", "reason_by_attributes", "reason_by_channels", "reason_by_class", "reason_by_name"]
 
@@ -111,7 +110,7 @@ def reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None
     if not recipe.quantizes:
         return f"recipe {recipe.name} keeps every layer in high precision"
     for pattern in skip:
-        if fnmatchcase(name, pattern):
+        if matches(name, pattern):
             return f"skip pattern {pattern!r}"
     override = _override(name, recipe)
     if override is not None and recipe.precision_of(name) is Precision.BF16:
@@ -140,4 +139,4 @@ def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: Spe
 
 
 def _override(name: str, recipe: Recipe) -> str | None:
-    return next((item.pattern for item in recipe.overrides if fnmatchcase(name, item.pattern)), None)
+    return next((item.pattern for item in recipe.overrides if matches(name, item.pattern)), None)

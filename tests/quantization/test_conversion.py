@@ -164,6 +164,17 @@ def test_skip_and_overrides() -> None:
     assert found["blocks.1.mlp.linear1"][0] == "swapped"
 
 
+def test_a_name_is_a_pattern_of_itself_whatever_is_in_it() -> None:
+    def network() -> nn.Module:
+        return nn.ModuleDict({"level[0]": nn.Linear(32, 32), "level[1]": nn.Linear(32, 32)})
+
+    bf16 = {"base": "full", "overrides": [{"pattern": "level[0]", "precision": "bf16"}]}
+    for recipe, options in (("full", {"skip": ["level[0]"]}), ("full", {"heads": ["level[0]"]}), (bf16, {})):
+        _, report = convert(network(), recipe, **{"heads": [], **options})
+        assert [layer.quantized for layer in report.layers] == [False, True]
+        assert not report.notes
+
+
 def test_an_override_can_ask_for_stem_and_head() -> None:
     overrides = [{"pattern": "model.0.*", "precision": "fp4"}, {"pattern": "model.2.*", "precision": "fp4"}]
     model, report = convert(unet(), {"base": "full", "overrides": overrides})

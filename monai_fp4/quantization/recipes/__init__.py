@@ -37,6 +37,7 @@ from monai_fp4.quantization.recipes.choices import (
     Operand,
     Override,
     Precision,
+    matches,
 )
 from monai_fp4.quantization.recipes.recipe import FURTHER_RECIPES, PAPER_RECIPES, RECIPES, Recipe
 
@@ -52,4 +53,5 @@ __all__ = [
     "Override",
     "Precision",
     "Recipe",
+    "matches",
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from monai_fp4.errors import ConfigError, unknown_name
@@ -24,6 +25,7 @@ __all__ = [
     "Operand",
     "Override",
     "Precision",
+    "matches",
     "member",
 ]
 
@@ -86,12 +88,21 @@ class FourOverSix(StrEnum):
         return own is not None and self in (own, FourOverSix.ALL)
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a module has a name, or its name matches a glob of :mod:`fnmatch`; ``*`` also matches dots.
+
+    >>> matches("encoder.layers.0", "encoder.*"), matches("levels[0]", "levels[0]")
+    (True, True)
+    """
+    return name == pattern or fnmatchcase(name, pattern)  # a name may hold what is a wildcard elsewhere
+
+
 @dataclass(frozen=True, slots=True)
 class Override:
     """A precision for the layers whose module name matches a pattern.
 
     Attributes:
-        pattern: a glob over full module names, as in :mod:`fnmatch`, case-sensitive; ``*`` also matches dots.
+        pattern: a glob over full module names, see `matches`.
         precision: what those layers run in.
     """
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +23,7 @@ from monai_fp4.quantization.recipes.choices import (
     Operand,
     Override,
     Precision,
+    matches,
     member,
 )
 from monai_fp4.quantization.recipes.consistency import FLAGS, check_consistency, check_types
@@ -115,7 +115,7 @@ class Recipe:
     def precision_of(self, layer: str) -> Precision:
         """The precision of the layer with that full module name: the first matching override, else ``forward``."""
         for override in self.overrides:
-            if fnmatchcase(layer, override.pattern):
+            if matches(layer, override.pattern):
                 return override.precision
         return self.forward
 
