@@ -269,6 +269,9 @@ def test_it_says_what_is_no_product_and_what_it_cannot_build() -> None:
     for reason, layer in NOT_A_PRODUCT.items():
         assert reason in (IM2COL.refuses(layer, RECIPES["full"]) or "")
     assert "no library has an NVFP4 Conv2d" in (TE.refuses(OVERLAPPING[0], RECIPES["full"]) or "")
+    for kind, layer in ((nn.Linear, nn.Linear(32, 32)), (nn.Conv2d, nn.Conv2d(32, 32, 1))):
+        layer.__class__ = type("Mine", (kind,), {})
+        assert TE.refuses(layer, RECIPES["full"]) == "emulated: Mine is none of torch's own classes"
     with pytest.raises(ConfigError, match="expected a linear layer or a convolution, found LayerNorm"):
         TE.build(nn.LayerNorm(32), RECIPES["full"])
 
