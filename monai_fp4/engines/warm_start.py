@@ -117,8 +117,8 @@ def _is_like(value: Any, own: torch.Tensor) -> bool:
 
 
 def _trained_on(folder: RunFolder) -> dict[str, list[str]]:
-    """The keys of the images of each patient that a run, and those that it began from, were trained on."""
-    found: dict[str, list[str]] = {}
+    """The keys of the images of each patient, by number, that a run, and those that it began from, were trained on."""
+    found: list[list[str]] = []
     for name in ("init_from.json", "patients.json"):
         if not (folder.path / name).exists():
             continue
@@ -130,5 +130,5 @@ def _trained_on(folder: RunFolder) -> dict[str, list[str]]:
         for patient in members:
             keys = seen.get(patient) if isinstance(patient, str) else None
             if isinstance(keys, list) and all(isinstance(key, str) for key in keys):
-                found.setdefault(patient, []).extend(key for key in keys if key not in found.get(patient, []))
-    return found
+                found += [] if keys in found else [keys]
+    return {str(number): keys for number, keys in enumerate(found, 1)}  # who they are is nothing to this run

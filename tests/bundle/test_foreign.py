@@ -156,6 +156,37 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "macros that grow": {"a": ["%b", "%b"], "b": ["%c", "%c"], "c": ["%d", "%d"], "d": 1},
 }  # fmt: skip
 
+NAMES = """
+    pathlib.Path.touch operator.methodcaller operator.attrgetter functools.reduce importlib.import_module runpy.run_path
+    shutil.rmtree torch.classes.load_library torch.package.PackageImporter torch.jit.script torch.export.load
+    torch._inductor.aoti_load_package torch.serialization.load torch.multiprocessing.spawn torch.distributed.run.main
+    torch.utils.model_zoo.load_url torch.utils.tensorboard.SummaryWriter torch.compile torch.from_file
+    torch.UntypedStorage.from_file torch.nn.utils.parametrize.register_parametrization torch.nn.Module.compile
+    torch.nn.Module.apply torch.nn.Module.register_forward_hook torch.optim.Optimizer.register_step_pre_hook
+    torch.fx.GraphModule torch.onnx.export torch.profiler.tensorboard_trace_handler monai.bundle.download load
+    monai.bundle.PythonicWorkflow monai.bundle.ckpt_export monai.bundle.init_bundle push_to_hf_hub DecathlonDataset
+    MedNISTDataset TciaDataset monai.apps.auto3dseg.AutoRunner BundleGen monai.apps.extractall ProfileHandler
+    monai.utils.misc.run_cmd run_cmd StateCacher pickle_hashing LMDBDataset CacheNTransDataset GDSDataset CSVDataset
+    NPZDictItemDataset load_decathlon_datalist ImageDataset PatchWSIDataset FolderLayout CSVSaver NumpyReader
+    CameraDataset monai.fl.client.MonaiAlgo TensorBoardStatsHandler LogfileHandler MetricsSaver ClassificationSaver
+    TrtHandler SEResNet50 monai.networks.layers.gmm.GaussianMixtureModel monai.networks.trt_compiler.TrtCompiler
+    convert_to_torchscript torch.os.system torch.nn.functional.torch.load monai_fp4.bundle.foreign.os.system
+    monai_fp4.atomic.Path.touch monai_fp4.atomic.write_atomically monai_fp4.bundle.trained.network_of_run
+    monai_fp4.data.manifest.save_manifest monai_fp4.compiler.build monai_fp4.study.worker.run_task
+    monai_fp4.bundle.checked_run.run monai_fp4.report.pages.write.write_report monai_fp4.data.pseudonyms.KeyFile
+    monai_fp4.handlers.recorder.torch.load monai_fp4.inference.predictor.shutil.rmtree monai_fp4.handlers.nothing.at.all
+    torch.nn.Module.__init__.__globals__.get torch.nn.Module.__mro__ torch.nn.__dict__ os.system. .os.system
+    \uff4fs.system torch.nn.C\u043env2d torch.nn.\u212aLDivLoss b'os.system'
+"""
+"""What torch, MONAI, Python and this package hold beside what a bundle needs."""
+
+
+@pytest.mark.parametrize("name", [*NAMES.split(), "", " os.system", "os.system\n", "os.\u200bsystem"], ids=ascii)
+def test_a_name_of_something_else_is_refused(name: str) -> None:
+    (finding,) = check_config(target(name))
+    assert "\n" not in str(finding) and str(finding).isprintable()
+
+
 TEXTS = {
     "nested without end.json": "[" * 100_000,
     "objects without end.json": '{"a":' * 100_000,
@@ -259,8 +290,10 @@ def test_harmless_configs_pass(config: dict[str, Any]) -> None:
 
 
 RUNS = re.compile(
-    r"torch\.(load|hub)\b|\bpickle\.|\bsubprocess\b|(?<![\w.])(?<!def )(eval|exec|locate|import_module)\("
-    r"|download_url\(|np\.load\(|optional_import\([^)]*name=[a-z_.{f]"
+    r"torch\.(load|hub)\b|\bpickle\.|\bsubprocess\b|(?<![\w.])(?<!def )(eval|exec|locate|import_module|load_module)\("
+    r"|download_url\(|np\.load\(|optional_import\([^)]*name=[a-z_.{f]|cpp_extension"
+    # Engines may compile without options; a method of every module is no name that a bundle may call.
+    r"|torch\.compile\((?!network, \*\*compile_kwargs\)|self\._call_impl)"
 )
 """Calls that run or load what an argument names."""
 MIXED = {"monai.data.dataset", "monai.inferers.inferer", "monai.transforms.utility.array"}

@@ -146,6 +146,8 @@ def test_who_was_trained_on_before_is_said_and_not_evaluated(
     """Through two runs of other folds: what the first had seen, the third must not be evaluated on."""
     second = train(tiny, tmp_path / "second", init_from=str(finished_run), fold=1, epochs=1)
     assert "warning: init_from was trained on 2 of the 2 patients" in capsys.readouterr().out
+    seen = json.loads((second / "init_from.json").read_text())["trained_on"]
+    assert list(seen) == [str(number) for number in range(1, len(seen) + 1)], "who they are is nothing to this run"
     third = train(tiny, tmp_path / "third", init_from=str(second), fold=0, epochs=1)
     assert "warning: init_from was trained on 2 of the 2 patients" in capsys.readouterr().out
     for run in (second, third):
