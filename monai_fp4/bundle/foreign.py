@@ -34,6 +34,7 @@ _CODE = (".py", ".pyc", ".pyd", ".pth", ".so")
 _LARGEST = 2**20
 """Bytes of a config file; the bundles of MONAI's model zoo hold up to 30 000."""
 _DEEPEST, _LONGEST = 40, 1000
+_MOST_MACROS, _MOST_TAKEN = 1000, 10**6
 
 _METHODS = frozenset(
     {"begin", "buffers", "close", "eval", "get", "items", "keys", "named_parameters", "parameters", "run", "share",
@@ -147,7 +148,7 @@ def check_config(config: Any, folder: Path | None = None) -> list[Finding]:
     """
     if not isinstance(config, Mapping):
         return [Finding("", "", f"a config must be a mapping of ids, but is a {type(config).__name__}")]
-    return [Finding("", id, reason) for id, reason in _walk(config, "", config, folder)]
+    return [Finding("", id, reason) for id, reason in _walk(config, "", _Macros(config, folder))]
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -184,21 +185,19 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return config
 
 
-def _walk(
-    value: Any, id: str, whole: Mapping[str, Any], folder: Path | None, depth: int = 0
-) -> Iterator[tuple[str, str]]:
+def _walk(value: Any, id: str, macros: _Macros, depth: int = 0) -> Iterator[tuple[str, str]]:
     if depth > _DEEPEST:
         yield id, f"lies deeper than {_DEEPEST} levels"
         return
     if isinstance(value, str):
-        yield from ((id, reason) for reason in _check_text(value, id, whole, folder))
+        yield from ((id, reason) for reason in _check_text(value, id, macros))
     elif isinstance(value, Mapping):
         yield from ((id, reason) for reason in _check_mapping(value, top=not id))
         for name, item in value.items():
-            yield from _walk(item, f"{id}{SEPARATOR}{name}" if id else str(name), whole, folder, depth + 1)
+            yield from _walk(item, f"{id}{SEPARATOR}{name}" if id else str(name), macros, depth + 1)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _walk(item, f"{id}{SEPARATOR}{number}", whole, folder, depth + 1)
+            yield from _walk(item, f"{id}{SEPARATOR}{number}", macros, depth + 1)
     elif not isinstance(value, (bool, int, float, type(None))):
         yield id, f"is a {type(value).__name__}, which no config file should hold"
 
@@ -228,7 +227,7 @@ def _check_mapping(section: Mapping[Any, Any], *, top: bool) -> Iterator[str]:
             yield "trusts a run folder, whose network may be any code"
 
 
-def _check_text(text: str, id: str, whole: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
+def _check_text(text: str, id: str, macros: _Macros) -> Iterator[str]:
     from monai.bundle import ConfigParser, ReferenceResolver
 
     shown = repr(text if len(text) < 80 else text[:77] + "...")
@@ -238,7 +237,7 @@ def _check_text(text: str, id: str, whole: Mapping[str, Any], folder: Path | Non
         yield f"{shown} refers to an id above the config"
         return
     if absolute.startswith("%"):
-        yield from (f"{shown} {reason}" for reason in _check_macro(absolute[1:], whole, folder))
+        yield from (f"{shown} {reason}" for reason in macros.check(absolute[1:]))
     elif absolute.startswith("$"):
         if len(absolute) > _LONGEST:
             yield f"{shown} is longer than {_LONGEST} characters"
@@ -248,27 +247,53 @@ def _check_text(text: str, id: str, whole: Mapping[str, Any], folder: Path | Non
             yield f"{shown} {reason}"
 
 
-def _check_macro(macro: str, whole: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
-    """``%id`` and ``%file::id``: what they take in is checked like the rest, and must take in nothing itself."""
-    from monai.bundle import ConfigParser
+class _Macros:
+    """What the macros of a config take in: ``%id`` and ``%file::id``; each file is read and checked once.
 
-    name, id = ConfigParser.split_path_id(macro)
-    if name:
-        file = Path(name).resolve()
-        if folder is None or not file.is_relative_to(folder.resolve()):
+    Args:
+        config: the config.
+        folder: of the bundle, which the files must not leave; None where there may be none.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: Path | None) -> None:
+        self.folder = folder
+        self._configs: dict[Path | None, Mapping[str, Any]] = {None: config}
+        self._count = self._taken = 0
+
+    def check(self, macro: str) -> Iterator[str]:
+        """Check what a macro takes in like the rest; it must take in nothing itself, and not grow without end."""
+        from monai.bundle import ConfigParser
+
+        self._count += 1
+        if self._count > _MOST_MACROS:
+            yield f"is one of more than {_MOST_MACROS} macros"
+            return
+        name, id = ConfigParser.split_path_id(macro)
+        file = Path(name).resolve() if name else None
+        if file is not None and (self.folder is None or not file.is_relative_to(self.folder.resolve())):
             yield "takes in a file that lies outside of the bundle"
             return
+        if file is not None and file not in self._configs:
+            try:
+                self._configs[file] = read_config_file(file)
+            except ConfigError as error:
+                yield f"takes in a file that cannot be ({error})"
+                return
+            # Its own macros are of no account: what is taken in must have none.
+            found = check_config(self._configs[file])
+            yield from (f"takes in {finding}" for finding in found if "takes in" not in finding.reason)
         try:
-            whole = read_config_file(file)
-        except ConfigError as error:
-            yield f"takes in a file that cannot be ({error})"
-            return
-        yield from (
-            f"takes in {finding}" for finding in check_config(whole, folder) if "takes in" not in finding.reason
-        )
-    taken = ConfigParser(dict(whole)).get(id)
-    if any(isinstance(part, str) and part.startswith("%") for part in _parts(taken)):
-        yield "takes in what takes in something itself"
+            taken = ConfigParser(dict(self._configs[file])).get(id)  # as MONAI will, which knows more than one spelling
+        except (LookupError, TypeError, ValueError):
+            return  # nothing is there
+        for part in _parts(taken):
+            self._taken += 1
+            if self._taken > _MOST_TAKEN:
+                yield f"takes in more than {_MOST_TAKEN} values, with the others"
+                return
+            if isinstance(part, str) and part.startswith("%"):
+                yield "takes in what takes in something itself"
+                return
 
 
 def _parts(value: Any) -> Iterator[Any]:

@@ -153,6 +153,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a macro out of the bundle by steps": {"a": "%../other.json::a"},
     "a macro that names nothing": {"a": "%missing.json::a"},
     "a macro that takes in itself": {"a": "%a"},
+    "macros without end": {"a": ["%b"] * 1001, "b": 1},
+    "macros of much": {"a": ["%b"] * 900, "b": [[1] * 20] * 90},
+    "macros that count from the end": {"a": "%b::-1", "b": [1, "%c::-1"], "c": [{"_target_": "torch.nn.ReLU"}]},
     "macros that grow": {"a": ["%b", "%b"], "b": ["%c", "%c"], "c": ["%d", "%d"], "d": 1},
 }  # fmt: skip
 
@@ -269,6 +272,16 @@ def test_a_file_that_is_taken_in_is_checked(tmp_path: Path) -> None:
     assert check_config({"a": "%other.json::b"}, tmp_path) != []
     (tmp_path / "good.json").write_text(json.dumps({"c": dict(NETWORK)}))
     assert check_config({"a": f"%{tmp_path}/good.json::c"}, tmp_path) == []
+
+
+def test_files_that_take_in_each_other_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a circle of files nor a chain, each of which takes in the next twice, is gone through more than once."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(60):
+        (tmp_path / f"f{number}.json").write_text(json.dumps({"x": 1, "y": [f"%f{(number + 1) % 60}.json::x"] * 2}))
+    assert check_bundle(tmp_path) == [] and check_bundle(tmp_path / "f0.json") == []
+    (tmp_path / "f1.json").write_text(json.dumps({"x": "%f0.json::y"}))
+    assert check_bundle(tmp_path / "f0.json") != []
 
 
 def test_our_own_bundles_pass() -> None:
