@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from common import RESULTS, Results, clock_of, default_device
 
+from monai_fp4.handlers.peak_memory import peak_memory
 from monai_fp4.metrics import AUPRCMetric, ScoreHistogram, compute_auprc
 from monai_fp4.metrics.native import library
 
@@ -151,9 +151,7 @@ def stream(options: argparse.Namespace) -> dict[str, object]:
 
 def peak(device: str) -> int:
     """The most memory that this process ever held, in bytes: of the host, or of the device."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak_memory(torch.device(device))
 
 
 def main() -> None:

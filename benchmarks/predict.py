@@ -97,14 +97,14 @@ def predict(ensemble: Ensemble, source: Path, output: Path) -> None:
 def peak(run: Path, source: Path, output: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of a process that predicts one study, and of one that has only loaded the network."""
     program = (
-        "import resource, sys; from monai_fp4.inference import Ensemble, Predictor;"
+        "import sys, torch; from monai_fp4.inference import Ensemble, Predictor;"
+        "from monai_fp4.handlers.peak_memory import peak_memory; here = torch.device('cpu');"
         f"e = Ensemble(sys.argv[1], flips=False, chunk={CHUNK}, device={options.device!r}); e.network;"
-        "a = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; Predictor(e, sys.argv[2], sys.argv[3]).run();"
-        "print('PEAK', a, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "a = peak_memory(here); Predictor(e, sys.argv[2], sys.argv[3]).run(); print('PEAK', a, peak_memory(here))"
     )
     command = [sys.executable, "-W", "ignore", "-c", program, str(run), str(source), str(output)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    before, after = (int(word) * 1024 for word in shown.split("PEAK")[1].split())
+    before, after = map(int, shown.split("PEAK")[1].split())
     return {"shape": list(options.peak), "bytes_network": before, "bytes_peak": after}
 
 

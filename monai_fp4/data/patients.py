@@ -235,7 +235,8 @@ def _stack(scans: Sequence[_Scan]) -> Raw:
             raise DataError(
                 f"expected slices of one size and number of channels, found {format_size(first.image.shape)} in "
                 f"{first.path} and {format_size(scan.image.shape)} in {scan.path}; resample them, or if each is a "
-                "patient say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups"
+                "patient say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups; in a "
+                "prediction, with --pictures single"
             )
         if scan.image.dtype != first.image.dtype:
             raise DataError(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,6 @@ def _folders(run_dir: Any) -> list[str]:
     folders = [str(folder) for folder in (run_dir if isinstance(run_dir, (list, tuple)) else [run_dir])]
     if not folders or not all(folders):
         raise ConfigError(f"run_dir must be the folder of a run, or a list of them, but {run_dir!r} was given")
-    if len(set(folders)) < len(folders):
+    if len({Path(folder).expanduser().resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"run_dir must name every run once, but {run_dir!r} was given")
     return folders

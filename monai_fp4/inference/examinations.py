@@ -60,7 +60,7 @@ class Examinations:
     def __init__(self, base: Path, channels: Sequence[str], modalities: Sequence[frozenset[str]]) -> None:
         self.base, self.channels, self.modalities = base, channels, modalities
         self._open: dict[tuple[str, str], dict[str, _Series]] = {}
-        self._given: set[str] = set()
+        self._given: set[tuple[str, str, str]] = set()
 
     def add(self, files: Sequence[tuple[Path, Any]]) -> Iterator[Study]:
         """Take the files of a folder with their headers; give what is whole by now."""
@@ -87,16 +87,17 @@ class Examinations:
             series.personal |= _personal(header)
         if touched:
             for key in [key for key in self._open if key not in touched]:
-                yield from self._whole(self._open.pop(key))
+                yield from self._whole(key)
 
     def rest(self) -> Iterator[Study]:
         """The studies of what is left when no folder follows."""
         while self._open:
-            yield from self._whole(self._open.pop(next(iter(self._open))))
+            yield from self._whole(next(iter(self._open)))
 
-    def _whole(self, examination: Mapping[str, _Series]) -> Iterator[Study]:
+    def _whole(self, key: tuple[str, str]) -> Iterator[Study]:
+        examination = self._open.pop(key)
         known = tuple(sorted(set().union(*(series.personal for series in examination.values())) - {""}))
-        late = {uid: each for uid, each in examination.items() if uid in self._given}
+        late = {uid: each for uid, each in examination.items() if (*key, uid) in self._given}
         for each in late.values():
             why = (
                 "expected the folders of a series side by side, found more of one that was taken for whole before; "
@@ -104,7 +105,7 @@ class Examinations:
             )
             yield Study(place_of(_common(each.files), self.base), problem=why, personal=known)
         rest = {uid: each for uid, each in examination.items() if uid not in late}
-        self._given |= rest.keys()
+        self._given |= {(*key, uid) for uid in rest}
         if rest:
             yield from self._studies(rest, known)
 

@@ -43,6 +43,7 @@ def write_nifti(folder: Path, name: str, values: NDArray[Any], scan: Image, sour
     try:
         given = nibabel.load(source)
         assert isinstance(given, nibabel.Nifti1Image)
+        values = values[..., 0] if len(given.shape) == 2 else values
         image = type(given)(values, None, dtype=values.dtype)
         image.header.set_zooms(given.header.get_zooms()[:3] + (1.0,) * (3 - len(given.shape[:3])))
         image.header.set_xyzt_units(given.header.get_xyzt_units()[0] or None)
@@ -63,12 +64,17 @@ def write_nifti(folder: Path, name: str, values: NDArray[Any], scan: Image, sour
 def write_itk(folder: Path, name: str, values: NDArray[Any], scan: Image, source: str) -> list[Path]:
     """Write one volume as NRRD or MetaImage, with its voxels in the same file; arguments as `write_nifti`."""
     assert scan.affine is not None
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(source)
+    header.ReadImageInformation()
+    axes = min(header.GetDimension(), 3)  # a picture stays one; what follows the third axis are channels
+    values = values[..., 0] if axes == 2 else values
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing[:axes].tolist())
+    image.SetDirection((affine[:3, :3] / spacing)[:axes, :axes].ravel().tolist())
+    image.SetOrigin(affine[:axes, 3].tolist())
     ending = ".nrrd" if source.lower().endswith(("nrrd", "nhdr")) else ".mha"
     with tempfile.TemporaryDirectory() as temporary:  # ITK writes no streams
         beside = Path(temporary) / f"result{ending}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -252,11 +255,25 @@ def test_what_is_not_a_number_is_null_in_json(tiny: Dataset, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("platform", "peak"), [("linux", 5 * 1024), ("darwin", 5)])
 def test_peak_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch, platform: str, peak: int) -> None:
+    monkeypatch.setattr(peak_memory, "_high_water", lambda: None)
     monkeypatch.setattr(peak_memory.sys, "platform", platform)
     monkeypatch.setattr(peak_memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=5))
     assert peak_memory.peak_memory(torch.device("cpu")) == peak
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 if device.type == "cuda" else 0)
     assert peak_memory.peak_memory(torch.device("cuda")) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts for a program alone")
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one() -> None:
+    """A child of a large process begins as its copy, and getrusage never forgets that."""
+    large = np.ones(2**28, np.float32)  # 1 GiB, of which Python and torch alone take a part
+    program = (
+        "import resource, torch; from monai_fp4.handlers.peak_memory import peak_memory;"
+        "print(peak_memory(torch.device('cpu')), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    held, counted = map(int, shown.split())
+    assert 2**26 < held < large.nbytes <= counted
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ def test_a_late_part_of_a_series_is_no_study_of_its_own(tmp_path: Path) -> None:
     assert not first.problem and not second.problem and "side by side" in late.problem
 
 
+def test_one_uid_in_two_patients_makes_two_studies(tmp_path: Path) -> None:
+    """As where names were exchanged and UIDs were not."""
+    first, second = series(0, patient="p0"), series(1, patient="p1")
+    for each in second:
+        each.SeriesInstanceUID = first[0].SeriesInstanceUID
+    small_dicom.save(first, tmp_path / "p0")
+    small_dicom.save(second, tmp_path / "p1")
+    assert [(study.place, study.problem) for study in Studies(tmp_path, ["flair"])] == [("p0", ""), ("p1", "")]
+
+
 @pytest.mark.parametrize(
     ("modalities", "found"),
     [

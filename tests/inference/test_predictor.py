@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
@@ -143,6 +144,22 @@ def test_geometry_survives_whatever_the_order_of_axes(
     assert masks[0].get_fdata().any() and np.array_equal(back.get_fdata(), masks[0].get_fdata())
 
 
+@pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
+def test_a_picture_in_a_format_of_volumes_gets_a_mask_of_two_axes(
+    ending: str, volume_run: Path, volumes: Dataset, tmp_path: Path
+) -> None:
+    values = voxels(scan(volumes.dataset_dir))[..., 5]
+    path = tmp_path / f"scan{ending}"
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T))
+    image.SetSpacing([0.5, 0.75])
+    image.SetOrigin([3, -4])
+    SimpleITK.WriteImage(image, str(path))
+    mask = SimpleITK.ReadImage(str(only(predict(volume_run, path, tmp_path / "out", threshold=0.0)) / f"mask{ending}"))
+    assert mask.GetSize() == image.GetSize() and SimpleITK.GetArrayFromImage(mask).all()
+    for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(mask, get)(), getattr(image, get)(), atol=1e-6)
+
+
 def test_both_forms_of_a_header_are_handed_on_and_its_texts_are_not(
     volume_run: Path, volumes: Dataset, tmp_path: Path
 ) -> None:
@@ -175,7 +192,7 @@ def test_an_ensemble_is_the_mean_of_its_networks(
     report = read_json(out / "report.json")
     assert report["threshold"] == pytest.approx(threshold) and len(report["models"]) == 2
     assert np.array_equal(voxels(out / "mask.nii.gz"), voxels(out / "probability.nii.gz") >= np.float32(threshold))
-    for wrong in (f"[{volume_run},{volume_run}]", "[]", ""):
+    for wrong in (f"[{volume_run},{volume_run}]", f"[{volume_run},{volume_run}/../{volume_run.name}]", "[]", ""):
         assert "run_dir" in str(refusal(lambda wrong=wrong: predict(wrong, source, tmp_path / "no")))
 
 
