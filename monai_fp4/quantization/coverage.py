@@ -5,8 +5,8 @@ A swapped layer is no promise. A network may read a layer's weight and multiply 
 the layer at all. :class:`Coverage` looks on:
 
 * `observe` runs one forward pass and says of every layer whether it computed in FP4, was bypassed or never ran;
-* in training it looks on by itself, until the first step is over, and warns once of layers whose weights were trained
-  although their FP4 products never ran.
+* in training it looks on by itself until the first step is over (an optimizer of torch has made one, or weights have
+  changed), and warns once of layers whose weights were trained although their FP4 products never ran.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
 from monai_fp4.quantization.layers.history import history_of
@@ -36,6 +37,9 @@ class Use(StrEnum):
     BYPASSED = "bypassed"
     """Its weight was used, and not by its FP4 products."""
     NEVER = "never ran"
+
+
+_looking: weakref.WeakSet[Coverage] = weakref.WeakSet()
 
 
 class Coverage:
@@ -79,32 +83,44 @@ class Coverage:
                 yield name, layer
 
     def _trains(self, reference: weakref.ref[nn.Module]) -> None:
-        """Take note of a forward pass in training; the first after a step of the optimizer tells who was bypassed."""
-        layers = [(name, each) for name, each in self._alive() if isinstance(each._parameters.get("weight"), Tensor)]
+        """Take note of a forward pass in training, and look on until a step of the optimizer is over."""
         if self._before is None:
-            self._before = {id(each.weight): _version(each) for _, each in layers}
-        elif (layer := reference()) is not None and self._trained(layer):
-            reached = {
-                id(each.weight) for _, each in layers if history_of(each).passes
-            }  # tied weights count as reached
-            bypassed = [
-                name
-                for name, each in layers
-                if each.active
-                and not history_of(each).passes
-                and id(each.weight) not in reached
-                and self._trained(each)
-            ]
-            for _, each in self._alive():
-                history_of(each).observer = None
-            if bypassed:
-                warnings.warn(
-                    f"{len(bypassed)} of {len(layers)} layers that convert swapped were trained without computing in"
-                    f" FP4, for something reads their weights past them: {', '.join(bypassed[:5])}"
-                    f"{', ...' if len(bypassed) > 5 else ''}; look at them with ConversionReport.after, and leave them"
-                    " out with convert(..., skip=[...])",
-                    stacklevel=2,
-                )
+            self._before = {id(each.weight): _version(each) for _, each in self._weighted()}
+            _watch_optimizers()
+            _looking.add(self)
+        elif (layer := reference()) is not None and self._trained(layer):  # by hand, or by no optimizer of torch
+            self._tell(self._trained)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Say who was bypassed, if a step trained some of the weights."""
+        groups = (group["params"] for group in optimizer.param_groups)
+        trained = {id(weight) for weights in groups for weight in weights if weight.grad is not None}
+        if trained & (self._before or {}).keys():
+            self._tell(lambda layer: id(layer.weight) in trained)
+
+    def _tell(self, trained: Callable[[nn.Module], bool]) -> None:
+        """Warn of layers that were trained and did not run, and look away."""
+        layers = list(self._weighted())
+        reached = {id(each.weight) for _, each in layers if history_of(each).passes}  # tied weights count as reached
+        bypassed = [
+            name
+            for name, each in layers
+            if each.active and not history_of(each).passes and id(each.weight) not in reached and trained(each)
+        ]
+        _looking.discard(self)
+        for _, each in self._alive():
+            history_of(each).observer = None
+        if bypassed:
+            warnings.warn(
+                f"{len(bypassed)} of {len(layers)} layers that convert swapped were trained without computing in"
+                f" FP4, for something reads their weights past them: {', '.join(bypassed[:5])}"
+                f"{', ...' if len(bypassed) > 5 else ''}; look at them with ConversionReport.after, and leave them"
+                " out with convert(..., skip=[...])",
+                stacklevel=2,
+            )
+
+    def _weighted(self) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, each) for name, each in self._alive() if isinstance(each._parameters.get("weight"), Tensor))
 
     def _trained(self, layer: nn.Module) -> bool:
         weight = layer._parameters.get("weight")
@@ -119,6 +135,17 @@ def _version(layer: nn.Module) -> tuple[int, bool]:
     assert weight is not None
     # What was made in inference mode cannot be trained, and has no version.
     return 0 if weight.is_inference() else weight._version, weight.grad is not None
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    """Tell whoever looks on of each step of any optimizer; fused ones leave no other trace."""
+
+    def after(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        for coverage in list(_looking):
+            coverage._stepped(optimizer)
+
+    register_optimizer_step_post_hook(after)
 
 
 class _Touched(TorchFunctionMode):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -78,8 +80,32 @@ def test_layers_that_are_switched_off_are_said_to_be() -> None:
     assert set(uses(report.after(lambda: model(image(4, 32)))).values()) == {"ran in FP4"}
 
 
-def train(model: nn.Module, steps: int, x: Tensor, *, to_none: bool = True) -> list[str]:
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+class ByHand:
+    """A step that no optimizer of torch makes."""
+
+    def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
+        self.parameters, self.rate = list(parameters), rate
+
+    def zero_grad(self, *, set_to_none: bool) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None if set_to_none or parameter.grad is None else torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter -= self.rate * parameter.grad
+
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "adam": torch.optim.AdamW,
+    "fused": functools.partial(torch.optim.AdamW, fused=True),
+    "by hand": ByHand,
+}
+
+
+def train(model: nn.Module, steps: int, x: Tensor, *, to_none: bool = True, by: str = "adam") -> list[str]:
+    optimizer = OPTIMIZERS[by](model.parameters(), 1e-3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(steps):
@@ -89,14 +115,18 @@ def train(model: nn.Module, steps: int, x: Tensor, *, to_none: bool = True) -> l
     return [str(warning.message) for warning in caught if "without computing in FP4" in str(warning.message)]
 
 
+@pytest.mark.parametrize("by", OPTIMIZERS)
 @pytest.mark.parametrize("to_none", [True, False])
-def test_a_training_that_bypasses_layers_warns_once(to_none: bool) -> None:
+def test_a_training_that_bypasses_layers_warns_once(to_none: bool, by: str) -> None:
     model, report = convert(nn.Sequential(WindowBlock(), WindowBlock()), "full", heads=[])
-    said = train(model, 4, image(2, 4, 32), to_none=to_none)
+    other = nn.Linear(4, 4)
+    torch.optim.SGD(other.parameters(), 1e-3).step()
+    said = train(model, 4, image(2, 4, 32), to_none=to_none, by=by)
     assert len(said) == 1
     assert "4 of 8 layers" in said[0] and "0.qkv, 0.proj, 1.qkv, 1.proj" in said[0]
     assert uses(report.so_far())["0.qkv"] == "never ran"
     assert uses(report.so_far())["0.mlp.0"] == "ran in FP4"
+    assert all(layer.history.observer is None for layer in model.modules() if hasattr(layer, "history"))
     assert not train(model, 3, image(2, 4, 32))
 
 

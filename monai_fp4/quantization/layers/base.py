@@ -109,10 +109,12 @@ class NVFP4Layer(nn.Module):
         return self._in_fp4(input, weight, compute, operators)
 
     def _in_fp4(self, input: Tensor, weight: Tensor, compute: Callable[[Tensor], Tensor], operators: bool) -> Tensor:
-        if not (operators and observed()):  # operators count when they run
+        seen = observed()
+        if not (operators and seen):  # operators count when they run
             self.history.record()
         check_untransformed()
-        check_not_onnx()
+        if seen:
+            check_not_onnx()
         _check_memory(input, "input")
         _check_memory(weight, "weight")
         with keys_from(self.history.next_key):

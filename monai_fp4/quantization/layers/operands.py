@@ -65,6 +65,7 @@ __all__ = [
 
 # Of is_grads_batched, which is no transform of torch.func.
 _BATCHED = cast(torch._C.DispatchKey, torch._C._parse_dispatch_key("Batched"))
+_NO_CONTEXT: AbstractContextManager[object] = nullcontext()
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -146,8 +147,11 @@ def without_autocast(method: _Method) -> _Method:
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the tensor's device; none on device "meta", which autocast does not know."""
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+    """A context without autocast on the tensor's device; on device "meta", which autocast does not know, any."""
+    device = tensor.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return _NO_CONTEXT
+    return torch.autocast(device, enabled=False)
 
 
 def check_not_onnx() -> None:
