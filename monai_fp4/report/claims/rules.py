@@ -23,6 +23,7 @@ from monai_fp4.report.statistics import (
     beyond_chance,
     holm,
     mean_interval,
+    numbered_folds,
     paired_test,
 )
 
@@ -152,7 +153,7 @@ def advanced_reduce_loss(study: Study, metric: str) -> Evidence:
 def folds_confirm(study: Study, metric: str) -> Evidence:
     """The claims on resilience and on the CNN, with folds in place of seeds as pairs."""
     tables = study.tables
-    folds = tables.done["fold"].nunique()
+    folds = numbered_folds(tables.done)["fold"].nunique()
     if folds < FOLDS:
         return Evidence(Verdict.NOT_TESTED, "", 0, f"{FOLDS} folds; finished cells are of {folds}")
     pairs = study.pairs[study.pairs["metric"] == metric]

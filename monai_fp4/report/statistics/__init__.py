@@ -10,6 +10,7 @@ from monai_fp4.report.statistics.comparisons import (
     by_patient,
     calibration,
     cost,
+    numbered_folds,
     paired,
 )
 from monai_fp4.report.statistics.intervals import (
@@ -31,6 +32,7 @@ from monai_fp4.report.statistics.published import (
 from monai_fp4.report.statistics.variance import BalancedPart, analyse_variance, balanced_part, beyond_chance
 
 __all__ = [
+    "numbered_folds",
     "as_the_paper_tests",
     "agreement",
     "published_findings",

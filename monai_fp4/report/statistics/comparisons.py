@@ -27,6 +27,7 @@ __all__ = [
     "calibration",
     "cost",
     "fold_overlap",
+    "numbered_folds",
     "paired",
 ]
 
@@ -182,13 +183,23 @@ def _compare_columns(
 
 def _compare(tables: StudyTables, pairs: pd.DataFrame, margin: float, by_folds: bool = False) -> dict[str, Any]:
     seeds = tables.in_main_fold(pairs)
-    folds = pairs.groupby("fold", sort=False)["difference"].mean()
+    apart = numbered_folds(pairs)
+    folds = apart.groupby("fold", sort=False)["difference"].mean()
     if len(seeds) >= min(FEW, len(folds)) and not by_folds:
         unit, test, percent = f"seeds of fold {tables.main_fold}", paired_test(seeds["difference"], margin), seeds
     else:
         overlap = fold_overlap(tables, len(folds))
-        unit, test, percent = "folds", paired_test(folds, margin, overlap=overlap), pairs
+        unit, test, percent = "folds", paired_test(folds, margin, overlap=overlap), apart
     return {"unit": unit, "percent": float(percent["percent"].mean()), **vars(test)}
+
+
+def numbered_folds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of folds that hold out different patients: a holdout shares its own with them, so it goes.
+
+    Where there is nothing else, all rows.
+    """
+    numbered = rows[rows["fold"] != "holdout"]
+    return numbered if len(numbered) else rows
 
 
 def fold_overlap(tables: StudyTables, folds: int) -> float:

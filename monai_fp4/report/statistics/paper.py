@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from monai_fp4.report.statistics.comparisons import fold_overlap
+from monai_fp4.report.statistics.comparisons import fold_overlap, numbered_folds
 from monai_fp4.report.statistics.intervals import holm, paired_test
 from monai_fp4.report.tables import StudyTables
 
@@ -175,8 +175,9 @@ def _families(tables: StudyTables, metric: str) -> Iterator[tuple[str, str, dict
     for model in tables.models:
         own = done[done["model"] == model]
         seeds = tables.in_main_fold(own)
-        by_folds = seeds["seed"].nunique() < min(FEW, own["fold"].nunique())
-        key, rows = ("fold", own) if by_folds else ("seed", seeds)
+        folds = numbered_folds(own)
+        by_folds = seeds["seed"].nunique() < min(FEW, folds["fold"].nunique())
+        key, rows = ("fold", folds) if by_folds else ("seed", seeds)
         wide = rows.pivot_table(index=key, columns="recipe", values=metric, aggfunc="mean")
         scores = {str(name): wide[name].dropna().to_dict() for name in tables.recipes if name in wide}
         yield model, FOLDS if by_folds else f"seeds of fold {tables.main_fold}", scores

@@ -325,8 +325,9 @@ def test_five_folds_confirm(effect: Callable[[Cell], float], noise: float, expec
     assert verdict("five folds confirm", tables_of(grid, effect, noise=noise)) is expected
 
 
-def test_four_folds_confirm_nothing() -> None:
-    grid = study(scales=("4m",), folds=(0, 1, 2, 3), seeds=(0,))
+@pytest.mark.parametrize("folds", [(0, 1, 2, 3), (0, 1, 2, 3, "holdout")])
+def test_four_folds_confirm_nothing(folds: tuple[int | str, ...]) -> None:
+    grid = study(scales=("4m",), folds=folds, seeds=(0,))
     found = judged(tables_of(grid, nothing, noise=QUIET))["five folds confirm"]
     assert found["verdict"] == NOT_TESTED and found["missing"] == "5 folds; finished cells are of 4"
 

@@ -12,10 +12,12 @@ from synthetic_study import definition, tables_of
 
 from monai_fp4.report.statistics import (
     PUBLISHED,
+    against_baseline,
     agreement,
     as_the_paper_tests,
     kendall_w,
     pair_tests,
+    paired,
     paired_test,
     smallest_p,
 )
@@ -111,3 +113,13 @@ def test_folds_are_the_pairs_where_there_is_one_seed() -> None:
     ours = paired_test(wide["sr"] - wide["bf16"], 0.01, overlap=18 / 70)
     assert (row.low, row.high) == pytest.approx((ours.low, ours.high)), "raised for the patients that folds share"
     assert as_the_paper_tests(tables_of(definition(seeds=(0, 1)), lambda cell: 0.0), 0.01).empty
+
+
+def test_a_holdout_is_no_further_fold_since_it_shares_its_patients() -> None:
+    grid = definition(archs=("unet",), recipes={"bf16": "bf16", "sr": "sr"}, seeds=(0,), folds=("holdout", 0, 1, 2))
+    tables = tables_of(grid, lambda cell: 0.0)
+    (row,) = as_the_paper_tests(tables, 0.01).itertuples()
+    ours = against_baseline(tables, paired(tables, ("auprc",))).iloc[0]
+    assert (row.unit, row.n) == (ours["unit"], ours["n"]) == ("folds", 3)
+    alone = tables_of(definition(folds=("holdout",)), lambda cell: 0.0)
+    assert set(against_baseline(alone, paired(alone, ("auprc",)))["unit"]) == {"seeds of fold holdout"}
