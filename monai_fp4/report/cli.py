@@ -55,11 +55,11 @@ def add_manifest_report(actions: _SubParsersAction[argparse.ArgumentParser]) -> 
 def _manifest_report(args: argparse.Namespace) -> int:
     with _needs_extra():
         from monai_fp4.report.pages.manifest import write_manifest_report
-        from monai_fp4.report.survey.findings import findings
+        from monai_fp4.report.survey.findings import findings, reasons
     found = write_manifest_report(args.manifest, args.dataset_dir, args.output, force=args.force)
     print(f"{len(found.measured)} of {len(found.manifest.patients)} patients read; open {args.output} in a browser.")
-    for patient, reason in found.unreadable.items():
-        print(f"{patient}: {reason}", file=sys.stderr)
+    for reason, patients in reasons(found).items():
+        print(f"{', '.join(patients)}: {reason}", file=sys.stderr)
     for sentence, _ in findings(found):
         print(f"warning: {sentence}", file=sys.stderr)
     return 1 if found.unreadable else 0

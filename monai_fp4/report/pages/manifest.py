@@ -26,7 +26,7 @@ from monai_fp4.report.pages import manifest_tables as tables
 from monai_fp4.report.pages.write import environment
 from monai_fp4.report.survey import Copies, Survey, survey_manifest
 from monai_fp4.report.survey.copies import SAME
-from monai_fp4.report.survey.findings import channels_alike, findings
+from monai_fp4.report.survey.findings import channels_alike, findings, reasons
 from monai_fp4.report.survey.placement import AGREE, BETTER, CLEARER, ENOUGH, FITS
 
 __all__ = ["write_manifest_report"]
@@ -79,6 +79,7 @@ def _render(found: Survey) -> str:
         page={"title": "What the manifest holds"},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         findings=findings(found),
+        reasons=reasons(found),
         summary=tables.summary(found),
         parts=tables.parts(found),
         sizes=tables.common(measured, lambda each: f"{each.shape[0]} x {each.shape[1]}", "size"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai_fp4.data.layouts.layout import listed
 from monai_fp4.report.survey.manifest import Survey
 
-__all__ = ["channels_alike", "findings"]
+__all__ = ["channels_alike", "findings", "reasons"]
 
 
 def findings(found: Survey) -> list[tuple[str, str]]:
@@ -39,6 +39,14 @@ def findings(found: Survey) -> list[tuple[str, str]]:
     if empty:
         said.append((f"{_patients(len(empty))} without a lesion", "masks"))
     return said
+
+
+def reasons(found: Survey) -> dict[str, list[str]]:
+    """Why patients could not be read: the same sentence without their names, and whom it is about."""
+    alike: dict[str, list[str]] = {}
+    for patient, reason in found.unreadable.items():
+        alike.setdefault(reason.replace(f" of patient {patient!r}", ""), []).append(patient)
+    return alike
 
 
 def channels_alike(found: Survey) -> dict[str, list[int]]:
