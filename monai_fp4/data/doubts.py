@@ -128,12 +128,16 @@ def _of_people(format: str, found: Sequence[FoundPatient], examined: Sequence[Ex
         )
         return
     sessions = Counter(re.sub(r"[ _.-]+[A-Za-z]*\d*$", "", entry.id) for entry in found)
-    several = [stem for stem, count in sessions.items() if count > 1 and stem]
-    if len(several) > 1 and len(found) <= _FEW_SESSIONS * len(sessions) and 2 * len(several) >= len(sessions):
+    places = tuple({entry.group for entry in found if entry.group})  # institutions are no persons
+    several = [
+        stem for stem, count in sessions.items()
+        if count > 1 and stem and not stem.endswith(places)
+        and not any(other.startswith(stem) and other != stem for other in sessions)  # "sub", which all begin with
+    ]  # fmt: skip
+    if several and len(sessions) > 1 and max(sessions[stem] for stem in several) <= _FEW_SESSIONS:
         yield (
-            f"names of several patients begin alike, such as {several[0]!r} and {several[1]!r}: if these are visits "
-            "of one person, they must be in one fold; say who is who with --patient_pattern, or the column person of "
-            "--groups"
+            f"names of several patients begin with {several[0]!r}{_others(several)}: if these are visits of one "
+            "person, they must be in one fold; say who is who with --patient_pattern, or the column person of --groups"
         )
     sparse = [entry.id for entry in found if format == "png" and _far_apart([image for image, _ in entry.pairs])]
     if sparse:
@@ -141,6 +145,10 @@ def _of_people(format: str, found: Sequence[FoundPatient], examined: Sequence[Ex
             f"the pictures of {listed(sparse)} have numbers far apart, as slices of one scan have not: if each picture "
             "is a patient of its own, say so with --patient_pattern, such as '([^/]+)[.]', or name each in --groups"
         )
+
+
+def _others(names: Sequence[str]) -> str:
+    return f", and so with {len(names) - 1} other names" if len(names) > 1 else ""
 
 
 def _far_apart(images: Sequence[str]) -> bool:

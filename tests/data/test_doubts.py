@@ -15,6 +15,9 @@ from scan_cases import nii, picture, scan
 
 from monai_fp4.data import Manifest, load_datalist
 from monai_fp4.data.build import find_and_examine
+from monai_fp4.data.doubts import doubts_of
+from monai_fp4.data.examination import examine
+from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
@@ -156,15 +159,25 @@ def test_colours_of_masks_mean_the_same_labels(swapped, tmp_path):
 def test_visits_of_one_person(tmp_path):
     visits = [f"{name}_{visit}" for name in ("anna", "bert", "cleo") for visit in (1, 2)]
     root = write(tmp_path / "visits", names=visits)
-    assert "such as 'anna' and 'bert': if these are visits of one person" in build(root)[1]
+    assert "begin with 'anna', and so with 2 other names: if these are visits of one person" in build(root)[1]
+    one = write(
+        tmp_path / "one", names=["anna-2019", "anna-2021", *(f"{name}-2020" for name in ("bert", "cleo", "dora"))]
+    )
+    assert "begin with 'anna': if these are visits of one person" in build(one)[1]
     assert build(root, patient_pattern="(.*)_")[1] == ""
     assert build(root, groups={name: {"group": "x"} for name in visits})[1] == ""
+    pair = ("anna-2019/image.nii.gz", "anna-2019/mask.nii.gz")
+    paths = {"image": str(one / pair[0]), "mask": str(one / pair[1])}
+    examined = examine({"patient": "anna", "images": [paths], "reading": {}})
     for kind, names in {
         "numbers": [f"case_{number:05d}" for number in range(4)],
         "dates": [f"TCGA_CS_{number}_1999{number}909" for number in range(4941, 4945)],
+        "institutions": ["HOS_AA_000", "HOS_AA_001", "HOS_BB_002", "HOS_BB_003"],
         "single": ["anna_1", "bert_1", "cleo_1", "dora_1"],
     }.items():
-        assert build(write(tmp_path / kind, names=names))[1] == "", kind
+        found = [FoundPatient(name, name[4:6] if kind == "institutions" else "", (pair,)) for name in names]
+        doubts = doubts_of("nifti", ("image",), found, [examined] * len(found), Reading())
+        assert not [doubt for doubt in doubts if "visits" in doubt], kind
 
 
 def test_pictures_that_a_table_names_each_are_not_doubted(tmp_path):

@@ -134,7 +134,11 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def listed(names: Iterable[str] | None) -> str:
-    """The first few names, and how many there are beside them."""
+    """The first few names, and how many there are beside them.
+
+    >>> listed("abcdefgh")
+    'a, b, c, d, e, f and 2 more'
+    """
     every = list(names or ())
     return (", ".join(every[:_FEW]) or "none") + (f" and {len(every) - _FEW} more" if len(every) > _FEW else "")
 

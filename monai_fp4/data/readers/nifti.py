@@ -200,10 +200,10 @@ def _decode_pair(source: Source) -> Decoded:
             f"{offset:g} in {source.path}; correct the header"
         )
     start = -(-len(header) // 16) * 16
-    whole = bytearray(header.ljust(start, b"\0") + voxels[int(offset) :])
+    whole = bytearray(header.ljust(start, b"\0"))
     whole[at : at + len(single)] = single
     struct.pack_into(f"{order}{kind}", whole, where, start)
-    return _decode(replace(source, data=bytes(whole)))
+    return _decode(replace(source, data=b"".join((whole, memoryview(voxels)[int(offset) :]))))
 
 
 NIFTI = Reader(
