@@ -7,9 +7,9 @@ a manifest sits before the files, so ``manifest build`` and ``manifest check`` n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import PurePath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 from typing import Any
 
 from monai_fp4.data.readers.dicom_series import is_series
@@ -42,16 +42,30 @@ def without_paths(patient: str, images: Sequence[Mapping[str, Any]]) -> Iterator
     try:
         yield
     except DataError as error:
-        message = str(error)
+        message = given = str(error)
         if series := [what for path, what in names.items() if is_series(path)]:
             # What is said of a series may repeat its headers, which name the patient.
             message = (
                 f"expected {series[0]} and all other series of that patient as the manifest names them, found that "
                 "they are not; 'monai-fp4 manifest check' says what is wrong"
             )
-        given = message
-        for path in sorted(names, key=len, reverse=True):  # so that no rest of a longer one is left
-            message = message.replace(path, names[path])
-            message = re.sub(rf"(?<!\w){re.escape(PurePath(path).name)}(?!\w)", names[path], message)
-        hint = "" if message == given else "; 'monai-fp4 manifest check' names the file"
-        raise DataError(message + hint) from error
+        else:
+            for path in _beside(names):
+                names.setdefault(path, f"a file of patient {patient!r}")
+            for path in sorted(names, key=len, reverse=True):  # so that no rest of a longer one is left
+                message = message.replace(path, names[path])
+                if (name := PurePath(path).name) in message:
+                    message = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", names[path], message)
+            # Of a library's long words the beginning is cut off, and a path with it.
+            message = re.sub(r"[^\s'\"(]*/[^\s'\";,)]*[^\W\d][^\s'\";,)]*", "(path)", message)
+            message += "; 'monai-fp4 manifest check' names the file" if message != given else ""
+        raise DataError(message) from error
+
+
+def _beside(paths: Iterable[str]) -> Iterator[str]:
+    """The files that lie beside these, and those that should: a header may stand apart from its voxels."""
+    for folder in {Path(path).parent for path in paths}:
+        with suppress(OSError):
+            yield from (str(path) for path in folder.iterdir())
+    for path in list(paths):
+        yield from (str(Path(path).with_suffix(end)) for end in (".img", ".IMG", ".hdr", ".raw", ".zraw"))
