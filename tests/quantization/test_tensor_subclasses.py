@@ -110,7 +110,7 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("each", [True, False], ids=["layer by layer", "as a whole"])
 @pytest.mark.parametrize("before", [True, False])
 def test_fully_sharded_weights_train(before: bool, each: bool) -> None:
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     mesh = init_device_mesh("cpu", (1,))
     torch.manual_seed(0)
@@ -129,6 +129,7 @@ def test_fully_sharded_weights_train(before: bool, each: bool) -> None:
     if not before:
         shard()
     assert sum(layer.quantized for layer in report.layers) == 2
+    assert all(isinstance(layer, FSDPModule) is each for layer in (model[0], model[2])), "its methods are still there"
     found = model(x)
     assert 0 < (found - expected).norm() < 0.5 * expected.norm()
     found.square().sum().backward()
