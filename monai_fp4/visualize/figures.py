@@ -152,8 +152,11 @@ def to_array(figure: Figure) -> NDArray[np.uint8]:
 
 
 def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> None:
-    if mask.any() and not mask.all():
-        axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.3)
+    if mask.any():  # closed at the border, or a mask of all pixels would look like none
+        rows, columns = (np.arange(-1, edge + 1) for edge in mask.shape)
+        closed = np.pad(mask, 1)
+        axes.contour(columns, rows, closed, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.3)
+        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
 def _slice_counts(predicted: NDArray[np.bool_], label: NDArray[np.bool_]) -> Confusion:

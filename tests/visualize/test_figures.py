@@ -103,3 +103,18 @@ def test_a_picture_shows_a_number_and_no_name(tmp_path):
     figure = overlay_figure([overlay], threshold=0.5)
     save_figure(figure, tmp_path / "x.png")
     assert "patient 7\n" in texts(figure) and "Doe" not in texts(figure) and (tmp_path / "x.png").exists()
+
+
+def test_a_mask_of_all_pixels_is_outlined_and_wide_slices_stand_close():
+    full = np.ones((20, 60), bool)
+    shown = Overlay(
+        patient="anna", number=1, index=0, reason=Reason.LARGEST, amount=1.0, image=np.zeros((20, 60), np.float32),
+        label=full, probability=full.astype(np.float32),
+    )  # fmt: skip
+    wide = overlay_figure([shown], threshold=0.5)
+    picture = to_array(wide).astype(int)
+    green = (np.abs(picture - (0, 230, 118)).sum(-1) < 120).any(0)
+    assert np.flatnonzero(green)[-1] - np.flatnonzero(green)[0] > 150  # around the picture, and not in the legend alone
+    above = [axes for axes in wide.axes if axes.images and axes.get_title()]
+    assert all(axes.get_xlim() == (-0.5, 59.5) and axes.get_ylim() == (19.5, -0.5) for axes in above[:2])
+    assert wide.get_figheight() < 5
