@@ -22,6 +22,7 @@ keeps its mode: a folder is left as it is found, and a file that takes another's
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -42,6 +43,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_json_file",
+    "name_beside",
     "remove_leftovers",
     "replacing",
     "write_atomically",
@@ -49,6 +51,9 @@ __all__ = [
 
 SHARED_FILES = "MONAI_FP4_SHARED_FILES"
 """An environment variable: ``"1"`` leaves the mode of files and folders to the umask."""
+_BESIDE = ".monai_fp4.tmp"
+_TIDY: set[Path] = set()
+"""Folders from which this process has removed what killed ones had left."""
 LARGEST_JSON = 2**28
 """Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
 _DEEPEST = 64
@@ -73,12 +78,14 @@ def _is_shared() -> bool:
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, shared: bool = False, flush_folder: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` once the block has ended, and leaves no trace if it fails.
 
     Args:
         path: the file's place; its folder must exist.
         shared: whether the file is made to be passed on, so that the umask alone says who may read it.
+        flush_folder: whether the folder's entry is flushed too. Of files that are written one after the other, the last
+            one flushes for all: what was renamed before it is then on the disk as well.
 
     Yields:
         The file beside it, open for writing bytes.
@@ -87,22 +94,37 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         ConfigError: when the system does not let it be written (no space, no permission), be it
             behind a RuntimeError of the block. Other errors of the block pass through.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.parent not in _TIDY:
+        remove_leftovers(path.parent)
+        _TIDY.add(path.parent)
+    beside = name_beside(path)
     try:
-        with open(beside, "wb", opener=None if shared else open_private) as file:
+        with _opened(beside, shared) as file:
             with suppress(OSError):  # no such file yet, or a file system without modes
                 beside.chmod(S_IMODE(path.stat().st_mode) & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        _flush_folder(path.parent)
+        if flush_folder:
+            _flush_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):  # such as that it was not even begun
             beside.unlink()
         if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
             raise not_writable(path, reason) from error
         raise
+
+
+def _opened(beside: Path, shared: bool) -> BinaryIO:
+    """Open the file to write, and hold its lock: see `remove_leftovers`."""
+    while True:
+        file = open(beside, "wb", opener=None if shared else open_private)  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # removed between its opening and its locking
 
 
 def read_json(path: Path) -> Any:
@@ -198,23 +220,30 @@ def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) 
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def name_beside(path: Path) -> Path:
+    """Where a file is written before it takes its place; no other process uses the same name."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_BESIDE}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed have left beside the files of ``folder``.
 
-    Only for whoever holds the folder's lock, since a file that is being written looks alike.
+    A writer holds a lock on its file, which ends with it; what is being written is left alone. Each process does so
+    when it first writes into a folder.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / ".checkpoint.pt.123.tmp").touch(), (folder / ".mine.tmp").touch()
+    >>> name_beside(folder / "checkpoint.pt").touch(), (folder / ".mine.123.tmp").touch()
     (None, None)
-    >>> remove_leftovers(folder)
-    >>> [path.name for path in folder.iterdir()]
-    ['.mine.tmp']
+    >>> with replacing(folder / "model.pt") as file:
+    ...     remove_leftovers(folder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['.mine.123.tmp', 'model.pt']
     """
-    for path in folder.glob(".*.tmp"):
-        if path.name.split(".")[-2].isdecimal():
-            with suppress(OSError):
-                path.unlink()
+    for path in folder.glob(f".*{_BESIDE}"):
+        with suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def make_folder(path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -48,6 +52,45 @@ def test_what_fails_in_the_block_leaves_the_old_file_and_nothing_beside_it(
         fail()
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_goes_with_the_next_write_in_the_folder(tmp_path: Path) -> None:
+    write = (
+        "import os, sys; from pathlib import Path; from monai_fp4.atomic import replacing\n"
+        "with replacing(Path(sys.argv[1]) / sys.argv[2]) as file:\n"
+        "    file.write(b'half'); file.flush(); print('begun', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", write, str(tmp_path)]
+    dead, alive = (
+        subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("dead", "alive")
+    )
+    for process in (dead, alive):
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    dead.kill()
+    dead.wait()
+    (tmp_path / ".mine.7.tmp").touch()
+    write_atomically(tmp_path / "file", "text")
+    beside = f".alive.{alive.pid}.monai_fp4.tmp"
+    assert {each.name for each in tmp_path.iterdir()} == {".mine.7.tmp", "file", beside}
+    alive.communicate("")
+    assert {each.name for each in tmp_path.iterdir()} == {".mine.7.tmp", "file", "alive"}
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, locked = fcntl.flock, []
+
+    def remove_first(file: IO[bytes], how: int) -> None:
+        if not locked:
+            next(tmp_path.glob(".file.*")).unlink()
+        locked.append(how)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    write_atomically(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text" and len(locked) == 2
 
 
 def test_what_the_system_says_is_one_sentence(tmp_path: Path) -> None:

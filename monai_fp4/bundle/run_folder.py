@@ -29,7 +29,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from monai_fp4.atomic import make_private, read_json, remove_leftovers, replacing, write_atomically
+from monai_fp4.atomic import make_private, name_beside, read_json, remove_leftovers, replacing, write_atomically
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import differences
@@ -147,8 +147,13 @@ class RunFolder:
         """Whether the run reached its last epoch."""
         return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
 
-    def save(self, path: Path, content: Mapping[str, Any]) -> None:
+    def save(self, path: Path, content: Mapping[str, Any], *, flush_folder: bool = True) -> None:
         """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
+
+        Args:
+            path: the file.
+            content: what it is to hold.
+            flush_folder: False where another file of the folder is written next, see `replacing`.
 
         Raises:
             ConfigError: when the folder cannot be written to (no space, no permission).
@@ -156,7 +161,8 @@ class RunFolder:
         import torch  # here, since a sweep reads and writes folders without it
 
         try:
-            with replacing(path) as file:  # given a path, torch would keep the system's reason to itself
+            # Given a path instead of a file, torch would keep the system's reason to itself.
+            with replacing(path, flush_folder=flush_folder) as file:
                 torch.save(dict(content), file)
         except RuntimeError as error:  # torch's own, without a reason of the system behind it
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -167,7 +173,7 @@ class RunFolder:
     def keep_checkpoint(self) -> None:
         """Keep the checkpoint, from which an epoch has been trained by now, beside the one that is to be written."""
         if self.checkpoint_path.exists():
-            beside = self.previous_path.with_name(f".{self.previous_path.name}.{os.getpid()}.tmp")
+            beside = name_beside(self.previous_path)
             try:
                 beside.hardlink_to(self.checkpoint_path)
                 beside.replace(self.previous_path)

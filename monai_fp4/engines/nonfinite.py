@@ -10,7 +10,8 @@ them is not finite is the network run once more, layer by layer, to say where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,29 +49,43 @@ def first_nonfinite_layer(
     return found[0] if found else None
 
 
-def nonfinite_tensors(state: Mapping[str, Any]) -> list[str]:
-    """Name the tensors in a tree of them in which NaN or infinity stands.
+def nonfinite_tensors(state: Mapping[str, Any], infinite: Collection[str] = ()) -> list[str]:
+    """Name the tensors and numbers in a tree of them in which NaN or infinity stands.
 
     Args:
         state: such as a network's or an optimizer's ``state_dict``, or a whole checkpoint.
+        infinite: names where infinity may stand, such as a mask; NaN may not.
 
-    >>> nonfinite_tensors({"step": 3, "moments": {0: torch.ones(2), 1: torch.tensor([1, torch.nan])}})
-    ['moments.1']
+    >>> nonfinite_tensors({"lr": [0.1, math.nan], "moments": {0: torch.ones(2), 1: torch.tensor([1, torch.nan])}})
+    ['lr.1', 'moments.1']
     """
-    tensors = dict(_tensors(state, ""))
+    found: list[tuple[str, Tensor | float]] = list(_numbers(state, ""))
+    tensors = [value for _, value in found if isinstance(value, Tensor)]
     # One pass at the speed of memory. A norm may also overflow, so it only says that there is something to look for.
-    if not tensors or torch.isfinite(get_total_norm(list(tensors.values()))):
-        return []
-    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    with torch.no_grad():
+        suspicious = bool(tensors) and not torch.isfinite(get_total_norm(tensors))
+        return [
+            name
+            for name, value in found
+            if (suspicious if isinstance(value, Tensor) else not math.isfinite(value))
+            and not _is_finite(value, name in infinite)
+        ]
 
 
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _is_finite(value: Tensor | float, infinite: bool) -> bool:
+    tensor = torch.as_tensor(value)
+    return not tensor.isnan().any() if infinite else bool(tensor.isfinite().all())
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, Tensor | float]]:
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.numel():
-            yield name, value.detach()
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(item, f"{name}.{key}" if name else str(key))
+            yield name, value
+    elif isinstance(value, float):
+        yield name, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _numbers(item, f"{name}.{key}" if name else str(key))
 
 
 def what_is_kept(epoch: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from monai_fp4.atomic import write_atomically
 from monai_fp4.bundle.archive import check_archive, checksum
 from monai_fp4.bundle.checkpoint import (
     check_count,
@@ -24,6 +26,7 @@ from monai_fp4.bundle.checkpoint import (
     check_patients,
     check_scaler,
     check_scheduler,
+    without_scalars,
 )
 from monai_fp4.bundle.session import Session
 from monai_fp4.data import SliceDataset
@@ -96,7 +99,10 @@ class Recorder:
         self.history: list[dict[str, Any]] = []
         self.per_patient: list[dict[str, Any]] = []
         self.peak_memory_bytes = 0
-        self._infinite_by_design = nonfinite_tensors({"network": unwrap_ddp(network).state_dict()})  # such as a mask
+        # Such as a mask of the network, or the best score before there is one.
+        self._infinite_by_design = nonfinite_tensors(
+            {"network": unwrap_ddp(network).state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
+        )
         self._model_checksum: str | None = None
         self._checkpoint_is_good = True
         self._losses: list[float] = []
@@ -186,9 +192,6 @@ class Recorder:
                 f"{path} must be a checkpoint of this run, but {error}; remove it to start again, or restore it"
             ) from None
 
-    def _spoilt(self, state: Mapping[str, Any]) -> str | None:
-        return next((name for name in nonfinite_tensors(state) if name not in self._infinite_by_design), None)
-
     def _say_what_is_lost(self) -> None:
         if self.session.rank == 0:
             self.folder.cut_events({})
@@ -215,7 +218,7 @@ class Recorder:
             wrong = getattr(error, "strerror", None) or str(error)
         if best == self.history[-1]["epoch"]:
             if wrong or not described:
-                self._save_model()
+                self._save_model(unwrap_ddp(self.network).state_dict())
         elif wrong:
             raise ConfigError(
                 f"{path} must hold the weights of epoch {best}, but {wrong}; restore it, or remove"
@@ -251,19 +254,19 @@ class Recorder:
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self.session.device))
         if self.session.rank == 0:
             state = {
-                "network": unwrap_ddp(self.network).state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "network": dict(unwrap_ddp(self.network).state_dict()),  # without the versions of all its modules
+                "optimizer": without_scalars(self.optimizer.state_dict()),
                 "lr_scheduler": self.lr_scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
             }
-            if (name := self._spoilt(state)) is not None:
+            if names := nonfinite_tensors(state, self._infinite_by_design):
                 raise NumericsError(
                     f"a checkpoint must be finite, but after step {engine.state.iteration} (epoch {epoch}) NaN or"
-                    f" infinity stands in '{name}'; {what_is_kept(epoch)}; lower learning_rate or check the scans"
+                    f" infinity stands in '{names[0]}'; {what_is_kept(epoch)}; lower learning_rate or check the scans"
                 )
             if self.best is entry:
                 self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
             checkpoint = state | {
-                "scaler": self.scaler.state_dict(),
                 "epoch": epoch,
                 "history": self.history,
                 "per_patient": self._without_names(),
@@ -272,10 +275,10 @@ class Recorder:
             }
             if self._checkpoint_is_good:
                 self.folder.keep_checkpoint()
-            self.folder.save(self.folder.checkpoint_path, checkpoint)
+            self.folder.save(self.folder.checkpoint_path, checkpoint, flush_folder=False)  # metrics.json does
             self._checkpoint_is_good = True
             if self.best is entry:
-                self._save_model()
+                self._save_model(state["network"])
             self._write_metrics(finished=False)
         if self.patience is not None and epoch > self.warm_up and epoch - self.best["epoch"] >= self.patience:
             engine.terminate()
@@ -285,8 +288,8 @@ class Recorder:
         numbers = {patient: number for number, patient in enumerate(self.session.validation_patients, 1)}
         return [row | {"patient": numbers.get(row["patient"], row["patient"])} for row in self.per_patient]
 
-    def _save_model(self) -> None:
-        self.folder.save(self.folder.model_path, unwrap_ddp(self.network).state_dict())
+    def _save_model(self, weights: Mapping[str, Any]) -> None:
+        self.folder.save(self.folder.model_path, weights, flush_folder=False)  # as above
         self._model_checksum = checksum(self.folder.model_path)
 
     def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
@@ -302,7 +305,8 @@ class Recorder:
                 "fp": curve.fp.tolist(),
             }
             totals = {"positives": int(curve.positives), "negatives": int(curve.negatives)}
-            self.folder.write_json("pr_curve.json", {"epoch": entry["epoch"]} | totals | columns)
+            curve_file = json.dumps({"epoch": entry["epoch"]} | totals | columns)  # which nobody reads line by line
+            write_atomically(self.folder.path / "pr_curve.json", curve_file + "\n")
 
     @property
     def best(self) -> dict[str, Any]:

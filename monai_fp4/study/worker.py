@@ -257,7 +257,9 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    beside = folder / f".cell.json.{os.getpid()}.tmp"
+    from monai_fp4.atomic import name_beside
+
+    beside = name_beside(folder / "cell.json")
     try:
         with open(beside, "w", encoding="utf-8", opener=_open_private) as file:
             file.write(json.dumps(record, indent=2) + "\n")

@@ -15,7 +15,13 @@ import torch
 from tiny_runs import Dataset, contents, refusal, train
 
 from monai_fp4.bundle import RunFolder
-from monai_fp4.bundle.checkpoint import check_optimizer, check_scaler, check_scheduler, check_weights
+from monai_fp4.bundle.checkpoint import (
+    check_optimizer,
+    check_scaler,
+    check_scheduler,
+    check_weights,
+    without_scalars,
+)
 from monai_fp4.errors import ConfigError
 from monai_fp4.optimizers import MuonAdamW
 
@@ -101,6 +107,10 @@ CRAFTED: dict[str, Callable[[Any], Any]] = {
     "more steps than were made": change(*STATE, "step", to=torch.tensor(1e6)),
     "steps below 0": change(*STATE, "step", to=torch.tensor(-1.0)),
     "steps of another shape": change(*STATE, "step", to=torch.zeros(5)),
+    "steps below 0 as a number": change(*STATE, "step", to=-1.0),
+    "steps that are NaN": change(*STATE, "step", to=float("nan")),
+    "steps that are a text": change(*STATE, "step", to="1"),
+    "steps too many for floats": change(*STATE, "step", to=10**400),
     "a schedule that is a list": change("lr_scheduler", to=[]),
     "a schedule that stands elsewhere": change("lr_scheduler", "last_epoch", to=0),
     "a schedule of other steps": change("lr_scheduler", "total_steps", to=10**6),
@@ -223,6 +233,7 @@ def test_what_an_optimizer_writes_passes(kind: Any) -> None:
     state = copy.deepcopy(optimizer.state_dict())
     checked = check_optimizer(state, optimizer, 3)
     assert same(checked, state)
+    assert same(check_optimizer(without_scalars(state), optimizer, 3), state)  # as it is written
     assert check_scheduler(schedule.state_dict(), schedule, checked, 1, 3) == schedule.state_dict()
     torch.testing.assert_close(check_weights(network.state_dict(), network), weights, rtol=0, atol=0)
     assert same(optimizer.state_dict(), state)  # the check has made no step

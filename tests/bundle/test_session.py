@@ -30,7 +30,7 @@ def test_a_session_claims_its_folder(tiny: Dataset, tmp_path: Path) -> None:
     assert set(contents(tmp_path / "run")) == {".lock", "config.json", "environment.json", "patients.json"}
     with pytest.raises(ConfigError, match=f"one run at a time may work in .*process {os.getpid()} on host"):
         session(tiny, tmp_path / "run")
-    (tmp_path / "run" / ".checkpoint.pt.123.tmp").touch()
+    (tmp_path / "run" / ".checkpoint.pt.123.monai_fp4.tmp").touch()
     started.close()
     session(tiny, tmp_path / "run").close()
     assert set(contents(tmp_path / "run")) == {"config.json", "environment.json", "patients.json"}

@@ -314,10 +314,26 @@ def _moment(network: nn.Module, optimizer: Optimizer, step: int) -> None:
         optimizer.state[network[0].weight]["exp_avg_sq"][0, 0] = math.inf  # type: ignore[index,union-attr]
 
 
+def _count(network: nn.Module, optimizer: Optimizer, step: int) -> None:
+    if step == 6:
+        optimizer.state[network[0].weight]["step"].fill_(math.nan)  # type: ignore[index,union-attr]
+
+
+def _rate(_network: nn.Module, optimizer: Optimizer, step: int) -> None:
+    if step == 6:
+        optimizer.param_groups[0]["lr"] = math.nan
+
+
 @pytest.mark.parametrize("fold", [0, "all"])
 @pytest.mark.parametrize(
     ("spoil", "named"),
-    [(_weight, "network.0.weight"), (_statistic, "network.1.running_var"), (_moment, "optimizer.state.0.exp_avg_sq")],
+    [
+        (_weight, "network.0.weight"),
+        (_statistic, "network.1.running_var"),
+        (_moment, "optimizer.state.0.exp_avg_sq"),
+        (_count, "optimizer.state.0.step"),
+        (_rate, "optimizer.param_groups.0.lr"),
+    ],
 )
 def test_what_is_not_finite_is_never_written_over_what_is(
     tmp_path: Path, fold: int | str, spoil: Any, named: str
@@ -337,6 +353,19 @@ def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path: Path, monkeypatc
     monkeypatch.setattr(nn.BatchNorm1d, "reset_running_stats", lambda self: self.running_var.fill_(math.inf))
     small_run(tmp_path)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["1.running_var"].item() == math.inf
+
+    def spoil(network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+        if step == 9:
+            network[1].running_var[0] = math.nan  # type: ignore[index,union-attr]
+
+    with pytest.raises(NumericsError, match=r"NaN or infinity stands in 'network\.1\.running_var'"):
+        small_run(tmp_path / "spoilt", spoil=spoil)
+
+
+def test_a_scaler_that_is_not_finite_is_never_written_over_one_that_is(tmp_path: Path) -> None:
+    with pytest.raises(NumericsError, match=r"'scaler\.scale'"):
+        small_run(tmp_path, scaler=torch.amp.GradScaler("cpu", init_scale=math.inf))
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def _cut(path: Path) -> None:

@@ -59,6 +59,8 @@ def write_report(
     tables = collect(study)
     found = analyse(tables, margin)
     pages = build_pages(found)
+    if not (folder / _MARK).exists():  # so that a report which is cut off can be written again
+        _write_mark(folder, "", previous)
     written = [_MARK]
     for page in pages:
         for picture in chain.from_iterable(page.pictures.values()):
@@ -88,9 +90,7 @@ def write_report(
     for name in previous:
         if name not in written:
             (folder / name).unlink(missing_ok=True)
-    write_atomically(
-        folder / _MARK, json.dumps({"monai_fp4_report": 1, "made": made, "files": written}, indent=2) + "\n"
-    )
+    _write_mark(folder, made, written)
     return folder / "index.html", tables
 
 
@@ -105,6 +105,10 @@ def environment() -> Environment:
     )
     found.filters["cell"] = format_cell
     return found
+
+
+def _write_mark(folder: Path, made: str, files: list[str]) -> None:
+    write_atomically(folder / _MARK, json.dumps({"monai_fp4_report": 1, "made": made, "files": files}, indent=2) + "\n")
 
 
 def _previous(folder: Path) -> list[str]:

@@ -22,6 +22,18 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+def test_a_report_that_was_cut_off_is_written_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monai_fp4.report.pages.write._write_table", cut)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(study)
+    monkeypatch.undo()
+    page, _ = write_report(study)
+    assert page.is_file() and "index.html" in json.loads((study / "report" / "report.json").read_text())["files"]
+
+
 def test_nothing_outside_the_report_is_deleted_or_written(study: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
