@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -292,6 +293,7 @@ def error_in_chain(error: BaseException | None) -> MonaiFP4Error | None:
 def install_error_hook() -> None:
     """Print the user's errors as one sentence rather than a traceback; ``MONAI_FP4_DEBUG=1`` shows all of it.
 
+    SIGTERM ends the process with a sentence too, wherever it is; a training that has begun ends after its step.
     MONAI instantiates the config, so it stands between our errors and the terminal; the hook is set only once a bundle
     has begun to run and leaves every other exception as it was.
     """
@@ -312,6 +314,7 @@ def install_error_hook() -> None:
 
     hook.is_monai_fp4 = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+    _listen_to_sigterm()
     of_threads = threading.excepthook
 
     def thread_hook(args: threading.ExceptHookArgs) -> None:
@@ -321,3 +324,21 @@ def install_error_hook() -> None:
             of_threads(args)
 
     threading.excepthook = thread_hook
+
+
+def _listen_to_sigterm() -> None:
+    # Several processes wait for each other within the system, where Python hears nothing: there the system's way is
+    # quicker. Somebody else's handler, such as Ray's, stays.
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1 and threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    process = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+        if os.getpid() != process:  # a process that loads data
+            os.kill(os.getpid(), number)
+        os.write(2, b"\nended by SIGTERM; the same command starts again, or goes on after the last finished epoch\n")
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)

@@ -69,6 +69,33 @@ def test_a_signal_ends_a_run_after_its_step(
     assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
 
 
+def test_sigterm_before_the_first_step_ends_it_at_once_with_a_sentence(tiny: Dataset, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import time\n"
+        "from tiny_runs import Dataset, workflow; from monai_fp4.bundle import session\n"
+        "def stay(*_):\n    print('staying', flush=True)\n    time.sleep(300)\n"
+        "session.prepare_data = stay\n"
+        "workflow(Dataset(Path(sys.argv[2]), Path(sys.argv[3])), Path(sys.argv[4])).initialize()\n"
+    )
+    folder = tmp_path / "run"
+    words = [str(REPOSITORY / "tests"), str(tiny.dataset_dir), str(tiny.manifest), str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and any(line == "staying\n" for line in process.stdout)
+        assert (folder / ".lock").exists()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "ended by SIGTERM; the same command starts again" in said and "Traceback" not in said
+    assert not folder.exists()
+
+
 def test_a_second_signal_ends_it_at_once(tiny: Dataset, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -99,9 +126,9 @@ def test_a_second_signal_ends_it_at_once(tiny: Dataset, tmp_path: Path) -> None:
 def test_a_signal_during_validation_ends_the_run_after_the_patient(
     tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     flow = workflow(tiny, tmp_path / "run")
     flow.initialize()
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     evaluator = item(flow, "validate#evaluator")
     evaluator.add_event_handler(Events.ITERATION_STARTED(once=1), lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
