@@ -15,6 +15,10 @@ from collections.abc import Iterable
 __all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "printable", "unknown_name"]
 
 
+_LONGEST = 2000
+"""Characters of a sentence: what was given may be a whole file."""
+
+
 def printable(text: str) -> str:
     r"""Write out what a terminal or a page would obey rather than show, as a stranger's file name may hold it.
 
@@ -30,8 +34,13 @@ class MonaiFP4Error(Exception):
     """Base class: catch this one to catch everything that this package reports to its user."""
 
     def __str__(self) -> str:
-        """The sentence, on one line, with nothing that a terminal would obey."""
-        return printable(super().__str__())
+        """The sentence, on one line, with nothing that a terminal would obey; of an endless one the middle is left out.
+
+        >>> len(str(ConfigError("seed must be a number, but " + "x" * 10**6 + " was given")))
+        2005
+        """
+        said = printable(super().__str__())
+        return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
 
 
 class ConfigError(MonaiFP4Error, ValueError):
@@ -61,7 +70,7 @@ def unknown_name(
         The exception, for the caller to raise.
     """
     names = list(known)
-    nearest = difflib.get_close_matches(str(given), names, n=3, cutoff=0.3)
+    nearest = difflib.get_close_matches(str(given)[:100], names, n=3, cutoff=0.3)
     hint = (
         f"the nearest names are {_quote(nearest)} (all: {_quote(names)})" if nearest else f"known are {_quote(names)}"
     )

@@ -212,7 +212,8 @@ def _patients(run: Path, metrics: Mapping[str, Any], problems: list[str]) -> lis
             found = read_json(path).get("per_patient", found)
         except (ConfigError, AttributeError) as error:
             problems.append(f"{path} is no evaluation that can be read ({error})")
-    entries = [entry for entry in found or () if isinstance(entry, Mapping) and "patient" in entry]
+    listed = found if isinstance(found, list) else []
+    entries = [entry for entry in listed if isinstance(entry, Mapping) and "patient" in entry]
     return [
         {"patient": printable(str(entry["patient"]))}
         | {name: _number(entry.get(name)) for name in ("auprc", "recall", "dice")}

@@ -116,6 +116,8 @@ class StudyDefinition:
         wrong += [n for n in ("archs", "scales", "folds", "seeds") if not isinstance(values.get(n, []), list)]
         if wrong:
             raise _not_a_study(source, wrong[0])
+        axes = {n: values[n] for n in ("archs", "scales", "folds", "seeds")}
+        wrong += [n for n, axis in axes.items() if len(set(map(repr, axis))) < len(axis)]  # each cell once
         wrong += [n for n in ("archs", "scales") if not all(isinstance(name, str) for name in values[n])]
         wrong += ["further" for axis in values.get("further", {}).values() if not isinstance(axis, list)]
         wrong += ["recipes" for recipe in values["recipes"].values() if not _names_a_bundle(recipe)]
