@@ -17,7 +17,7 @@ PARTS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env install demo test lint format types docs bundles bench clean
+.PHONY: help env install demo test lint format types docs bundles audit bench clean
 
 help: ## list the targets
 	@$(or $(PYTHON),python3) -c 'import re; [print(f"  make {m[1]:9} {m[2]}") for line in open("Makefile") if (m := re.match(r"([a-z]+):.*## (.*)", line))]'
@@ -63,8 +63,14 @@ docs: $(INSTALLED) ## build the documentation in site/, warnings as errors
 bundles: $(INSTALLED) ## check that bundles/ is what its template writes
 	.venv/bin/monai-fp4 bundles check
 
+# Not part of CI, which needs no network once it is installed.
+audit: $(INSTALLED) ## ask PyPI which faults are known in the versions of constraints.txt
+	$(PY) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict
+
 bench: $(INSTALLED) ## measure everything beside its peers, write benchmarks/results and the picture
 	$(PY) benchmarks/run.py --parts $(PARTS) $(BENCH_ARGS)
 
 clean: ## remove .venv and everything that was built
-	@$(or $(PYTHON),python3) -c 'import shutil; [shutil.rmtree(d, ignore_errors=True) for d in (".venv", "build", "dist", "site", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]'
+	@$(or $(PYTHON),python3) -c 'import shutil; [shutil.rmtree(d, ignore_errors=True) for d in (".venv", ".audit", "build", "dist", "site", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]'

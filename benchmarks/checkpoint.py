@@ -1,85 +1,151 @@
-"""What it costs to write a checkpoint that cannot be lost, beside one that is only written.
+"""What a training step and a checkpoint cost, beside what they cost before anything was done for them not to be lost.
 
     python benchmarks/checkpoint.py
 
-Both write the same network and AdamW's moments into the same folder, flushed to the disk. Beside that, a run looks
-whether all of it is finite, keeps the checkpoint before, and notes the checksum of the weights. They take turns; both
-the clock, which waits for the disk, and processor time are read, and the least of the rounds counts, since other
-processes only ever add to it. A step costs nothing more: it looks at the loss and the norm of the gradient, as before.
+The commit before is taken out of the repository's history. Both train the same bundle on the same phantom patients, in
+processes of their own that take turns; a step is measured between Ignite's events, and a checkpoint is all that
+``Recorder`` does after an epoch: it looks whether everything is finite, writes ``checkpoint.pt``, the weights and the
+JSON files, flushes them to the disk and keeps the checkpoint before. Each epoch is made the best one, so ``model.pt``
+is always among them. Both the clock, which waits for the disk, and processor time are read, and the median counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
 import tempfile
 import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import torch
-from common import RESULTS, Results
-
-from monai_fp4 import build_network
-from monai_fp4.bundle import RunFolder
-from monai_fp4.bundle.archive import checksum
-from monai_fp4.engines import nonfinite_tensors
+BEFORE = "b5c345a"
+OPTIONS = {"image_size": [64, 64], "batch_size": 4, "num_workers": 0, "device": "cpu"}
 
 
-def checkpoint(arch: str, scale: str) -> dict[str, Any]:
-    """A network and its optimizer after a step."""
-    network = build_network(arch, scale)
-    optimizer = torch.optim.AdamW(network.parameters())
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    return {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+class Timed:
+    """Clock and processor time of whatever happens between `begin` and `end`."""
+
+    def __init__(self) -> None:
+        self.seconds: list[tuple[float, float]] = []
+
+    def begin(self, *_: Any) -> None:
+        """Remember the time."""
+        self._clock, self._processor = time.perf_counter(), time.process_time()
+
+    def end(self, *_: Any) -> None:
+        """Add what has passed."""
+        self.seconds.append((time.perf_counter() - self._clock, time.process_time() - self._processor))
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed."""
+
+        @functools.wraps(call)
+        def timed(*args: Any) -> Any:
+            self.begin()
+            result = call(*args)
+            self.end()
+            return result
+
+        return timed
 
 
-def measure(state: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Write it both ways, in turns."""
+def train(bundle: str, folder: Path, epochs: int) -> dict[str, list[tuple[float, float]]]:
+    """Train with whatever version of the package stands on the path; runs in a process of its own."""
+    import torch
+    from ignite.engine import Events
+    from monai.bundle import ConfigWorkflow
+
+    was_in = "monai_fp4.loop"
+    Recorder = import_module(was_in if find_spec(was_in) else "monai_fp4.handlers").Recorder  # noqa: N806
+    torch.set_num_threads(1)
+    steps, checkpoints = Timed(), Timed()
+    Recorder.record = checkpoints.around(Recorder.record)
+    Recorder.best = property(lambda recorder: recorder.history[-1])
+    given = OPTIONS | {"dataset_dir": str(folder / "data"), "output_dir": str(folder / "run"), "epochs": epochs}
+    given["manifest"] = str(folder / "data.json")
+    flow = ConfigWorkflow(config_file=bundle, workflow_type="train", logging_file=False, **given)
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(Events.ITERATION_STARTED, steps.begin)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, steps.end)
+    flow.run()
+    return {"step": steps.seconds, "checkpoint": checkpoints.seconds}
+
+
+def measured(version: Path, bundle: str, epochs: int) -> dict[str, list[list[float]]]:
+    """What `train` measures, with the package as it is in the folder ``version``."""
     with tempfile.TemporaryDirectory(dir=".") as name:  # not in memory, where the system's temporary folder may be
-        folder = RunFolder(name)
+        manifest = json.loads((version / "data_manifests" / "phantom.json").read_text())
+        one_a_fold = list({patient["fold"]: patient for patient in manifest["patients"]}.values())
+        Path(name, "data.json").write_text(json.dumps(manifest | {"patients": one_a_fold}))
+        config = str(version / "bundles" / f"{bundle}.json")
+        command = [sys.executable, __file__, "--train", config, "--folder", name, "--epochs", str(epochs)]
+        environment = os.environ | {"PYTHONPATH": str(version), "OMP_NUM_THREADS": "1"}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if said.returncode:
+            raise SystemExit(said.stdout + said.stderr)
+        seconds: dict[str, list[list[float]]] = json.loads(said.stdout.splitlines()[-1])
+        return seconds
 
-        def only_written() -> None:
-            folder.save(folder.checkpoint_path, state)
-            folder.save(folder.model_path, state["network"])
 
-        def not_lost() -> None:
-            assert not nonfinite_tensors(state)
-            folder.event_sizes()
-            folder.keep_checkpoint()
-            folder.save(folder.checkpoint_path, state)
-            folder.save(folder.model_path, state["network"])
-            checksum(folder.model_path)
+def compare(bundle: str, before: Path, rounds: int, epochs: int) -> dict[str, Any]:
+    """Measure both versions in turns; the medians of clock and processor time."""
+    from common import ROOT
 
-        rounds: dict[str, list[tuple[float, float]]] = {"only written": [], "not lost": []}
-        for number in range(-1, repeats):
-            for name, write in (("only written", only_written), ("not lost", not_lost)):
-                clock, processor = time.perf_counter(), time.process_time()
-                write()
-                if number >= 0:
-                    rounds[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    each: dict[str, dict[str, list[list[float]]]] = {}
+    for _ in range(rounds):
+        for name, version in (("before", before), ("now", ROOT)):
+            for what, seconds in measured(version, bundle, epochs).items():
+                each.setdefault(what, {}).setdefault(name, []).extend(seconds)
     return {
-        name: {"clock": min(clock for clock, _ in each), "processor": min(busy for _, busy in each), "rounds": each}
-        for name, each in rounds.items()
+        what: {
+            name: {"clock": median(pair[0] for pair in pairs), "processor": median(pair[1] for pair in pairs)}
+            for name, pairs in by_name.items()
+        }
+        | {"counted": {name: len(pairs) for name, pairs in by_name.items()}}
+        for what, by_name in each.items()
     }
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["unet_500k", "swin_15m"])
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--output", type=Path, default=RESULTS / "checkpoint.json")
+    parser.add_argument("--bundles", nargs="+", default=["unet_500k_sr", "swin_15m_bf16"])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # for in_turns to read processor time
-    results = Results(options.output, "cpu", {"repeats": options.repeats})
-    cells = {}
-    for network in options.networks:
-        cells[network] = measure(checkpoint(*network.split("_")), options.repeats)
-        for name, seconds in cells[network].items():
-            print(f"{network} {name:12} {seconds['clock']:.4f} s, {seconds['processor']:.4f} s of processor time")
-        results.write({"cells": cells})
+    if options.train:
+        print(json.dumps(train(options.train, options.folder, options.epochs)))
+        return
+    import torch
+    from common import RESULTS, ROOT, Results
+
+    torch.set_num_threads(1)  # as in those that train
+    protocol = OPTIONS | {"before": BEFORE, "rounds": options.rounds, "epochs": options.epochs}
+    results, cells = Results(options.output or RESULTS / "checkpoint.json", "cpu", protocol), {}
+    with tempfile.TemporaryDirectory() as name:
+        archive = subprocess.run(["git", "archive", BEFORE], cwd=ROOT, capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(name, filter="data")
+        for bundle in options.bundles:
+            cells[bundle] = compare(bundle, Path(name), options.rounds, options.epochs)
+            for what, cell in cells[bundle].items():
+                numbers = [f"{cell[n][k]:.4f} s {k} {n}" for k in ("clock", "processor") for n in ("before", "now")]
+                print(bundle, what, ", ".join(numbers), flush=True)
+            results.write({"cells": cells})
 
 
 if __name__ == "__main__":

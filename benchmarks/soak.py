@@ -5,8 +5,9 @@
 Half of the time goes to processes: the command line of a run is started and ended at a random moment by SIGKILL,
 SIGTERM or SIGINT, now and then a file is damaged while nobody trains, a second start is tried while one does, and the
 command is given again until the run has finished. Its weights and its history must then be those of a run that
-nothing happened to, to the last bit. The other half goes to one process that trains and evaluates over and over, whose
-memory, open files and threads are to stay flat.
+nothing happened to, to the last bit. Then it is evaluated, which may be killed and given again as well, and must say
+what the evaluation of the other run says. The other half goes to one process that trains and evaluates over and over,
+whose memory, open files and threads are to stay flat: all of them are kept, one a training.
 
 Whatever is otherwise ends the script with an error. Moments and faults follow from ``--seed``; how many there are, from
 the speed of the machine.
@@ -30,6 +31,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from common import RESULTS, ROOT, load_average, machine, write_whole
@@ -37,6 +39,7 @@ from common import RESULTS, ROOT, load_average, machine, write_whole
 EPOCHS = 6
 OPTIONS = {"image_size": "[32,32]", "epochs": EPOCHS, "batch_size": 16, "num_workers": 0, "device": "cpu"}
 BUNDLE = ROOT / "bundles" / "unet_500k_sr.json"
+EVALUATION = ROOT / "bundles" / "evaluate.json"
 STATUSES = {
     signal.SIGKILL: {-signal.SIGKILL},
     # Before its first step, and after its last, a run is ended by the signal itself.
@@ -54,18 +57,36 @@ def write_manifest(path: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def words(folder: Path, data: Path) -> list[str]:
-    """The command line of a run."""
-    options = OPTIONS | {"output_dir": folder, "dataset_dir": data, "manifest": data.with_suffix(".json")}
+def words(bundle: Path, **options: Any) -> list[str]:
+    """The command line of a bundle."""
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(BUNDLE), *given]
+    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle), *given]
 
 
-def start(folder: Path, data: Path) -> subprocess.Popen[str]:
-    """Start a run, or go on with it."""
+def training(folder: Path, data: Path) -> list[str]:
+    """The command line of a run."""
+    return words(BUNDLE, **OPTIONS, output_dir=folder, dataset_dir=data, manifest=data.with_suffix(".json"))
+
+
+def evaluation(folder: Path, data: Path) -> list[str]:
+    """The command line of a run's evaluation, in a folder within the run's."""
+    where = {"run_dir": folder, "output_dir": folder / "evaluation", "split": "val", "device": "cpu"}
+    return words(EVALUATION, dataset_dir=data, manifest=data.with_suffix(".json"), **where)
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command in a session of its own."""
     return subprocess.Popen(
-        words(folder, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+
+
+def whole(command: list[str]) -> float:
+    """Let a command come to its end; its seconds."""
+    begun = time.monotonic()
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    return time.monotonic() - begun
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -77,7 +98,14 @@ def outcome(folder: Path) -> dict[str, Any]:
     said["history"] = [{name: v for name, v in entry.items() if name not in timed} for entry in said["history"]]
     del said["peak_memory_bytes"]
     leftovers = [path.name for path in folder.iterdir() if path.suffix == ".tmp" or path.name == ".lock"]
-    return {"metrics": said, "model": check_archive(folder / "model.pt"), "leftovers": leftovers}
+    evaluated = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    del evaluated["source"]  # where the run is
+    return {
+        "metrics": said,
+        "model": check_archive(folder / "model.pt"),
+        "evaluation": evaluated,
+        "leftovers": leftovers,
+    }
 
 
 def damage(folder: Path, rng: random.Random) -> str:
@@ -101,15 +129,16 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 def killed_run(folder: Path, data: Path, seconds: float, rng: random.Random, counts: Counter[str]) -> None:
     """One run to its end, with whatever happens on the way."""
+    command = training(folder, data)
     for _ in range(6):
-        process = start(folder, data)
+        process = start(command)
         number = rng.choice(list(STATUSES))
         try:
             said, _ = process.communicate(timeout=rng.uniform(0.2, 0.8) * seconds)
         except subprocess.TimeoutExpired:
             if (folder / ".lock").exists() and rng.random() < 0.4:
                 process.send_signal(signal.SIGSTOP)  # or it might have finished before the second one asks
-                second = subprocess.run(words(folder, data), capture_output=True, text=True, check=False)
+                second = subprocess.run(command, capture_output=True, text=True, check=False)
                 if (folder / ".lock").exists():
                     assert second.returncode == 1 and "one run at a time" in second.stderr, second.stderr
                     counts["second starts refused"] += 1
@@ -120,7 +149,7 @@ def killed_run(folder: Path, data: Path, seconds: float, rng: random.Random, cou
                 break
             assert process.returncode in STATUSES[number], (number, process.returncode, said)
             assert "Traceback" not in said or process.returncode != 128 + number, said
-            counts[f"ended by {number.name}"] += 1
+            counts[f"trainings ended by {number.name}"] += 1
             if how := damage(folder, rng):
                 counts[how] += 1
         else:
@@ -128,22 +157,42 @@ def killed_run(folder: Path, data: Path, seconds: float, rng: random.Random, cou
             break
         counts["resumed"] += 1
     else:
-        said, _ = (process := start(folder, data)).communicate()
-        assert process.returncode == 0, said
-    counts["runs"] += 1
+        whole(command)
+    counts["runs finished"] += 1
+
+
+def killed_evaluation(folder: Path, data: Path, seconds: float, rng: random.Random, counts: Counter[str]) -> None:
+    """Evaluate a finished run; half of the times at the second attempt, after a first one that was killed."""
+    command = evaluation(folder, data)
+    if rng.random() < 0.5:
+        process = start(command)
+        try:
+            process.communicate(timeout=rng.uniform(0.4, 0.95) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            counts["evaluations ended by SIGKILL"] += 1
+        if (folder / "evaluation" / "metrics.json").exists():
+            counts["evaluations finished"] += 1
+            return
+    whole(command)
+    counts["evaluations finished"] += 1
 
 
 def in_processes(folder: Path, until: float, rng: random.Random) -> Counter[str]:
-    """Kill and resume runs until the time is over; the first one is left alone."""
+    """Kill and resume runs, and evaluate them, until the time is over; the first one is left alone."""
     counts: Counter[str] = Counter()
-    data, begun = folder / "data", time.monotonic()
-    said = subprocess.run(words(folder / "whole", data), capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    seconds, right = time.monotonic() - begun, outcome(folder / "whole")
-    while time.monotonic() < until or not counts["runs"]:
-        killed_run(folder / "run", data, seconds, rng, counts)
-        assert outcome(folder / "run") == right, "a run that was killed ends with other numbers"
-        shutil.rmtree(folder / "run")
+    data, untouched, run = folder / "data", folder / "whole", folder / "run"
+    whole(training(untouched, data))  # which writes the patients too
+    shutil.rmtree(untouched)
+    seconds = whole(training(untouched, data)), whole(evaluation(untouched, data))
+    right = outcome(untouched)
+    while time.monotonic() < until or not counts["runs finished"]:
+        killed_run(run, data, seconds[0], rng, counts)
+        killed_evaluation(run, data, seconds[1], rng, counts)
+        assert outcome(run) == right, "a run that was killed ends with other numbers"
+        shutil.rmtree(run)
+        print(dict(counts), file=sys.stderr, flush=True)
     return counts
 
 
@@ -168,8 +217,8 @@ def in_one_process(folder: Path, until: float) -> dict[str, Any]:
     more = {"dataset_dir": str(folder / "data"), "manifest": str(folder / "data.json"), "device": "cpu"}
     while time.monotonic() < until or len(states) < WARM_UP + 2:
         options = OPTIONS | more | {"epochs": 1, "image_size": [32, 32], "output_dir": str(folder / "run")}
-        evaluation = more | {"run_dir": str(folder / "run"), "output_dir": str(folder / "evaluation"), "split": "val"}
-        for bundle, changes in ((BUNDLE, options), (ROOT / "bundles" / "evaluate.json", evaluation)):
+        evaluated = more | {"run_dir": str(folder / "run"), "output_dir": str(folder / "evaluation"), "split": "val"}
+        for bundle, changes in ((BUNDLE, options), (EVALUATION, evaluated)):
             flow = ConfigWorkflow(config_file=str(bundle), workflow_type="train", logging_file=False, **changes)
             flow.initialize()
             flow.run()
@@ -181,11 +230,15 @@ def in_one_process(folder: Path, until: float) -> dict[str, Any]:
             shutil.rmtree(folder / name)
         states.append(state_of_process())
         print(json.dumps(states[-1]), file=sys.stderr, flush=True)
-    first, last = states[WARM_UP], states[-1]
+    held = {name: [state[name] for state in states] for name in states[0]}
+    later = held["resident_bytes"][len(states) // 2 :]
     return {
         "trainings_and_evaluations": len(states),
-        "after_warm_up": first,
-        "at_the_end": last,
+        "after_warm_up": states[WARM_UP],
+        "at_the_end": states[-1],
+        "most": {name: max(values[WARM_UP:]) for name, values in held.items()},
+        "bytes_a_training_in_the_second_half": round(linear_regression(range(len(later)), later).slope),
+        "resident_mib": [round(value / 2**20) for value in held["resident_bytes"]],
     }
 
 
@@ -196,6 +249,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has processes in the background ignore it
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     begun, load = time.monotonic(), load_average()
     with tempfile.TemporaryDirectory() as name:

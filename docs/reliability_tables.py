@@ -16,43 +16,69 @@ def soak() -> str:
         counted = markdown(
             ["In processes of their own", "Times"], ([n, str(v)] for n, v in content["processes"].items())
         )
-        first, last = one["after_warm_up"], one["at_the_end"]
-        memory = [f"{state['resident_bytes'] / 2**20:.0f}" for state in (first, last)]
+        states = [one[when] for when in ("after_warm_up", "most", "at_the_end")]
         rows = [
-            ["resident memory, MiB", *memory],
-            ["open files", str(first["open_files"]), str(last["open_files"])],
-            ["threads", str(first["threads"]), str(last["threads"])],
+            ["resident memory, MiB", *(f"{state['resident_bytes'] / 2**20:.0f}" for state in states)],
+            *([name.replace("_", " "), *(str(s[name]) for s in states)] for name in ("open_files", "threads")),
         ]
         count = one["trainings_and_evaluations"]
-        after = f"after {count} trainings and evaluations"
-        held = markdown(["In one process", "after warm-up", after], rows)
+        held = markdown(["In one process", "after warm-up", "most", f"after {count} trainings and evaluations"], rows)
+        slope = one["bytes_a_training_in_the_second_half"] / 2**10
+        trend = f"A line through the memory of the second half of them rises by {slope:.1f} KiB a training."
         machine = content["machine"]
         source = (
             f"`{protocol['bundle']}`, {content['seconds'] / 60:.0f} minutes on {machine['name']}; load average before"
             f" {content['load_average']['before']:.1f}. From `benchmarks/results/soak.json`, by"
             f" `python benchmarks/soak.py --minutes {protocol['minutes']:g}`."
         )
-        return "\n\n".join((counted, held, source))
+        return "\n\n".join((counted, held, trend, source))
 
     return measured("soak", table)
 
 
 def checkpoint_cost() -> str:
-    """Time of a checkpoint with its checks, over one without."""
+    """Time of a step and of a checkpoint, over those of the commit before."""
 
     def table(content: Mapping[str, Any]) -> str:
-        header = ["Network", "Seconds", "only written", "not lost", "ratio"]
+        protocol = content["protocol"]
+        header = ["Bundle", "", "Milliseconds", f"before ({protocol['before']})", "now", "ratio"]
         rows = []
-        for network, cell in content["cells"].items():
-            for what, label in (("clock", "with the disk"), ("processor", "of processor time")):
-                numbers = [cell[name][what] for name in ("only written", "not lost")]
-                rows.append([f"`{network}`", label, *(f"{n:.4f}" for n in numbers), f"{numbers[1] / numbers[0]:.3f}"])
+        for bundle, cells in content["cells"].items():
+            for what, cell in cells.items():
+                for kind, label in (("processor", "of processor time"), ("clock", "by the clock")):
+                    before, now = cell["before"][kind], cell["now"][kind]
+                    numbers = [f"{1000 * before:.2f}", f"{1000 * now:.2f}", f"{now / before:.3f}"]
+                    rows.append([f"`{bundle}`", what, label, *numbers])
         load = content["run"]["load_average"]["before"]
-        source = f"Least of {content['protocol']['repeats']} rounds; load average before {load:.1f}."
+        size = "x".join(map(str, protocol["image_size"]))
+        source = (
+            f"Batches of {protocol['batch_size']} at {size}; medians of {protocol['rounds']} trainings of"
+            f" {protocol['epochs']} epochs each, in turns; load average before {load:.1f}."
+        )
         origin = "From `benchmarks/results/checkpoint.json`, by `benchmarks/checkpoint.py`."
         return f"{markdown(header, rows)}\n\n{source} {origin}"
 
     return measured("checkpoint", table)
 
 
-TABLES: dict[str, Callable[[], str]] = {"checkpoint_cost": checkpoint_cost, "soak": soak}
+def fuzz() -> str:
+    """Inputs tried on each reader, and what became of them."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        header = ["Read", "inputs", "taken", "refused", "longest, s", "most memory, MiB"]
+        rows = [
+            [
+                name,
+                *(str(count) for count in (found["taken"] + found["refused"], found["taken"], found["refused"])),
+                f"{found['longest_seconds']:.2f}",
+                f"{found['most_memory_mib']:.0f}",
+            ]
+            for name, found in content["inputs"].items()
+        ]
+        origin = "From `benchmarks/results/fuzz.json`, by `benchmarks/fuzz.py`; seconds are of processor time."
+        return f"{markdown(header, rows)}\n\n{origin}"
+
+    return measured("fuzz", table)
+
+
+TABLES: dict[str, Callable[[], str]] = {"checkpoint_cost": checkpoint_cost, "fuzz": fuzz, "soak": soak}
