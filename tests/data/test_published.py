@@ -130,6 +130,13 @@ READ: Mapping[str, tuple[Callable[[Path], None], str, tuple[str, ...], list[str]
     "volumes beside their masks": (
         each(volume, "s{n}.nii.gz", "s{n}_mask.nii.gz"), "beside", ("grey",), ["s0", "s1", "s2"]
     ),
+    "LiTS": (
+        each(volume, "volume-{n}.nii", "segmentation-{n}.nii"), "beside", ("grey",),
+        [f"volume-{n}" for n in range(3)],
+    ),
+    "pictures in one folder": (
+        each(slice_of, "image_{n}.png", "mask_{n}.png"), "beside", ("grey",), ["0", "1", "2"]
+    ),
     "one volume a folder": (
         each(volume, "p{n}/ct.nii.gz", "p{n}/ct_seg.nii.gz"), "beside", ("grey",), ["p0", "p1", "p2"]
     ),
@@ -158,7 +165,7 @@ def test_layouts_that_are_read(name, tmp_path):
     assert "not read" not in text
     record = next(r for r in load_datalist(manifest, tmp_path / "data", "all", "train") if r["patient"] == patients[0])
     found = read_patient(record)
-    if name.startswith(("slices", "image_")):
+    if name.startswith(("slices", "image_", "pictures")):
         drawn = [picture(number) for number in range(found.mask.shape[-1])]
         assert np.array_equal(found.image[0], np.stack([image for image, _ in drawn], -1))
         assert np.array_equal(found.mask[0], np.stack([mask > 0 for _, mask in drawn], -1))
@@ -203,7 +210,6 @@ REFUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "a set two folders deep": (
         each(slice_of, "a/b/images/{n}.png", "a/b/masks/{n}.png"), r"give .*a.b as dataset_dir, which is in"
     ),
-    "LiTS": (each(volume, "volume-{n}.nii", "segmentation-{n}.nii"), r"found 6 \.nii; as beside: expected masks"),
     "CHASE": (chase, r"found 8 \.png, 4 \.jpg; as beside: expected masks called as their images and _mask"),
     "ISIC": (
         each(slice_of, "ISIC2018_Input/ISIC_{n:07d}.jpg", "ISIC2018_GroundTruth/ISIC_{n:07d}_segmentation.png"),
@@ -318,6 +324,21 @@ def test_spaces_of_other_scripts_are_part_of_a_name(tmp_path):
     (tmp_path / "data" / "screen\u202fshot").rename(tmp_path / "data" / "turned\u202eround")
     with pytest.raises(DataError, match=r"printable text in .*u202e"):
         build(tmp_path / "data")
+
+
+def test_the_table_of_the_documentation(tmp_path):
+    chase(tmp_path)
+    for path in tmp_path.glob("*_1stHO.png"):  # each eye is another picture
+        slice_of(path.with_name(path.name.replace("_1stHO.png", ".jpg")), sum(map(ord, path.name)))
+    page = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    script = re.search(r"```python\n(import csv.*?)```", page, re.DOTALL)
+    assert script is not None
+    exec(script[1].replace("/data/chase", tmp_path.as_posix()), {})
+    manifest, text = build(tmp_path)
+    assert [(patient.id, patient.person) for patient in manifest.patients] == [
+        (f"Image_{number:02d}{eye}", f"Image_{number:02d}") for number in (1, 2) for eye in "LR"
+    ]
+    assert manifest.format == "table" and "not read, as no rule takes them: Image_01L_2ndHO.png" in text
 
 
 def write_table(root: Path, *rows: str, columns: str = "patient,image,mask") -> Path:

@@ -1,7 +1,7 @@
 """Masks beside their images: ``<name>_mask`` (or ``_seg``, ``_segmentation``, ``_label``, ``_gt``) next to ``<name>``.
 
-Pictures in a folder are the slices of a patient, in the order of their numbers. A volume is a patient, and volumes of
-one folder are visits of one person::
+Or ``segmentation-0`` next to ``volume-0``, ``mask_0`` next to ``image_0``. Pictures in a folder are the slices of a
+patient, in the order of their numbers. A volume is a patient, and volumes of one folder are visits of one person::
 
     patient_00/slice_0.png  patient_00/slice_0_mask.png         Case00.mhd  Case00.raw  Case00_segmentation.mhd
     patient001/patient001_frame01.nii.gz  patient001/patient001_frame01_gt.nii.gz
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import PurePosixPath
 
 from monai_fp4.data.layouts.layout import (
+    IMAGE_BEGINNING,
+    MASK_BEGINNING,
     MASK_ENDING,
     FoundPatient,
     Layout,
@@ -21,6 +22,7 @@ from monai_fp4.data.layouts.layout import (
     listed,
     natural_order,
     one_per_name,
+    stem,
 )
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers import READERS, reader_of, split_suffix
@@ -34,9 +36,9 @@ _LGG = re.compile(r"(?:^|/)([^/]+)/\1_\d+\.tiff?$", re.IGNORECASE)
 
 def _find(listing: Listing) -> list[FoundPatient]:
     names = {path: parts[0] for path in listing.files if (parts := split_suffix(path))}
-    stripped = {path: MASK_ENDING.sub("", name) for path, name in names.items()}
-    masks = one_per_name((path for path in names if stripped[path] != names[path]), stripped.get)
-    images = one_per_name((path for path in names if stripped[path] == names[path]), stripped.get)
+    masks, images = _apart(names, MASK_ENDING, None)
+    if not masks:
+        masks, images = _apart(names, MASK_BEGINNING, IMAGE_BEGINNING)
     if not masks:
         raise DataError(
             f"expected masks called as their images and _mask in {listing.root}, found {listing.kinds()}; choose "
@@ -56,6 +58,18 @@ def _find(listing: Listing) -> list[FoundPatient]:
     return empty + (_of_volumes if volumes else _of_pictures)(images, masks, listing)
 
 
+def _apart(
+    names: dict[str, str], of_masks: re.Pattern[str], of_images: re.Pattern[str] | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Masks and images by what is left of their names without what tells them apart."""
+    left = {path: of_masks.sub(r"\1" if of_images else "", name) for path, name in names.items()}
+    masks = [path for path in names if left[path] != names[path]]
+    images = [path for path in names if left[path] == names[path]]
+    if of_images:
+        left |= {path: of_images.sub(r"\1", names[path]) for path in images}
+    return one_per_name(masks, left.get), one_per_name(images, left.get)
+
+
 def _of_pictures(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:
     patients: dict[str, list[str]] = {}
     for name in sorted(images, key=natural_order):
@@ -72,12 +86,12 @@ def _of_pictures(images: dict[str, str], masks: dict[str, str], listing: Listing
 def _of_volumes(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:
     folders = {name: name.rpartition("/")[0] for name in images}
     count = Counter(folders.values())
-    lasts = Counter(PurePosixPath(name).name for name in images)
+    lasts = Counter(stem(path) for path in images.values())
     patients = []
     for name, path in images.items():
-        folder, last = folders[name], PurePosixPath(name).name
+        folder, last = folders[name], stem(path) or name
         alone = bool(folder) and count[folder] == 1
-        patient = folder if alone else last if lasts[last] == 1 else re.sub("/", "_", name)
+        patient = folder if alone else last if lasts[last] == 1 else f"{folder}_{last}".replace("/", "_")
         person = listing.patient_of(path) or ("" if alone else folder)
         patients.append(FoundPatient(patient, "", ((path, masks[name]),), person=person))
     return patients

@@ -14,6 +14,8 @@ from monai_fp4.data.records import Split
 from monai_fp4.errors import DataError
 
 __all__ = [
+    "IMAGE_BEGINNING",
+    "MASK_BEGINNING",
     "MASK_ENDING",
     "FoundPatient",
     "Layout",
@@ -28,6 +30,9 @@ PICTURE_CHANNELS: Mapping[int, tuple[str, ...]] = MappingProxyType({1: ("grey",)
 
 MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE)
 """How the name of a mask ends that is called after its image."""
+MASK_BEGINNING = re.compile(r"(^|/)(mask|seg|segmentation|label|gt)[_-](?=[^/]+$)", re.IGNORECASE)
+IMAGE_BEGINNING = re.compile(r"(^|/)(image|img|volume|vol|scan)[_-](?=[^/]+$)", re.IGNORECASE)
+"""How the names of a mask and of its image begin that end alike, as in ``segmentation-0`` and ``volume-0``."""
 
 _FEW = 6
 

@@ -11,10 +11,19 @@ mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``, or begin with `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from monai_fp4.data.layouts.layout import MASK_ENDING, FoundPatient, Layout, check_pairs, natural_order, one_per_name
+from monai_fp4.data.layouts.layout import (
+    IMAGE_BEGINNING,
+    MASK_BEGINNING,
+    MASK_ENDING,
+    FoundPatient,
+    Layout,
+    check_pairs,
+    natural_order,
+    one_per_name,
+)
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers import split_suffix
 from monai_fp4.errors import DataError
@@ -25,16 +34,13 @@ _FOLDERS = {
     "images": ("images", "image", "imgs", "img", "imagestr"),
     "masks": ("masks", "mask", "labels", "label", "segmentations", "labelstr"),
 }
-_BEGINNINGS = re.compile(
-    r"(^|/)(image|img|volume|vol|scan|mask|seg|segmentation|label|gt)[_-](?=[^/]+$)", re.IGNORECASE
-)
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
     images = _by_name(_folder(listing, "images"), set())
     masks = _by_name(_folder(listing, "masks"), images.keys())
     if not images.keys() & masks.keys():  # image_1 and mask_1
-        images, masks = (one_per_name(files.values(), _number_of(files)) for files in (images, masks))
+        images, masks = _without(IMAGE_BEGINNING, images), _without(MASK_BEGINNING, masks)
     check_pairs(images, masks, listing.root)
     patients: dict[str, list[str]] = {}
     for name, path in images.items():
@@ -48,10 +54,10 @@ def _find(listing: Listing) -> list[FoundPatient]:
     ]
 
 
-def _number_of(files: Mapping[str, str]) -> Callable[[str], str]:
-    """The names of files without the ``image_`` or ``mask_`` that they begin with."""
-    names = {path: _BEGINNINGS.sub(r"\1", name) for name, path in files.items()}
-    return names.__getitem__
+def _without(beginning: re.Pattern[str], files: Mapping[str, str]) -> dict[str, str]:
+    """Files by their names without what all masks, or images, begin with."""
+    names = {path: beginning.sub(r"\1", name) for name, path in files.items()}
+    return one_per_name(files.values(), names.get)
 
 
 def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
