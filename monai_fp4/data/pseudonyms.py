@@ -189,8 +189,8 @@ def refuse_keys_within(folder: str | os.PathLike[str], manifest: Manifest) -> No
 def _refuse_within(path: Path, folder: Path, what: str) -> None:
     if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):  # which a link to itself does not stop
         raise DataError(
-            f"expected the key file apart from {what}, which others are given, found {path} in {folder}; keep it in a "
-            "folder of its own"
+            f"expected the key file apart from {what}, which others are given, found {path} in {folder}; keep it "
+            "elsewhere"
         )
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_fp4.bundle.options import flag
+from monai_fp4.data.messages import without_paths
 from monai_fp4.data.patients import read_image
 from monai_fp4.data.records import Reading
+from monai_fp4.errors import DataError
 from monai_fp4.inference.results import write_mask
 from monai_fp4.inference.study import Study, format_of
 
@@ -47,6 +49,13 @@ class SavePredictions:
             # Masks that are shared are those of channels; each slice has one of its own.
             shared = [list(pairs) for _, pairs in groupby(record["images"], key=lambda pair: str(pair["mask"]))]
             study = Study(str(item["patient"]), tuple(tuple(str(p["image"]) for p in pairs) for pairs in shared))
-            scan = read_image(study.slices, Reading.from_json(record.get("reading", {})))
+            with without_paths(study.place, record["images"]):
+                scan = read_image(study.slices, Reading.from_json(record.get("reading", {})))
             mask = (item["pred"][0].float().cpu().numpy() >= np.float32(self.threshold)).astype(np.uint8)
-            write_mask(self.folder / study.place, "mask", mask, scan, study.slices[0][0], format_of(study))
+            try:
+                write_mask(self.folder / study.place, "mask", mask, scan, study.slices[0][0], format_of(study))
+            except DataError as error:  # which names the scan by its path
+                raise DataError(
+                    f"expected a mask in the format of the scan of patient {study.place!r}, found that none can be "
+                    "written; evaluate without predictions, or convert the scan to NIfTI"
+                ) from error

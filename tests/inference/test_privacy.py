@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel
+import numpy as np
 import pydicom
 import pytest
 import small_dicom
+import torch
 from monai.bundle import ConfigWorkflow
 from predicting import predict
 from tiny_runs import BUNDLES, Dataset, train
 
 from monai_fp4.data import build_manifest, save_manifest
-from monai_fp4.inference import Redactor, Studies, Study
+from monai_fp4.errors import DataError
+from monai_fp4.inference import Redactor, SavePredictions, Studies, Study, evaluated
 
 PLANTED = {
     "PatientName": "Planted^Jane", "PatientID": "QX4711", "PatientBirthDate": "19630417", "AccessionNumber": "ACC0815",
@@ -61,6 +66,28 @@ def test_what_headers_and_files_say_is_in_nothing_that_a_run_and_an_evaluation_w
     assert [(word, name) for word in words for name, text in texts.items() if word in text] == []
     (mask,) = list((tmp_path / "evaluation" / "predictions").glob("*/mask.dcm"))[:1]
     assert pydicom.dcmread(mask).PatientID.startswith("QX4711")  # a segmentation belongs to its examination
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["a scan that is gone", "a mask that cannot be written"])
+def test_an_evaluation_that_cannot_write_a_mask_says_no_path(
+    gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = tmp_path / "Planted_Jane.nii"
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 3), np.float32), np.eye(4)), scan)
+    saver = SavePredictions(tmp_path, [{"patient": "p1", "images": [{"image": str(scan), "mask": str(scan)}]}], 0.5)
+    if gone:
+        scan.unlink()
+    monkeypatch.setattr(evaluated, "write_mask", fail)
+    engine = SimpleNamespace(state=SimpleNamespace(output=[{"patient": "p1", "pred": torch.ones(1, 8, 8, 3)}]))
+    with pytest.raises(DataError) as caught:
+        saver._write(engine)  # type: ignore[arg-type]
+    assert "Planted" not in str(caught.value) and str(tmp_path) not in str(caught.value) and "'p1'" in str(caught.value)
+
+
+def fail(*_: object) -> None:
+    raise DataError(
+        "expected a series that a DICOM-SEG can refer to in /scans/Planted_Jane.nii, found none; correct it"
+    )
 
 
 @pytest.mark.parametrize(
