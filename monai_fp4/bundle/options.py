@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_fp4.bundle.running_config import differing_ids
@@ -28,7 +29,7 @@ from monai_fp4.quantization.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "differences", "flag"]
+__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "differences", "flag", "path_text"]
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,12 @@ class RunOptions:
             recipe=Recipe.from_config(config["recipe"]),
             arch=str(config["arch"]),
             scale=str(config["scale"]),
-            manifest=_text("manifest", config["manifest"]),
-            dataset_dir=_text("dataset_dir", config["dataset_dir"]),
-            output_dir=_text("output_dir", config["output_dir"]),
+            manifest=path_text("manifest", config["manifest"]),
+            dataset_dir=path_text("dataset_dir", config["dataset_dir"]),
+            output_dir=path_text("output_dir", config["output_dir"]),
             fold=_fold(config["fold"]),
             seed=_seed(config["seed"]),
-            init_from=None if config["init_from"] is None else _text("init_from", config["init_from"]),
+            init_from=None if config["init_from"] is None else path_text("init_from", config["init_from"]),
             epochs=_whole("epochs", config["epochs"], 1),
             batch_size=_whole("batch_size", config["batch_size"], 1),
             learning_rate=_positive("learning_rate", config["learning_rate"]),
@@ -173,6 +174,27 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} must be a text, but {value!r} was given")
     return value
+
+
+def path_text(name: str, value: Any) -> str:
+    """Read an option that is a path, or a name in place of one; a folder called 2024 comes as a number.
+
+    >>> path_text("input", 2024)
+    '2024'
+
+    Raises:
+        ConfigError: it is no text, empty, or none that a file system takes.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ConfigError(f"{name} must be a path, but {value!r} was given")
+    try:
+        Path(str(value)).stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # who needs it to be there says so
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{name} must be a path, but {str(value)[:80]!r} is none ({reason})") from None
+    return str(value)
 
 
 def _whole(name: str, value: Any, least: int) -> int:

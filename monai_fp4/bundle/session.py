@@ -230,8 +230,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
+    except (RuntimeError, TypeError):
+        raise unknown_name("device", str(name)[:80], ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         device = torch.device("cuda", local_rank if device.index is None else device.index)

@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from monai_fp4.bundle.files import protocol_config
-from monai_fp4.bundle.options import RunOptions, flag
+from monai_fp4.bundle.options import RunOptions, flag, path_text
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
 from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_data, unseen_patients
@@ -185,8 +185,8 @@ class TrainedRun(TrainedNetwork):
     ) -> None:
         install_error_hook()
         check_command_line(sys.argv)
-        # A folder called 2024 comes from the command line as a number.
-        run_dir, manifest, dataset_dir, output_dir = map(str, (run_dir, manifest, dataset_dir, output_dir))
+        run_dir, manifest = path_text("run_dir", run_dir), path_text("manifest", manifest)
+        dataset_dir, output_dir = path_text("dataset_dir", dataset_dir), path_text("output_dir", output_dir)
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
         if Path(output_dir).resolve() == Path(run_dir).resolve():

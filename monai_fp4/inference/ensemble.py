@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_fp4.bundle import TrainedNetwork, check_command_line, install_error_hook
-from monai_fp4.bundle.options import flag
+from monai_fp4.bundle.options import flag, path_text
 from monai_fp4.data.acquisition import check_summary, facts, outside
 from monai_fp4.data.patients import Image
 from monai_fp4.data.preprocessing import network_image
@@ -280,8 +280,7 @@ class Ensemble:
 def _folders(run_dir: Any) -> list[str]:
     if isinstance(run_dir, str) and run_dir.strip().startswith("["):
         run_dir = [part.strip().strip("'\"") for part in run_dir.strip().strip("[]").split(",")]
-    # A folder called 2024 comes from the command line as a number.
-    folders = [str(folder) for folder in (run_dir if isinstance(run_dir, (list, tuple)) else [run_dir])]
+    folders = [path_text("run_dir", each) for each in (run_dir if isinstance(run_dir, (list, tuple)) else [run_dir])]
     if not folders or not all(folders):
         raise ConfigError(f"run_dir must be the folder of a run, or a list of them, but {run_dir!r} was given")
     if len({Path(folder).expanduser().resolve() for folder in folders}) < len(folders):

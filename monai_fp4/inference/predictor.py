@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from monai.inferers import Inferer
 
-from monai_fp4.bundle.options import flag
+from monai_fp4.bundle.options import flag, path_text
 from monai_fp4.data.patient_batches import in_batches
 from monai_fp4.data.patients import Image, read_image
 from monai_fp4.data.readers import reader_of
@@ -103,7 +103,8 @@ class Predictor:
             raise ConfigError(f"tolerance must be a number of voxels from 0 on, but {tolerance!r} was given")
         self.ensemble, self.names, self.inferer = ensemble, names, inferer
         self.probabilities = flag("probabilities", probabilities)
-        self.root, self.folder = Path(str(input)).expanduser(), Path(str(output_dir))
+        self.root = Path(path_text("input", input)).expanduser()
+        self.folder = Path(path_text("output_dir", output_dir))
         self.reading = Reading(header=Header(header), tolerance=float(tolerance))
         modalities = ensemble.modalities if modality is None else _modalities(modality, len(ensemble.channels))
         stacked = not ensemble.single_pictures if pictures == "auto" else pictures == "stack"

@@ -296,12 +296,27 @@ def test_what_lies_outside_of_the_training_is_said(volume_run: Path, volumes: Da
         ({"names": "patient"}, "names"),
         ({"input": "nowhere"}, "input"),
         ({"run_dir": "nowhere"}, "nowhere"),
+        *(
+            ({name: value}, f"{name} must be a path")
+            for name in ("run_dir", "input", "output_dir")
+            for value in ("x" * 5000, "a\0b", True, {"a": 1}, "")
+        ),
+        *(({"device": value}, "device") for value in (3.5, ["cpu"], {}, True, "nan")),
     ],
 )
 def test_wrong_options(changes: dict[str, Any], words: str, volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
     options = {"run_dir": str(volume_run), "input": str(volumes.dataset_dir)} | changes
-    error = refusal(lambda: predict(options.pop("run_dir"), Path(options.pop("input")), tmp_path / "out", **options))
-    assert words in str(error) and isinstance(error, ConfigError | DataError)
+    options = {"output_dir": str(tmp_path / "out"), "device": "cpu"} | options
+
+    def run() -> None:
+        flow = ConfigWorkflow(
+            config_file=str(BUNDLES / "inference.json"), workflow_type="infer", logging_file=False, **options
+        )
+        flow.initialize()
+        flow.run()
+
+    error = refusal(run)
+    assert words in str(error) and len(str(error)) < 400 and isinstance(error, ConfigError | DataError)
     assert not (tmp_path / "out").exists()
 
 
