@@ -250,7 +250,8 @@ def tested(content: Mapping[str, Any], name: str) -> str:
         done = [cell for cell in planned if cell["status"] == "done"]
         chosen = sorted(cell["best_epoch"] for cell in done)
         epochs = "" if not chosen else str(chosen[0]) if chosen[0] == chosen[-1] else f"{chosen[0]} to {chosen[-1]}"
-        seeds = f"{len(done)} of {len(planned)}"
+        begun = [cell["epochs_done"] for cell in planned if cell["status"] != "done" and cell.get("epochs_done")]
+        seeds = f"{len(done)} of {len(planned)}" + (f", {len(begun)} begun ({max(begun)} epochs)" if begun else "")
         rows.append([model, f"`{recipe}`", seeds, mean(done, "auprc"), mean(done, "test_auprc"), epochs])
     header = ["Model", "Recipe", "Seeds finished", "AUPRC, validation", "AUPRC, test", "Epoch of the weights"]
     words = "Mean ± standard deviation over the finished seeds. The validation patients chose the weights; the test"
