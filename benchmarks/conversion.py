@@ -1,4 +1,4 @@
-"""What `convert` does to networks that other people wrote: share of the parameters in FP4, training, tracing, accuracy.
+"""What `convert` does to networks that other people wrote: parameters in FP4, training, compiling, export, accuracy.
 
     python benchmarks/conversion.py
     python benchmarks/conversion.py --recipe chain_rule --only monai
@@ -8,6 +8,9 @@ Every network is built with random weights and converted. Then
 * one forward pass says which layers compute in FP4, which are bypassed and which never run; the share is that of the
   parameters of the first (`monai_fp4.quantization.ConversionReport.after`);
 * it **trains** if in a few steps of AdamW (1e-4) on one batch every gradient is finite and the loss falls;
+* it **compiles** if `torch.compile` makes one graph of it (``fullgraph=True``, backend ``aot_eager``) with the same
+  output, and **exports** if `torch.export.export` (``strict=True``) does; where it does not, the network is tried as it
+  was before it was converted;
 * it can be **traced** if `torch.jit.trace` gives a network with the same output;
 * **SNR** is that of the output in evaluation against the network in FP32, in decibels, before training.
 
@@ -34,6 +37,7 @@ from torch.utils._pytree import tree_leaves
 from monai_fp4 import convert
 
 PEERS = ("monai", "torchvision", "timm", "segmentation-models-pytorch", "dynamic-network-architectures")
+Recorder = Callable[[nn.Module, Tensor], Callable[[Tensor], Any]]
 Network = tuple[str, Callable[[], nn.Module], tuple[int, ...]]
 
 
@@ -134,13 +138,16 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], recipe: str,
         seen = report.after(lambda: model.eval()(x))
         found = _first(model(x))
         noise = float((found - exact).square().mean())
-        traced = _same_when_traced(model, x, found)
+        traced = _same(_trace, model, found, x)
+        compiled, exported = (_whole(recorder, x, (model, found), (plain, exact)) for recorder in (_compile, _export))
     layers = [layer for layer in seen.layers if layer.use]
     return {
         "parameters": report.parameters,
         "share": seen.quantized_parameters / report.parameters,
         "layers": len(layers),
         "uses": {use: sum(str(layer.use) == use for layer in layers) for use in sorted({str(e.use) for e in layers})},
+        "compiled": compiled,
+        "exported": exported,
         "traced": traced,
         "snr_db": 10 * math.log10(float(exact.square().mean()) / noise) if noise else None,
         "trains": _trains(model.train(), x, steps),
@@ -151,12 +158,39 @@ def _first(output: Any) -> Tensor:
     return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
 
-def _same_when_traced(model: nn.Module, x: Tensor, expected: Tensor) -> bool:
+def _trace(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
+    traced: Callable[[Tensor], Any] = torch.jit.trace(model, x, check_trace=False, strict=False)
+    return traced
+
+
+def _compile(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
+    torch._dynamo.reset()
+    compiled: Callable[[Tensor], Any] = torch.compile(model, fullgraph=True, backend="aot_eager")
+    return compiled
+
+
+def _export(model: nn.Module, x: Tensor) -> Callable[[Tensor], Any]:
+    return torch.export.export(model, (x,), strict=True).module()
+
+
+def _same(recorder: Recorder, model: nn.Module, expected: Tensor, x: Tensor) -> bool:
     try:
-        traced = torch.jit.trace(model, x, check_trace=False, strict=False)
+        return torch.equal(_first(recorder(model, x)(x)), expected)
     except Exception:  # of the network's own: an output that no tracer takes, say
         return False
-    return torch.equal(_first(traced(x)), expected)
+
+
+def _whole(
+    recorder: Callable[[nn.Module, Tensor], Any],
+    model: nn.Module,
+    plain: nn.Module,
+    x: Tensor,
+    found: Tensor,
+    exact: Tensor,
+) -> str:
+    if _same(recorder, model, x, found):
+        return "yes"
+    return "no" if _same(recorder, plain, x, exact) else "no, nor before"
 
 
 def _trains(model: nn.Module, x: Tensor, steps: int) -> bool:

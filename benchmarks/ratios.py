@@ -53,6 +53,7 @@ def collect(folder: Path) -> list[Ratio]:
     readers = {
         "quantize": quantize,
         "training_step": training_step,
+        "compiled_step": compiled_step,
         "paper_epoch": paper_epoch,
         "networks": networks,
         "auprc": auprc,
@@ -89,6 +90,15 @@ def training_step(content: Mapping[str, Any]) -> Iterator[Ratio]:
         bound = None if "plain" in cell["recipe"] or content["protocol"]["scale"] != "15m" else STEP_GOAL[device]
         name = cell["bundle"].removesuffix("_" + cell["recipe"].split(",")[0])
         yield Ratio(f"step: {name}, {cell['recipe']} / bf16", cell["ratio"], bound)
+
+
+def compiled_step(content: Mapping[str, Any]) -> Iterator[Ratio]:
+    """A compiled step over the eager one, and over compiled BF16."""
+    for cell in content["cells"]:
+        name = f"compiled step: {cell['network']}, {cell['recipe']}"
+        yield Ratio(f"{name} / eager", cell["compiled_over_eager"], None)
+        if cell["recipe"] != "bf16":
+            yield Ratio(f"{name} / compiled bf16", cell["compiled_over_compiled_bf16"], None)
 
 
 def paper_epoch(content: Mapping[str, Any]) -> Iterator[Ratio]:

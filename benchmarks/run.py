@@ -1,6 +1,6 @@
 """Run all benchmarks one after another, print the ratios and draw the picture: what ``make bench`` does.
 
-    python benchmarks/run.py                          # everything, about ten minutes on two quiet cores
+    python benchmarks/run.py                          # everything, about a quarter of an hour on two quiet cores
     python benchmarks/run.py --parts quantize auprc   # some parts; the others keep their figures
     python benchmarks/run.py --quick                  # a smoke test on small inputs, in a temporary folder
 
@@ -52,6 +52,7 @@ PARTS = {
         ("--rows", "64", "--columns", "64", "--repeats", "2", "--only_ours"), takes_device=False
     ),
     "training_step": Part(("--arch", "unet", "--scale", "500k", "--recipes", "sr_rht_2d", *_TINY)),
+    "compiled_step": Part(("--arch", "unet", "--recipes", "sr_rht_2d", "--batch_size", "1", *_TINY)),
     "paper_epoch": Part(("--image_size", "64", "--batch_size", "2", "--batches", "1", "--rounds", "1")),
     "networks": Part(("--arch", "unet", "--scales", "500k", *_TINY)),
     "auprc": Part(("--pixels", "100000", "--repeats", "1", "--stream", "400000", "--piece", "100000")),

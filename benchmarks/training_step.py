@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, Results, default_device, in_turns, machine, refuse_plain_torch
+from torch import nn
 
 from monai_fp4 import RECIPES, build_network, convert
 from monai_fp4.engines import fuse_adam
@@ -35,20 +36,25 @@ BASELINE = "bf16"
 
 
 def training_step(
-    arch: str, scale: str, recipe: str, batch: tuple[torch.Tensor, torch.Tensor], compiled: bool = True
+    arch: str,
+    scale: str,
+    recipe: str,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    kernels: bool = True,
+    compiler: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Callable[[], None]:
-    """Build a network under a recipe; the result runs one step on ``batch``."""
+    """Build a network under a recipe; the result runs one step on ``batch``, of what the compiler makes of it."""
     images, labels = batch
     torch.manual_seed(0)
     network = build_network(arch, scale, in_channels=images.shape[1], image_size=tuple(images.shape[2:]))
     network, _ = convert(network.to(images.device), recipe)
-    network = to_channels_last(network, images.shape[2:]).train()
+    network = compiler(to_channels_last(network, images.shape[2:]).train())
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     fuse_adam(optimizer)  # as a bundle's step does; BF16 would look slower without it
     loss_function = TverskyBCELoss()
 
     def step() -> None:
-        with nullcontext() if compiled else plain_torch():
+        with nullcontext() if kernels else plain_torch():
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(images.device.type, dtype=torch.bfloat16):
                 logits = network(images)
@@ -80,7 +86,7 @@ def measure(arch: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     names = list(dict.fromkeys([BASELINE, *options.recipes]))
     steps = {name: training_step(arch, options.scale, name, batch) for name in names}
     if options.plain and images.is_cpu:
-        steps[options.plain + PLAIN] = training_step(arch, options.scale, options.plain, batch, compiled=False)
+        steps[options.plain + PLAIN] = training_step(arch, options.scale, options.plain, batch, kernels=False)
     seconds = in_turns(steps, options.steps, options.device)
     return [cell(arch, options.scale, name, times, seconds[BASELINE]) for name, times in seconds.items()]
 

@@ -85,6 +85,28 @@ def training_step() -> str:
     return measured("training_step", table)
 
 
+def compiled_step() -> str:
+    """A step through `torch.compile` beside eager mode and BF16."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        protocol = content["protocol"]
+        keys = ("compiled_over_eager", "eager_over_bf16", "compiled_over_compiled_bf16")
+        rows = [
+            [f"`{cell['network']}`", f"`{cell['recipe']}`", *(f"{cell[key]:.2f}" for key in keys)]
+            for cell in content["cells"]
+        ]
+        header = ["Network", "Recipe", "compiled / eager", "eager / eager BF16", "compiled / compiled BF16"]
+        size = " x ".join(map(str, protocol["image_size"]))
+        text = (
+            f"One training step, the network as one graph by inductor (`torch.compile`, `fullgraph=True`); medians over"
+            f" {protocol['steps']} rounds of the ratio within the round, batch {protocol['batch_size']} at {size}, BF16"
+            f" autocast, on {protocol['device']}. "
+        )
+        return markdown(header, rows) + "\n\n" + text + source(content, "compiled_step")
+
+    return measured("compiled_step", table)
+
+
 def paper_epoch() -> str:
     """An epoch of the paper's Swin: ours in BF16 beside plain torch, FP4 beside BF16."""
 
@@ -253,11 +275,12 @@ def conversion() -> str:
         rows = []
         for cell in content["cells"]:
             uses = ", ".join(f"{number} {use}" for use, number in cell["uses"].items())
-            yes = [{True: "yes", False: "no"}[cell[key]] for key in ("trains", "traced")]
+            trains, traced = ({True: "yes", False: "no"}[cell[key]] for key in ("trains", "traced"))
+            said = [trains, cell["compiled"], cell["exported"], traced]
             rows.append(
-                [cell["family"], cell["network"], uses, f"{cell['share']:.1%}", *yes, f"{cell['snr_db']:.0f} dB"]
+                [cell["family"], cell["network"], uses, f"{cell['share']:.1%}", *said, f"{cell['snr_db']:.0f} dB"]
             )
-        header = ["", "network", "swapped layers", "share", "trains", "traced", "SNR"]
+        header = ["", "network", "swapped layers", "share", "trains", "compiles", "exports", "traced", "SNR"]
         return markdown(header, rows) + "\n\n" + _converted_from(content)
 
     return measured("conversion", table)
@@ -274,11 +297,21 @@ def conversion_summary() -> str:
         for family, cells in families.items():
             pairs = [(cell["layers"], cell["uses"]["ran in FP4"]) for cell in cells]
             swapped, ran = (sum(counts) for counts in zip(*pairs, strict=True))
-            counts = [f"{sum(cell[key] for cell in cells)} of {len(cells)}" for key in ("trains", "traced")]
+            kinds = ("trains", "compiled", "exported", "traced")
+            counts = [f"{sum(cell[key] in (True, 'yes') for cell in cells)} of {len(cells)}" for key in kinds]
             shares, snrs = ([cell[key] for cell in cells] for key in ("share", "snr_db"))
             span = f"{min(shares):.1%} to {max(shares):.1%}"
             rows.append([family, f"{ran} of {swapped}", span, *counts, f"{min(snrs):.0f} to {max(snrs):.0f} dB"])
-        header = ["networks of", "swapped layers that ran in FP4", "share", "train", "traced", "SNR"]
+        header = [
+            "networks of",
+            "swapped layers that ran in FP4",
+            "share",
+            "train",
+            "compile",
+            "export",
+            "traced",
+            "SNR",
+        ]
         return markdown(header, rows) + "\n\n" + _converted_from(content)
 
     return measured("conversion", table)
@@ -290,14 +323,17 @@ def _converted_from(content: Mapping[str, Any]) -> str:
     protocol = content["protocol"]
     return (
         f"Recipe `{protocol['recipe']}`, random weights, FP32. Share: of a network's parameters, in layers that ran in"
-        f" FP4; trains: gradients are finite and the loss falls in {protocol['steps']} steps; traced: by"
-        f" `torch.jit.trace`; SNR: of the output against the network in FP32. {peers}.{absent} Code"
-        f" {content['machine']['commit']}. From `benchmarks/results/conversion.json`, by `benchmarks/conversion.py`."
+        f" FP4; trains: gradients are finite and the loss falls in {protocol['steps']} steps; compiles, exports:"
+        " `torch.compile(fullgraph=True)`, `torch.export.export(strict=True)` give one graph with the same bits ('nor"
+        " before': they do not of the network before it is converted either); traced: by `torch.jit.trace`; SNR: of the"
+        f" output against the network in FP32. {peers}.{absent} Code {content['machine']['commit']}. From"
+        " `benchmarks/results/conversion.json`, by `benchmarks/conversion.py`."
     )
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "auprc": auprc,
+    "compiled_step": compiled_step,
     "conversion": conversion,
     "conversion_summary": conversion_summary,
     "cuda_kernels": cuda_kernels,
