@@ -180,17 +180,10 @@ def _same(recorder: Recorder, model: nn.Module, expected: Tensor, x: Tensor) -> 
         return False
 
 
-def _whole(
-    recorder: Callable[[nn.Module, Tensor], Any],
-    model: nn.Module,
-    plain: nn.Module,
-    x: Tensor,
-    found: Tensor,
-    exact: Tensor,
-) -> str:
-    if _same(recorder, model, x, found):
+def _whole(recorder: Recorder, x: Tensor, converted: tuple[nn.Module, Tensor], before: tuple[nn.Module, Tensor]) -> str:
+    if _same(recorder, *converted, x):
         return "yes"
-    return "no" if _same(recorder, plain, x, exact) else "no, nor before"
+    return "no" if _same(recorder, *before, x) else "no, nor before"
 
 
 def _trains(model: nn.Module, x: Tensor, steps: int) -> bool:
