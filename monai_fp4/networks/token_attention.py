@@ -99,12 +99,12 @@ def _cpu_multiplies_bf16() -> bool:
 
 def _is_quick(projected: Tensor) -> bool:
     return (
-        projected.device.type == "cpu"
+        not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()  # which cannot trace what is asked below
+        and projected.device.type == "cpu"
         and projected.dtype is torch.bfloat16
         and projected.shape[1] <= _LONGEST
         and _cpu_multiplies_bf16()
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -139,6 +139,13 @@ def test_autocast_and_memory_formats(channels_last: bool) -> None:
     assert same(run(whole(model)), run(model)) and run(model)[0].dtype is torch.bfloat16
 
 
+def test_the_vit_of_the_study_compiles_whole_in_bf16() -> None:
+    """Its attention has a quicker way in BF16 on a CPU, which no compiler can follow."""
+    model = converted(lambda: build_network("vit", "500k", 3, 1, (32, 32)), "sr")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert whole(model, "eager")(image(1, 3, 32, 32)).isfinite().all()
+
+
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="inductor needs a C++ compiler")
 def test_inductor_computes_the_same_bits() -> None:
     """But for the bias of a layer, whose gradient is a sum that inductor takes in another order."""
