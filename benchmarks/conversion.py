@@ -8,9 +8,10 @@ Every network is built with random weights and converted. Then
 * one forward pass says which layers compute in FP4, which are bypassed and which never run; the share is that of the
   parameters of the first (`monai_fp4.quantization.ConversionReport.after`);
 * it **trains** if in a few steps of AdamW (1e-4) on one batch every gradient is finite and the loss falls;
-* it **compiles** if `torch.compile` makes one graph of it (``fullgraph=True``) with the same output, by the
-  backend ``eager``, since others compute some functions of torch (interpolation, say) to other bits, and **exports** if `torch.export.export` (``strict=True``) does; where it does not, the network is tried as it
-  was before it was converted;
+* it **compiles** if `torch.compile` makes one graph of it (``fullgraph=True``) with the same output, by the backend
+  ``eager``, since others compute some functions of torch (interpolation, say) to other bits, and **exports** if
+  `torch.export.export` (``strict=True``) does; where it does not, the network is tried as it was before it was
+  converted;
 * it can be **traced** if `torch.jit.trace` gives a network with the same output;
 * **SNR** is that of the output in evaluation against the network in FP32, in decibels, before training.
 

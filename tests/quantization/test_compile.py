@@ -247,6 +247,12 @@ def test_what_eager_mode_refuses() -> None:
         torch.autograd.grad(compiled(x), x, torch.ones(2, 4, 32), is_grads_batched=True)
 
 
+def test_vmap_is_refused_inside_a_graph_too() -> None:
+    model = converted(lambda: nn.Linear(32, 32), "sr")
+    with pytest.raises(Exception, match="FP4 layers expected a plain forward and"):  # the compiler's own, around ours
+        torch.compile(lambda x: torch.vmap(model)(x), backend="aot_eager")(image(4, 32))
+
+
 def test_monais_tensors_leave_the_graph() -> None:
     model, x = converted(layers, "full"), image(*SHAPE)
     found = torch.compile(model, backend="eager")(MetaTensor(x))

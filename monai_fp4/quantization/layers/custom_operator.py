@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from monai_fp4.quantization.formats.philox import keys_from
 from monai_fp4.quantization.layers import flops
 from monai_fp4.quantization.layers.history import LayerHistory, history_of_stream
-from monai_fp4.quantization.layers.operands import autocast_off, check_backward, check_not_onnx
+from monai_fp4.quantization.layers.operands import autocast_off, check_backward, check_not_onnx, refuse_transforms
 from monai_fp4.quantization.layers.separate import separated
 from monai_fp4.quantization.recipes import Recipe
 
@@ -58,6 +58,8 @@ class Operator(ABC):
         _LIBRARY.impl(f"{name}_backward", self._backward, "CompositeExplicitAutograd")
         torch.library.register_fake(f"monai_fp4::{name}", self._fake, lib=_LIBRARY)
         torch.library.register_fake(f"monai_fp4::{name}_backward", self._fake_backward, lib=_LIBRARY)
+        for each in (name, f"{name}_backward"):
+            torch.library.register_vmap(f"monai_fp4::{each}", _refuse_vmap, lib=_LIBRARY)
         torch.library.register_autograd(
             f"monai_fp4::{name}", self._differentiate, setup_context=_save_operands, lib=_LIBRARY
         )
@@ -147,6 +149,10 @@ class Operator(ABC):
         found = self._call_backward(dc, a, b, stream, *ctx.arguments, needed)
         gradients = (each if wanted else None for each, wanted in zip(found, needed, strict=True))
         return *gradients, None, *(None for _ in ctx.arguments)
+
+
+def _refuse_vmap(*arguments: object) -> NoReturn:
+    refuse_transforms()
 
 
 def _save_operands(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ __all__ = [
     "check_untransformed",
     "kernel_values",
     "scale_and_cast",
+    "refuse_transforms",
     "rotated_product",
     "without_autocast",
 ]
@@ -183,8 +184,13 @@ def check_untransformed(gradient: Tensor | None = None) -> None:
         return
     batched = gradient is not None and torch._C._dispatch_keys(gradient).has(_BATCHED)
     if batched or torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        raise ConfigError(
-            "FP4 layers expected a plain forward and backward pass, found one inside torch.func, forward-mode autograd"
-            " or a batched gradient (vmap, grad, jvp, dual_level, is_grads_batched): use autograd and one gradient at a"
-            " time there, or switch the layers off with monai_fp4.quantization.set_active"
-        )
+        refuse_transforms()
+
+
+def refuse_transforms() -> NoReturn:
+    """Raise the ConfigError of whatever is no plain forward and backward pass."""
+    raise ConfigError(
+        "FP4 layers expected a plain forward and backward pass, found one inside torch.func, forward-mode autograd"
+        " or a batched gradient (vmap, grad, jvp, dual_level, is_grads_batched): use autograd and one gradient at a"
+        " time there, or switch the layers off with monai_fp4.quantization.set_active"
+    )
