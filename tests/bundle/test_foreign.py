@@ -153,6 +153,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a macro out of the bundle by steps": {"a": "%../other.json::a"},
     "a macro that names nothing": {"a": "%missing.json::a"},
     "a macro that takes in itself": {"a": "%a"},
+    "a macro of signs without end": {"a": "%" * 900_000},
+    "a macro of files without end": {"a": "%" + ".json" * 150_000},
     "macros without end": {"a": ["%b"] * 1001, "b": 1},
     "macros of much": {"a": ["%b"] * 900, "b": [[1] * 20] * 90},
     "macros that count from the end": {"a": "%b::-1", "b": [1, "%c::-1"], "c": [{"_target_": "torch.nn.ReLU"}]},
