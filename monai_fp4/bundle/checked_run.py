@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,29 +76,38 @@ def run(
     logging = arguments.pop("logging_file", None) or configs / "logging.conf"
     if Path(logging).is_file():
         _refuse(check_bundle(logging))
-    workflow = ConfigWorkflow(
-        config_file=files, logging_file=str(logging) if Path(logging).is_file() else False, **arguments
-    )
+    with _one_sentence(files[0]):  # a logging file or metadata that lack what they should have
+        workflow = ConfigWorkflow(
+            config_file=files, logging_file=str(logging) if Path(logging).is_file() else False, **arguments
+        )
     folder = configs.parent if configs.name == "configs" else configs
     for _ in range(2):  # before MONAI takes other files in, and after
         config = dict(workflow.parser.config)
         if "trust_run_dir" in overridden:
             config["trust_run_dir"] = False  # said by whoever runs it
         _refuse(check_config(config, folder))
-        workflow.parser.resolve_macro_and_relative_ids()
+        with _one_sentence(files[0]):  # a macro that names nothing
+            workflow.parser.resolve_macro_and_relative_ids()
     workflow.config_root_path = Path(os.devnull)  # which MONAI puts on Python's path when it runs
-    try:
+    with _one_sentence(files[0]):
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+@contextmanager
+def _one_sentence(file: str) -> Iterator[None]:
+    """Make one sentence of whatever ends a bundle."""
+    try:
+        yield
     except Exception as error:
         if own := error_in_chain(error):
-            raise own from error
+            raise own from (None if own is error else error)
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ConfigError(
-            f"{files[0]} must run, but ended with {type(cause).__name__}: {str(cause).strip():.300}; correct it"
+            f"{file} must run, but ended with {type(cause).__name__}: {str(cause).strip():.300}; correct it"
             " (MONAI_FP4_DEBUG=1 shows where)"
         ) from error
 

@@ -355,6 +355,8 @@ def test_with_trust_a_bundle_runs_as_it_is(tmp_path: Path) -> None:
         {"run": 5},
         {"run": ["$@missing.run()"], "initialize": []},
         {"run": ["@a"], "a": "@b", "b": "@a"},
+        {"run": ["%nothing"], "initialize": []},
+        {"run": ["%a::-1::b"], "a": [1], "initialize": []},
         {"run": ["$1 // 0"], "initialize": []},
         {"run": ["@a"], "a": {"_target_": "torch.nn.Conv2d", "nonsense": 1}},
         {"run": ["@a"], "a": {"_target_": "monai_fp4.bundle.TrainedRun", "run_dir": "x"}},
@@ -368,6 +370,29 @@ def test_a_harmless_bundle_that_does_not_run_is_one_sentence(
     code = main(["run", "--config_file", "config.json"])
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert code == (0 if config == {"run": 5} else 1) and len(said) == code
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("logging.conf", ""),
+        ("logging.conf", "[a]"),
+        ("logging.conf", "[loggers]\nkeys=root\n[handlers]\nkeys=h\n[formatters]\nkeys=\n[logger_root]\nhandlers=h"),
+        ("logging.conf", "[formatters]\nkeys=f\n[formatter_f]\nstyle=?\n[handlers]\nkeys=\n[loggers]\nkeys=root"),
+        ("metadata.json", "[1]"),
+        ("metadata.json", '"x"'),
+        ("metadata.json", "{"),
+    ],
+)
+def test_what_lies_beside_a_bundle_and_is_damaged_is_one_sentence(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps({"run": ["$1"], "initialize": []}))
+    assert main(["run", "--config_file", "config.json"]) == 0
+    Path(name).write_text(text)
+    assert main(["run", "--config_file", "config.json"]) == 1
+    assert [line[:7] for line in capsys.readouterr().err.splitlines()][-1:] == ["error: "]
 
 
 @pytest.mark.parametrize(
