@@ -52,7 +52,7 @@ def checkpoint_cost() -> str:
         load = content["run"]["load_average"]["before"]
         size = "x".join(map(str, protocol["image_size"]))
         source = (
-            f"Batches of {protocol['batch_size']} at {size}; medians of {protocol['rounds']} trainings of"
+            f"Batches of {protocol['batch_size']} at {size}; least of {protocol['rounds']} trainings of"
             f" {protocol['epochs']} epochs each, in turns; load average before {load:.1f}."
         )
         origin = "From `benchmarks/results/checkpoint.json`, by `benchmarks/checkpoint.py`."

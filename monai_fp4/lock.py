@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from monai_fp4.atomic import make_folder, open_private
+from monai_fp4.atomic import make_folder, not_writable, open_private
 from monai_fp4.errors import ConfigError
 
 __all__ = ["FolderLock"]
@@ -73,10 +73,13 @@ class FolderLock:
         """Take the lock."""
         while self._file is None:
             self._file = self._take()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on host {socket.gethostname()}")
-        self._file.flush()
         _held.add(self._file)
+        try:
+            os.ftruncate(self._file.fileno(), 0)
+            os.pwrite(self._file.fileno(), f"process {os.getpid()} on host {socket.gethostname()}".encode(), 0)
+        except OSError as error:  # a full disk
+            self.__exit__(type(error), error, None)
+            raise not_writable(self.path.parent, error) from error
         return self
 
     def _take(self) -> IO[str] | None:

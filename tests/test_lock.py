@@ -27,6 +27,20 @@ def _claim(path: Path, rounds: int, barrier: Any, won: Any) -> None:
             barrier.wait(60)
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "run" / ".lock"
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(ConfigError, match="No space left on device'; make room"), FolderLock(path, "run"):
+            pass
+    assert not path.parent.exists()
+    with FolderLock(path, "run"):
+        assert str(os.getpid()) in path.read_text()
+
+
 def test_of_400_simultaneous_claims_one_in_each_round_wins(tmp_path: Path) -> None:
     processes, rounds = 16, 25
     barrier, won = FORK.Barrier(processes), FORK.Array("i", rounds)
