@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from survey_scans import scan
 
-from monai_fp4.report.survey.copies import SAME, Prints, find_copies, prints_of
+from monai_fp4.report.survey.copies import SAME, Prints, _candidates, find_copies, prints_of
 
 
 def volume(seed: int) -> np.ndarray:
@@ -111,3 +112,15 @@ def test_many_slices_are_thinned_and_identical_ones_still_found(monkeypatch: pyt
 def test_nobody_and_one() -> None:
     assert find_copies([]) == []
     assert find_copies([Prints(np.zeros((0, 64, 64), np.float16), np.zeros(0, np.int64), frozenset())]) == []
+
+
+def test_what_is_alike_at_a_glance_and_differs_in_detail_is_no_copy() -> None:
+    """Two heads in one atlas: the same shape, other folds of the brain."""
+    shape = 100 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 8)), (2.5, 2.5, 0))
+    details = [np.random.default_rng(seed).normal(0, 1.6, shape.shape) for seed in (1, 2)]
+    one, other = (prints_of((shape + detail)[None].astype(np.float32)) for detail in details)
+    every = np.concatenate([one.pictures, other.pictures]).astype(np.float32)
+    coarse = every.reshape(16, 32, 2, 32, 2).mean((2, 4))
+    owners = np.repeat([0, 1], 8)
+    assert len(_candidates(coarse, coarse, owners)) >= 8  # looked at closely
+    assert find_copies([one, other]) == []
