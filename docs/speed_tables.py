@@ -126,6 +126,29 @@ def paper_epoch() -> str:
     return measured("paper_epoch", table)
 
 
+def predict() -> str:
+    """Seconds a study, ours and MONAI's, and the memory that a large volume takes."""
+
+    def table(content: Mapping[str, Any]) -> str:
+        protocol, predicted = content["protocol"], content["predict"]
+        ours = predicted["ours"]["seconds"]
+        rows = [[name, f"{row['seconds']:.2f}", f"{row['seconds'] / ours:.2f}"] for name, row in predicted.items()]
+        study, shown = (" x ".join(map(str, protocol[name])) for name in ("shape", "image_size"))
+        text = (
+            f"A study of {study}, slice by slice at {shown} by `{protocol['arch']}_{protocol['scale']}`, median of "
+            f"{protocol['repeats']} rounds. "
+        )
+        if peak := content.get("peak"):
+            volume = " x ".join(map(str, peak["shape"]))
+            text += (
+                f"A volume of {volume} takes {peak['bytes_peak'] / 2**30:.1f} GiB at its peak, of which "
+                f"{peak['bytes_network'] / 2**30:.1f} GiB are there before it is read. "
+            )
+        return markdown(["", "Seconds a study", "Times ours"], rows) + "\n\n" + text + source(content, "predict")
+
+    return measured("predict", table)
+
+
 def networks() -> str:
     """Images a second of our networks in BF16, and of MONAI's."""
 
@@ -339,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cuda_kernels": cuda_kernels,
     "input_wait": input_wait,
     "paper_epoch": paper_epoch,
+    "predict": predict,
     "quantize": quantize,
     "reading": reading,
     "evaluation": evaluation,
