@@ -32,6 +32,7 @@ __all__ = [
     "check_history",
     "check_optimizer",
     "check_patients",
+    "check_run",
     "check_scaler",
     "check_scheduler",
     "check_weights",
@@ -192,6 +193,23 @@ def check_events(found: Any) -> dict[str, int]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError("'events' must hold the sizes of files")
     return {name: check_count(size, f"events.{name:.50}") for name, size in found.items()}
+
+
+def check_run(found: Any, own: Mapping[str, str]) -> None:
+    """Check that a checkpoint is of this run and no other of the same network.
+
+    Args:
+        found: what `RunFolder.fingerprints` gave when it was written.
+        own: what it gives now.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise ValueError("'run' must hold hashes of the run's config")
+    differing = [name for name, text in own.items() if found.get(name, text) != text]
+    if differing:
+        raise ValueError(f"it is that of a run with other {' and '.join(map(repr, differing[:3]))}")
 
 
 def check_count(found: Any, name: str) -> int:

@@ -29,7 +29,7 @@ from monai_fp4.quantization.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPTIONS", "Option", "RunOptions", "defaults", "differences", "flag", "path_text"]
+__all__ = ["NOT_OF_A_RUN", "OPTIONS", "Option", "RunOptions", "defaults", "differences", "flag", "path_text"]
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,17 @@ class RunOptions:
         return config | {"recipe": self.recipe.to_config(), "image_size": list(self.image_size)}
 
 
+NOT_OF_A_RUN = frozenset(option.name for option in OPTIONS if not option.starts_a_new_run) | {"bundle_root"}
+"""Ids of a config that may change while a run stays the same one."""
+
+
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Name the ids in which two whole configs belong to different runs.
 
     >>> differences({"seed": 0, "device": "cpu"}, {"seed": 1, "device": "cuda"})
     ['seed']
     """
-    moved = {option.name for option in OPTIONS if not option.starts_a_new_run} | {"bundle_root"}
-    before, after = ({n: value for n, value in config.items() if n not in moved} for config in (first, second))
+    before, after = ({n: value for n, value in config.items() if n not in NOT_OF_A_RUN} for config in (first, second))
     return list(differing_ids(before, after))
 
 

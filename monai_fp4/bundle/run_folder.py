@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from monai_fp4.atomic import make_private, name_beside, read_json, remove_leftovers, replacing, write_atomically
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
-from monai_fp4.bundle.options import differences
+from monai_fp4.bundle.options import NOT_OF_A_RUN, differences
 from monai_fp4.bundle.running_config import value_at
 from monai_fp4.errors import ConfigError
 
@@ -141,6 +142,22 @@ class RunFolder:
         except RecursionError:
             raise ConfigError(f"{self.config_path} must be a config, but is nested too deep; restore it") from None
         return config
+
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each part of the config, and of the patients, that makes this run another than its neighbours.
+
+        A checkpoint bears them, since one of the same network with another seed or recipe fits into its place. Empty
+        where there is no config.
+        """
+        if not self.config_path.exists():
+            return {}
+        config = self.read_json("config.json")  # as it was written, whatever later versions call its parts
+        parts = {name: value for name, value in config.items() if name not in NOT_OF_A_RUN and name != "manifest"}
+        if (self.path / "patients.json").exists():
+            patients = self.read_json("patients.json")
+            parts["patients"] = {part: patients.get(part) for part in ("train", "val", "test")}
+        texts = {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
+        return {name: sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] for name, text in texts.items()}
 
     @property
     def finished(self) -> bool:

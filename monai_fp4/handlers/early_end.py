@@ -4,7 +4,8 @@ SIGINT (Ctrl-C) and SIGTERM (SLURM, Kubernetes, Ray, ``kill``) end it after the 
 sentence, and the exit status that shells use, 128 and the signal's number. A second one ends it at once, as the system
 does. ``checkpoint.pt`` then holds the last finished epoch: an epoch is what is reproduced bit by bit on resuming.
 
-A full or read-only disk is one sentence whoever meets it first, be it TensorBoard's thread.
+A full or read-only disk, and a run folder that was moved or removed, are one sentence whoever meets them first, be it
+TensorBoard's thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -99,7 +101,7 @@ class EarlyEnd:
     def _failed(self, engine: Engine, error: BaseException) -> BaseException | None:
         self._restore(engine)
         ended: BaseException | None = None
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and (error.errno in _DISK or self._of_the_run(error.filename)):
             ended = not_writable(self.session.run_folder.path, error)
         elif self.number and isinstance(error, RuntimeError):
             # The same signal ended a process that loads data, or one that this process was exchanging numbers with.
@@ -107,6 +109,12 @@ class EarlyEnd:
         if isinstance(ended or error, SystemExit):
             self.session.close()  # gloo aborts a process that ends without
         return ended
+
+    def _of_the_run(self, name: Any) -> bool:
+        """Whether a file is one of the run folder, which somebody may have moved or removed."""
+        if not isinstance(name, (str, bytes)):
+            return False
+        return Path(os.fsdecode(name)).resolve().is_relative_to(self.session.run_folder.path.resolve())
 
     def _restore(self, _engine: Engine) -> None:
         for number, handler in self._before.items():

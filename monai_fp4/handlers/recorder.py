@@ -24,6 +24,7 @@ from monai_fp4.bundle.checkpoint import (
     check_history,
     check_optimizer,
     check_patients,
+    check_run,
     check_scaler,
     check_scheduler,
     without_scalars,
@@ -170,9 +171,10 @@ class Recorder:
             raise ConfigError(
                 f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
             )
-        weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint["network"], path)
         epoch = checkpoint["epoch"]
         try:
+            check_run(checkpoint.get("run", {}), self.folder.fingerprints())  # not in checkpoints of earlier versions
+            weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint["network"], path)
             history = check_history(checkpoint["history"], epoch, engine.state.max_epochs)
             steps = epoch * engine.state.epoch_length
             optimizer = check_optimizer(checkpoint["optimizer"], self.optimizer, steps)
@@ -267,6 +269,7 @@ class Recorder:
             if self.best is entry:
                 self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
             checkpoint = state | {
+                "run": self.folder.fingerprints(),
                 "epoch": epoch,
                 "history": self.history,
                 "per_patient": self._without_names(),

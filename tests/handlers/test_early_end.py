@@ -178,6 +178,26 @@ def test_a_disk_that_tensorboard_finds_full_is_one_sentence(
     assert metrics(train(tiny, tmp_path / "run", epochs=3))["finished"] is True
 
 
+@pytest.mark.parametrize("removed", [False, True], ids=["moved", "removed"])
+def test_a_run_folder_that_goes_away_is_one_sentence(tiny: Dataset, tmp_path: Path, removed: bool) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    flow = workflow(tiny, run, epochs=3)
+    flow.initialize()
+
+    def go_away(_engine: Any) -> None:
+        run.rename(elsewhere)
+
+    item(flow, "train#trainer").add_event_handler(Events.ITERATION_STARTED(once=4), go_away)
+    error = refusal(flow.run)
+    assert isinstance(error, ConfigError)
+    assert f"{run} must be writable, but the system says 'No such file or directory'" in str(error)
+    again = run if removed else elsewhere
+    assert metrics(train(tiny, again, epochs=3))["finished"] is True
+    whole = torch.load(train(tiny, tmp_path / "whole", epochs=3) / "model.pt", weights_only=True)
+    weights = torch.load(again / "model.pt", weights_only=True)
+    assert all(torch.equal(weights[name], value) for name, value in whole.items())
+
+
 def test_a_folder_that_tensorboard_cannot_write_is_one_sentence(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -442,6 +442,28 @@ def test_an_older_checkpoint_serves_where_the_newest_is_lost(
         assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+@pytest.mark.parametrize(("part", "value"), [("seed", 1), ("learning_rate", 0.01), ("patients", None)])
+def test_a_checkpoint_of_another_run_of_the_same_network_is_refused(cut_off: Path, part: str, value: Any) -> None:
+    config = {"seed": 0, "learning_rate": 0.001, "output_dir": "here", "device": "cpu"}
+    patients = {"train": ["b"], "val": ["a"], "test": []}
+    path = cut_off / "checkpoint.pt"
+
+    def place(folder: Path, config: dict[str, Any], patients: dict[str, Any]) -> dict[str, str]:
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "patients.json").write_text(json.dumps(patients))
+        return RunFolder(folder).fingerprints()
+
+    changed = (config | {part: value}, patients) if part in config else (config, patients | {"val": ["c"]})
+    torch.save(torch.load(path, weights_only=True) | {"run": place(cut_off, *changed)}, path)
+    (cut_off / "checkpoint.previous.pt").unlink()
+    place(cut_off, config, patients)
+    with pytest.raises(ConfigError, match=rf"checkpoint\.pt must be a checkpoint of this run, but .* other '{part}'"):
+        small_run(cut_off)
+    place(cut_off, changed[0] | {"output_dir": "there", "device": "cuda"}, changed[1])
+    small_run(cut_off)
+    assert _epoch(path) == 3, "another place is no other run"
+
+
 def test_where_no_checkpoint_is_whole_the_error_names_it(cut_off: Path) -> None:
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         _flip(cut_off / name)
