@@ -105,6 +105,7 @@ class Recorder:
             {"network": unwrap_ddp(network).state_dict(), "lr_scheduler": lr_scheduler.state_dict()}
         )
         self._model_checksum: str | None = None
+        self._fingerprints: dict[str, str] = {}
         self._checkpoint_is_good = True
         self._losses: list[float] = []
         self._learning_rate = math.nan
@@ -138,6 +139,7 @@ class Recorder:
             ConfigError: when the checkpoint, and the one before it, are damaged or of another network, or ``model.pt``
                 is not what they tell of.
         """
+        self._fingerprints = self.folder.fingerprints()  # once, since a config is long
         paths = [path for path in (self.folder.checkpoint_path, self.folder.previous_path) if path.exists()]
         if not paths:
             self._say_what_is_lost()
@@ -173,7 +175,7 @@ class Recorder:
             )
         epoch = checkpoint["epoch"]
         try:
-            check_run(checkpoint.get("run", {}), self.folder.fingerprints())  # not in checkpoints of earlier versions
+            check_run(checkpoint.get("run", {}), self._fingerprints)  # not in checkpoints of earlier versions
             weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint["network"], path)
             history = check_history(checkpoint["history"], epoch, engine.state.max_epochs)
             steps = epoch * engine.state.epoch_length
@@ -269,7 +271,7 @@ class Recorder:
             if self.best is entry:
                 self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
             checkpoint = state | {
-                "run": self.folder.fingerprints(),
+                "run": self._fingerprints,
                 "epoch": epoch,
                 "history": self.history,
                 "per_patient": self._without_names(),
