@@ -195,7 +195,8 @@ class Sweep:
 
     def _epochs_done(self, cell: Cell) -> int:
         with contextlib.suppress(MonaiFP4Error):
-            return len((self.folder.metrics(cell) or {}).get("history", ()))
+            history = (self.folder.metrics(cell) or {}).get("history")
+            return len(history) if isinstance(history, list) else 0
         return 0
 
     def _poll(self) -> None:

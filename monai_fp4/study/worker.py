@@ -247,7 +247,8 @@ def _read(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    counts = [content.get(name, 0) for name in ("seconds", "attempts")] if isinstance(content, dict) else [None]
+    return content if all(isinstance(count, (int, float)) for count in counts) else {}
 
 
 def _open_private(path: str, flags: int) -> int:

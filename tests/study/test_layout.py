@@ -91,6 +91,16 @@ def test_a_folder_without_a_study_says_so(tmp_path: Path) -> None:
         StudyFolder(tmp_path).read_definition()
 
 
+@pytest.mark.parametrize("damage", [{"seconds": "x"}, {"seconds": None}, {"attempts": [1]}, {"status": 3}])
+def test_a_record_with_a_value_of_another_type_is_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+    folder, cell = StudyFolder(tmp_path), Cell("unet", "500k", "sr")
+    folder.write_record(cell, CellRecord(status=CellStatus.DONE, seconds=1.5))
+    path = folder.run_dir(cell) / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ConfigError, match=r"cell\.json must hold a cell's 'status', 'seconds' and .* sweep again"):
+        folder.record(cell)
+
+
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder, defined = study(tmp_path)
     cell = defined.cells()[0]

@@ -195,7 +195,8 @@ def test_a_cell_ends_with_its_worker_even_if_that_is_killed(folder: StudyFolder)
     assert run_task(task(folder))["status"] == "done"
 
 
-def test_a_damaged_record_does_not_stop_a_cell(folder: StudyFolder) -> None:
+@pytest.mark.parametrize("content", ["{", '{"status": "failed", "seconds": "x"}', '{"attempts": [1]}', "[]"])
+def test_a_damaged_record_does_not_stop_a_cell(folder: StudyFolder, content: str) -> None:
     write_metrics(folder.cells_path / CELL, 1)
-    (folder.cells_path / CELL / "cell.json").write_text("{")
+    (folder.cells_path / CELL / "cell.json").write_text(content)
     assert run_task(task(folder))["status"] == "done" and record(folder).attempts == 1

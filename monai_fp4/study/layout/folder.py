@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,12 @@ class StudyFolder:
         known = {item.name for item in fields(CellRecord)}
         try:
             values = {name: value for name, value in document.items() if name in known}
-            return CellRecord(**{**values, "status": CellStatus(document["status"])})
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise ConfigError(f"{path} must hold a cell's 'status', but does not; remove it, and sweep again") from None
+            record = CellRecord(**{**values, "status": CellStatus(document["status"])})
+            return replace(record, seconds=float(record.seconds), attempts=int(record.attempts))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            raise ConfigError(
+                f"{path} must hold a cell's 'status', 'seconds' and 'attempts', but does not; remove it and sweep again"
+            ) from None
 
     def write_record(self, cell: Cell, record: CellRecord) -> None:
         """Write ``cell.json``, whole or not at all."""
