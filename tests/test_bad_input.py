@@ -197,7 +197,7 @@ def test_the_checkpoint_of_another_network(tiny: Dataset, finished_run: Path, tm
     (run / "metrics.json").write_text(json.dumps(written | {"finished": False}))
     before = contents(run)
     error = refusal(lambda: train(tiny, run, scale="4m"))
-    assert isinstance(error, ConfigError) and "checkpoint.pt holds the weights of another network" in str(error)
+    assert isinstance(error, ConfigError) and "is that of a run with other 'scale'" in str(error)
     after = contents(run)
     assert all(after[name] == before[name] for name in ("model.pt", "checkpoint.pt", "metrics.json", "config.json"))
 

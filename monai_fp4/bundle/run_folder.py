@@ -250,6 +250,25 @@ class RunFolder:
             ) from error
         return content
 
+    def check_model(self) -> None:
+        """See that ``model.pt`` is whole, and the file that ``metrics.json`` describes where it describes one.
+
+        Raises:
+            ConfigError: when it is missing, damaged or another run's.
+        """
+        said = self.read_json("metrics.json") if self.metrics_path.exists() else {}
+        try:
+            found = check_archive(self.model_path)
+            if said.get("model_checksum") in (None, found):  # earlier versions wrote none
+                return
+            wrong = f"it is another file than {self.metrics_path} describes"
+        except (OSError, ValueError) as error:
+            wrong = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"{self.model_path} must hold the weights of this run, but {wrong}; restore it, or remove {self.path} to"
+            " train again"
+        )
+
     def load_weights(self, network: torch.nn.Module, weights: Mapping[str, Any], source: Path) -> None:
         """Load weights into the network, strictly.
 

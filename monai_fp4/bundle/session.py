@@ -129,7 +129,8 @@ class Session:
         """Join the other processes, claim the run folder, seed everything.
 
         Raises:
-            ConfigError: when the run folder belongs to another run, or another process trains in it.
+            ConfigError: when the run folder belongs to another run, or another process trains in it, or when the run is
+                finished and its weights are gone or another run's.
             DataError: for a data folder that cannot be used.
             SystemExit: with 0, when the run is already finished.
         """
@@ -137,6 +138,8 @@ class Session:
         config, folder = running_config() | self.options.to_config(), self._run_folder
         folder.check(config, self._patients | self._content)
         finished = folder.finished
+        if finished:
+            folder.check_model()
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=60))
         self.wait()

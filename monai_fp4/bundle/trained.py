@@ -143,6 +143,7 @@ class TrainedNetwork:
         network = build(self._config, len(self.channels))
         path = self.folder.model_path
         self.folder.load_weights(network, self.folder.load(path), path)
+        self.folder.check_model()
         # The backends agree in their numbers, so a run of one machine may be evaluated on another.
         network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)
         if self._metrics.get("fp4") is False:  # the schedule had switched to BF16 when these weights were chosen

@@ -50,6 +50,8 @@ def take_weights(network: nn.Module, source: str) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"init_from must be the folder of a run or a checkpoint, but there is no {path}; correct it")
     file = RunFolder(path).model_path if path.is_dir() else path
+    if path.is_dir() and file.exists():
+        RunFolder(path).check_model()
     folder, own = RunFolder(file.parent), network.state_dict()
     # Of several networks in one file, such as a moving average beside the weights, the first of those that fit best.
     fitting = max((_fitting(each, own) for each in _mappings(folder.load(file))), key=len)

@@ -142,6 +142,27 @@ def test_what_is_no_run_is_refused(finished_run: Path, tiny: Dataset, held_out: 
         trained(run, held_out, tmp_path / "out")
 
 
+@pytest.mark.parametrize("damage", ["exchanged", "cut", "gone"])
+def test_a_finished_run_without_its_own_weights_is_named(
+    finished_run: Path, tiny: Dataset, held_out: Dataset, tmp_path: Path, damage: str
+) -> None:
+    run = copy(finished_run, tmp_path)
+    path = run / "model.pt"
+    if damage == "exchanged":
+        weights = torch.load(path, weights_only=True)
+        torch.save({name: value + 1 if value.is_floating_point() else value for name, value in weights.items()}, path)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        path.unlink()
+    again = refusal(lambda: train(tiny, run))  # and not: it is finished
+    assert f"{path} must hold the weights of this run" in str(again)
+    with pytest.raises(ConfigError, match=r"model\.pt"):
+        trained(run, held_out, tmp_path / "out")
+    assert "model.pt" in str(refusal(lambda: train(tiny, tmp_path / "next", init_from=str(run))))
+    assert not (tmp_path / "next" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("change", [{"arch": "vit"}, {"scale": "4m"}])
 def test_weights_of_another_network_are_refused(
     finished_run: Path, held_out: Dataset, tmp_path: Path, change: dict[str, str]
