@@ -5,7 +5,8 @@ it by a transposed one; between two decoder stages stands the concatenation with
 resolution. Three peculiarities are kept, since the published numbers come from a network that has them: dropout of one
 half behind every stage, so that a skip is dropped twice and dropout stands right before the last layer; no pooling and
 no skip from the image; and a last layer that is initialised ten times as wide as the others (torch counts the fan-in of
-a transposed convolution on its output side), which gives first logits of a standard deviation of about 8.
+a transposed convolution on its output side), which gives first logits of a standard deviation of about 8, and more
+under dropout.
 
 The first stage, the innermost stage of the encoder and the last layer stay in high precision under every recipe.
 """
