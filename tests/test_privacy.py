@@ -86,10 +86,7 @@ def main(*words: object) -> None:
 
 
 def evaluate(run: Path, data: Dataset, output_dir: Path) -> None:
-    flow = tiny_runs.ConfigWorkflow(
-        config_file=str(tiny_runs.BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False,
-        run_dir=str(run), output_dir=str(output_dir), split="val", predictions=True, device="cpu", **data.options,
-    )  # fmt: skip
+    flow = tiny_runs.evaluation(run, data, output_dir, split="val", predictions=True)
     flow.initialize()
     flow.run()
 

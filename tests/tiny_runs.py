@@ -96,6 +96,14 @@ def workflow(
     return ConfigWorkflow(config_file=str(path), workflow_type="train", logging_file=False, **options)
 
 
+def evaluation(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> ConfigWorkflow:
+    """What `python -m monai.bundle run` makes of evaluate.json, not yet initialised."""
+    options = {"run_dir": str(run), "output_dir": str(output_dir), "device": "cpu"} | dataset.options | changes
+    return ConfigWorkflow(
+        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **options
+    )
+
+
 def train(dataset: Dataset, output_dir: Path, bundle: str | Path = "unet_500k_bf16", **changes: Any) -> Path:
     """A whole run in this process; returns its folder."""
     flow = workflow(dataset, output_dir, bundle, **changes)

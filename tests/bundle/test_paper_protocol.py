@@ -11,7 +11,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
-from tiny_runs import BUNDLES, TINY, Dataset, item, lgg_dataset, metrics, refusal
+from tiny_runs import BUNDLES, TINY, Dataset, evaluation, item, lgg_dataset, metrics, refusal
 
 from monai_fp4.bundle import TrainedNetwork
 from monai_fp4.data import HeldOut, load_manifest, save_manifest
@@ -156,11 +156,7 @@ def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(split: Dataset, tmp
 
 def test_a_run_of_it_is_evaluated_with_its_own_normalisation(split: Dataset, tmp_path: Path) -> None:
     run(split, tmp_path / "run", epochs=1)
-    options = {"run_dir": str(tmp_path / "run"), "output_dir": str(tmp_path / "evaluation"), **split.options}
-    config = str(BUNDLES / "evaluate.json")
-    flow = ConfigWorkflow(
-        config_file=config, workflow_type="eval", logging_file=False, flips=False, device="cpu", **options
-    )
+    flow = evaluation(tmp_path / "run", split, tmp_path / "evaluation", flips=False)
     for step in (flow.initialize, flow.run, flow.finalize):
         step()
     tested = json.loads((tmp_path / "run" / "test.json").read_text())
@@ -171,11 +167,7 @@ def test_a_run_of_it_is_evaluated_with_its_own_normalisation(split: Dataset, tmp
 def test_a_run_in_fp16_is_evaluated_in_fp16(split: Dataset, tmp_path: Path) -> None:
     """As on a GPU, where the paper's baseline is FP16: the test patients' results come out the same."""
     run(split, tmp_path / "run", epochs=1, recipe="bf16", autocast_dtype="float16")
-    options = {"run_dir": str(tmp_path / "run"), "output_dir": str(tmp_path / "evaluation"), **split.options}
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="eval", logging_file=False, flips=False, device="cpu",
-        **options,
-    )  # fmt: skip
+    flow = evaluation(tmp_path / "run", split, tmp_path / "evaluation", flips=False)
     for step in (flow.initialize, flow.run, flow.finalize):
         step()
     tested = json.loads((tmp_path / "run" / "test.json").read_text())

@@ -13,22 +13,14 @@ import pytest
 import scan_cases
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from sklearn.metrics import average_precision_score
-from tiny_runs import BUNDLES, Dataset, contents, item, lgg_dataset, metrics, refusal, train
+from tiny_runs import Dataset, contents, evaluation, item, lgg_dataset, metrics, refusal, train
 
 from monai_fp4.bundle import TrainedRun
 from monai_fp4.data import PaperNormalization, build_manifest, save_manifest
 from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.quantization.layers import LAYER_TYPES
-
-
-def evaluation(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> ConfigWorkflow:
-    options = {"run_dir": str(run), "output_dir": str(output_dir), "device": "cpu"} | dataset.options | changes
-    return ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **options
-    )
 
 
 def trained(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> TrainedRun:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
-from tiny_runs import BUNDLES, Dataset, contents, item, refusal, train, workflow
+from tiny_runs import Dataset, contents, evaluation, item, refusal, train, workflow
 
 from monai_fp4.engines.warm_start import take_weights, what_was_taken
 from monai_fp4.errors import ConfigError
@@ -151,11 +150,7 @@ def test_who_was_trained_on_before_is_said_and_not_evaluated(
     third = train(tiny, tmp_path / "third", init_from=str(second), fold=0, epochs=1)
     assert "warning: init_from was trained on 2 of the 2 patients" in capsys.readouterr().out
     for run in (second, third):
-        options = {"run_dir": str(run), "output_dir": str(tmp_path / "out"), "split": "val", "device": "cpu"}
-        flow = ConfigWorkflow(
-            config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False,
-            **(options | tiny.options),
-        )  # fmt: skip
+        flow = evaluation(run, tiny, tmp_path / "out", split="val")
         assert "no evaluated patient may have been trained on" in str(refusal(flow.initialize))
 
 

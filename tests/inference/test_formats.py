@@ -15,13 +15,12 @@ import pydicom
 import pytest
 import SimpleITK
 import small_dicom
-from monai.bundle import ConfigWorkflow
 from monai.inferers import SimpleInferer
 from predicting import predict
 from pydicom.uid import generate_uid
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
-from tiny_runs import BUNDLES, Dataset, scan, train
+from tiny_runs import Dataset, evaluation, scan, train
 
 from monai_fp4.data import build_manifest, save_manifest
 from monai_fp4.inference import Ensemble, Predictor
@@ -189,11 +188,7 @@ def test_masks_are_those_of_an_evaluation(name: str, tmp_path: Path) -> None:
     manifest = build_manifest(root, format=layout, folds=2, seed=0, name="formats", channels=list(channels))
     dataset = Dataset(root, save_manifest(manifest, tmp_path / "manifest.json"))
     run = train(dataset, tmp_path / "run", "unet_500k_sr", epochs=1, **options)
-    evaluation = {"run_dir": str(run), "output_dir": str(tmp_path / "evaluation"), "split": "val", "predictions": True}
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, device="cpu",
-        **(evaluation | dataset.options),
-    )  # fmt: skip
+    flow = evaluation(run, dataset, tmp_path / "evaluation", split="val", predictions=True)
     flow.initialize()
     flow.run()
     out = predict(run, root, tmp_path / "out", names="path")

@@ -20,7 +20,7 @@ from monai.inferers import SimpleInferer
 from nibabel import orientations
 from PIL import Image
 from predicting import predict, prediction, read_json
-from tiny_runs import BUNDLES, Dataset, contents, item, metrics, refusal, write_lgg
+from tiny_runs import BUNDLES, Dataset, contents, evaluation, item, metrics, refusal, write_lgg
 from tiny_runs import scan as scan_of
 
 from monai_fp4.engines import segment_pieces
@@ -34,10 +34,7 @@ from monai_fp4.quantization.recipes import Recipe
 
 def evaluated(run: Path, dataset: Dataset, output_dir: Path, **changes: Any) -> dict[str, np.ndarray]:
     """The probabilities that an evaluation scores, by patient."""
-    options = {"run_dir": str(run), "output_dir": str(output_dir), "device": "cpu", "split": "val"} | dataset.options
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **(options | changes)
-    )
+    flow = evaluation(run, dataset, output_dir, **({"split": "val"} | changes))
     flow.initialize()
     seen: dict[str, np.ndarray] = {}
     item(flow, "evaluator").add_event_handler(

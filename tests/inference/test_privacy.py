@@ -11,9 +11,8 @@ import pydicom
 import pytest
 import small_dicom
 import torch
-from monai.bundle import ConfigWorkflow
 from predicting import predict
-from tiny_runs import BUNDLES, Dataset, train
+from tiny_runs import Dataset, evaluation, train
 
 from monai_fp4.data import build_manifest, save_manifest
 from monai_fp4.errors import DataError
@@ -46,11 +45,7 @@ def test_what_headers_and_files_say_is_in_nothing_that_a_run_and_an_evaluation_w
     manifest = build_manifest(tmp_path / "scans", format="dicom", folds=2, seed=0, name="dicom", channels=["flair"])
     data = Dataset(tmp_path / "scans", save_manifest(manifest, tmp_path / "manifest.json"))
     run = train(data, tmp_path / "run", epochs=1)
-    options = {"run_dir": str(run), "output_dir": str(tmp_path / "evaluation"), "split": "val", "predictions": True}
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, device="cpu",
-        **(options | data.options),
-    )  # fmt: skip
+    flow = evaluation(run, data, tmp_path / "evaluation", split="val", predictions=True)
     flow.initialize()
     flow.run()
     shown = capfd.readouterr()

@@ -10,10 +10,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
 from script_modules import imported
 from study_cells import study
-from tiny_runs import BUNDLES, Dataset, command, item, metrics, train, workflow
+from tiny_runs import Dataset, command, evaluation, item, metrics, train, workflow
 
 from monai_fp4.data import (
     build_manifest,
@@ -263,13 +262,7 @@ def test_bundles_train_on_one_channel_as_they_are(arch, coarse, tmp_path):
 
 def test_a_run_is_evaluated_with_overlays(coarse, tmp_path):
     run_dir = train(coarse, tmp_path / "run", epochs=1, batch_size=24)
-    options = {"run_dir": str(run_dir), "output_dir": str(tmp_path / "out"), "split": "val", "device": "cpu"}
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"),
-        workflow_type="train",
-        logging_file=False,
-        **(coarse.options | options),
-    )
+    flow = evaluation(run_dir, coarse, tmp_path / "out", split="val")
     flow.initialize()
     flow.run()
     flow.finalize()

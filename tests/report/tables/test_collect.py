@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from monai.bundle import ConfigWorkflow
 from synthetic_study import EPOCHS, LAYERS, cell_auprc, definition, write_study
-from tiny_runs import BUNDLES, Dataset
+from tiny_runs import Dataset, evaluation
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization import RECIPES
@@ -99,10 +98,7 @@ def test_an_evaluation_within_the_run_gives_results_by_patient(
     folder.write_definition(definition(archs=("unet",), recipes={"bf16": "bf16"}, seeds=(0,)))
     run = folder.run_dir(Cell("unet", "500k", "bf16"))
     shutil.copytree(finished_run, run)
-    options = {"run_dir": str(run), "output_dir": str(run / "evaluation"), "split": "val", "device": "cpu"}
-    flow = ConfigWorkflow(
-        config_file=str(BUNDLES / "evaluate.json"), workflow_type="infer", logging_file=False, **options, **tiny.options
-    )
+    flow = evaluation(run, tiny, run / "evaluation", split="val")
     flow.initialize()
     flow.run()
     flow.finalize()
