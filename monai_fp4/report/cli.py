@@ -9,8 +9,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monai_fp4.atomic import write_atomically
 from monai_fp4.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,16 +50,31 @@ def add_manifest_report(actions: _SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("manifest", help="a path or a shipped name, as for 'manifest check'")
     parser.add_argument("--dataset_dir", required=True, help="the data folder")
     parser.add_argument("--output", default="manifest_report.html", help="the page to write (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.add_argument(
+        "--persons",
+        metavar="CSV",
+        help="also write a table for 'manifest build --groups', in which patients that seem to show the same are one "
+        "person, whom folds keep together",
+    )
+    parser.add_argument("--force", action="store_true", help="write over existing files")
     parser.set_defaults(func=_manifest_report)
 
 
 def _manifest_report(args: argparse.Namespace) -> int:
+    from monai_fp4.data.manifest import refuse_existing
+
     with _needs_extra():
         from monai_fp4.report.pages.manifest import write_manifest_report
         from monai_fp4.report.survey.findings import findings, reasons
+        from monai_fp4.report.survey.persons import persons_of
+    if args.persons and not args.force:
+        refuse_existing(Path(args.persons), "table of persons")
     found = write_manifest_report(args.manifest, args.dataset_dir, args.output, force=args.force)
     print(f"{len(found.measured)} of {len(found.manifest.patients)} patients read; open {args.output} in a browser.")
+    if args.persons:
+        rows = persons_of(found)
+        write_atomically(Path(args.persons), rows.to_csv(index=False, lineterminator="\n"))
+        print(f"{len(rows)} patients, {rows['person'].nunique()} persons: {args.persons}")
     for reason, patients in reasons(found).items():
         print(f"{', '.join(patients)}: {reason}", file=sys.stderr)
     for sentence, _ in findings(found):
