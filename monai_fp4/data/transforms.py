@@ -152,9 +152,9 @@ def _counts(values: np.ndarray, first: int, last: int) -> np.ndarray | None:
 def resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Bring a slice ``[C, H, W]`` or a volume ``[C, H, W, D]`` of float32 to ``size``, two or three numbers.
 
-    Averages areas where every side shrinks, so that nothing is lost between the pixels that a network sees;
-    interpolates linearly otherwise. Masks come out as shares between 0 and 1. The same as MONAI's ``Resize``, without
-    what that does around it, which takes as long for a slice.
+    Averages areas along the sides that shrink, so that nothing is lost between the pixels that a network sees; then
+    interpolates linearly along those that grow. Masks come out as shares between 0 and 1. The same as MONAI's
+    ``Resize`` of one step and the other, without what that does around it, which takes as long for a slice.
 
     >>> resize(torch.eye(4)[None], (2, 2))
     tensor([[[0.5000, 0.0000],
@@ -168,6 +168,8 @@ def resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         (rows, row_rest), (columns, column_rest) = map(divmod, old, size)
         if not (row_rest or column_rest) and rows * columns <= _SMALL_BLOCK:
             return _block_means(image, rows, columns)
+    if (smaller := tuple(map(min, size, old))) not in (old, size):
+        return resize(resize(image, smaller), size)
     if not shrinks and len(size) == 2:  # as a volume of one slice, since torch's bilinear rounds otherwise
         return resize(image[..., None], (*size, 1))[..., 0]
     return torch.nn.functional.interpolate(image[None], size, mode="area" if shrinks else "trilinear")[0]

@@ -106,7 +106,8 @@ class EvaluationStep:
     (`monai_fp4.data.in_batches`), and none changes another's result (`segment`). The logits are brought to the scan's
     own size before the sigmoid, so that every metric is one of the scan, not of ``image_size``. The evaluator's
     ``state.output`` becomes a list of one dict a patient: ``image`` [C, h, w, D] as the network saw it, ``label`` uint8
-    (2: does not count) and ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``.
+    (2: does not count) and ``pred`` (probabilities, FP32) [1, H, W, D] at the scan's size, ``patient``, ``loss``, and
+    ``spacing`` in millimetres, None where the files do not say.
 
     Args:
         image_size: the size that the network takes; two numbers mean slices, three a whole volume.
@@ -183,6 +184,7 @@ class EvaluationStep:
             Keys.PRED: torch.sigmoid(logits),
             "patient": item["patient"],
             "number": item.get("number", 0),
+            "spacing": item.get("facts", {}).get("spacing"),
         }
         if self.loss is not None and self.slice_losses:
             slices = zip(logits.unbind(-1), _truth(label).unbind(-1), strict=True)

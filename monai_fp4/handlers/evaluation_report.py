@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_fp4.atomic import make_folder, write_atomically
@@ -20,6 +21,7 @@ from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.metrics.bootstrap import Interval
 from monai_fp4.metrics.cohort import Cohort
+from monai_fp4.metrics.lesions import missed_lesions
 from monai_fp4.visualize import SliceGallery, overlay_figure, pr_curve_figure, probabilities_figure, save_figure
 
 __all__ = ["EvaluationReport", "report"]
@@ -63,11 +65,13 @@ class EvaluationReport:
         self.resamples, self.seed, self.overlays, self.title = resamples, seed, overlays, title
         self.source = dict(source or {})
         self._gallery = SliceGallery(overlays)
+        self._lesions: dict[str, tuple[int, int]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
         engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        self._gallery.attach(engine)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count_lesions)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _begin(self, engine: Engine) -> None:
@@ -82,17 +86,19 @@ class EvaluationReport:
         if idist.get_world_size() > 1:
             raise ConfigError(f"an evaluation expects one process, found {idist.get_world_size()}; start one")
         make_folder(self.folder)
-        self._gallery = SliceGallery(self.overlays)
+        self._gallery.threshold, self._lesions = float(cohort.threshold), {}
 
-    def _look(self, engine: Engine) -> None:
+    def _count_lesions(self, engine: Engine) -> None:
         for item in engine.state.output:
-            self._gallery.add(item)
+            label, pred = (item[name][0].cpu().numpy() for name in ("label", "pred"))
+            called = pred >= np.float32(self._gallery.threshold)
+            self._lesions[str(item["patient"])] = missed_lesions(label == 1, called)
 
     def _write(self, engine: Engine) -> None:
         cohort = cohort_of(engine)
         assert cohort is not None and cohort.threshold is not None  # seen when the run began
         threshold = float(cohort.threshold)
-        numbers = report(cohort, threshold, resamples=self.resamples, seed=self.seed)
+        numbers = report(cohort, threshold, self._lesions, resamples=self.resamples, seed=self.seed)
         if cohort.pooled.positives:
             # Where the report has None, no resample had a tumour.
             known = {
@@ -102,7 +108,7 @@ class EvaluationReport:
             save_figure(figure, self.folder / "pr_curve.png")
         figure = probabilities_figure(cohort.pooled, threshold=threshold, title=self.title)
         save_figure(figure, self.folder / "probabilities.png")
-        for reason, slices in self._gallery.chosen().items():
+        for reason, slices in self._gallery.chosen(threshold).items():
             figure = overlay_figure(slices, threshold=threshold, title=reason.value)
             save_figure(figure, self.folder / "overlays" / f"{reason.value.replace(' ', '_')}.png")
         # Last: a folder that holds metrics.json is complete.
@@ -111,12 +117,15 @@ class EvaluationReport:
         print(f"The evaluation is in {self.folder}: metrics.json, pictures, and overlays to look at.")
 
 
-def report(cohort: Cohort, threshold: float, *, resamples: int, seed: int) -> dict[str, Any]:
+def report(
+    cohort: Cohort, threshold: float, lesions: Mapping[str, tuple[int, int]], *, resamples: int, seed: int
+) -> dict[str, Any]:
     """Compute the numbers of an evaluation.
 
     Args:
         cohort: scores of every patient.
         threshold: at or above which a voxel is called tumour.
+        lesions: of each patient, how many it has and how many of them nothing was found of.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -148,12 +157,17 @@ def report(cohort: Cohort, threshold: float, *, resamples: int, seed: int) -> di
         "patients_with_tumour": len(counts) - len(empty),
         "patients_without_tumour": list(empty),
         "missed_patients": [name for name, c in counts.items() if c.fn and not c.tp],
+        "lesions": sum(count for count, _ in lesions.values()),
+        "missed_lesions": sum(missed for _, missed in lesions.values()),
         "voxels": cohort.pooled.total,
         "tumour_voxels": cohort.pooled.positives,
         "distinct_probabilities": cohort.pooled.distinct,
         "distinct_probabilities_exact": cohort.pooled.exact,
         "undefined": undefined,
-        "per_patient": cohort.per_patient(threshold),
+        "per_patient": [
+            row | dict(zip(("lesions", "missed_lesions"), lesions[row["patient"]], strict=True))
+            for row in cohort.per_patient(threshold)
+        ],
     }
     return to_json_value(numbers)
 

@@ -93,24 +93,15 @@ class TensorBoardValidation:
 
     def __init__(self, summary_writer: SummaryWriter | None, *, overlays: int = 3) -> None:
         self.writer = summary_writer
-        self.overlays = overlays
         self._gallery = SliceGallery(overlays)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
         if self.writer is None:
             return
-        engine.add_event_handler(Events.STARTED, self._begin)
-        if self.overlays:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+        if self._gallery.each:
+            self._gallery.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _begin(self, _engine: Engine) -> None:
-        self._gallery = SliceGallery(self.overlays)
-
-    def _look(self, engine: Engine) -> None:
-        for item in engine.state.output:
-            self._gallery.add(item)
 
     def _write(self, engine: Engine) -> None:
         assert self.writer is not None
@@ -126,8 +117,8 @@ class TensorBoardValidation:
             self.writer.add_histogram_raw(
                 "predictions/probabilities", **histogram_fields(cohort.pooled), global_step=step
             )
-        threshold = float(metrics.get("threshold", 0.5))
-        for reason, slices in self._gallery.chosen().items():
+        threshold = self._gallery.threshold = float(metrics.get("threshold", 0.5))  # of the next epoch, as a guess
+        for reason, slices in self._gallery.chosen(threshold).items():
             picture = to_array(overlay_figure(slices, threshold=threshold, title=reason.value))
             self.writer.add_image(f"overlays/{reason.value.replace(' ', '_')}", picture, step, dataformats="HWC")
         self.writer.flush()

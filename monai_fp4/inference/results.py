@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from monai_fp4.atomic import write_atomically
@@ -27,6 +26,7 @@ from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.inference.ensemble import Segmented
 from monai_fp4.inference.formats import write_itk, write_nifti, write_pictures
 from monai_fp4.inference.segmentation import write_segmentation
+from monai_fp4.metrics.lesions import lesions_of
 from monai_fp4.visualize import grey_slice, prediction_preview
 
 __all__ = ["lesions_of", "write_mask", "write_results"]
@@ -102,19 +102,6 @@ def _measures(mask: NDArray[np.uint8], scan: Image) -> dict[str, Any]:
             {"voxels": size, "volume_ml": None if volume is None else round(size * volume, 6)} for size in sizes
         ],
     }
-
-
-def lesions_of(mask: NDArray[np.uint8]) -> list[int]:
-    """Voxels of each lesion, the largest first; voxels that touch by a corner are of one lesion.
-
-    >>> lesions_of(np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 0, 0]]], np.uint8))
-    [2]
-    """
-    if not mask.any():
-        return []
-    parts = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask), True)
-    counts = np.bincount(SimpleITK.GetArrayViewFromImage(parts).ravel())[1:]
-    return sorted(map(int, counts), reverse=True)
 
 
 def _preview(path: Path, key: str, found: Segmented, scan: Image) -> None:

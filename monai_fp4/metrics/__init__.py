@@ -11,6 +11,7 @@ module       concept
 `cells`      neighbouring keys together, finer where the curve bends
 `histogram`  a stream of any length in bounded memory, and the area under its curve
 `confusion`  counts at a threshold: Dice, recall, precision, F2
+`lesions`    lesions one by one, and which of them were missed
 `cohort`     patients: pooled values, and values a patient
 `bootstrap`  intervals by drawing patients anew
 `soft`       the soft scores of arXiv 2605.27616, which are not the usual ones

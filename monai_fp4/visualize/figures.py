@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from monai_fp4.atomic import write_atomically
 from monai_fp4.metrics.bootstrap import Interval
-from monai_fp4.metrics.confusion import Confusion
 from monai_fp4.metrics.histogram import ScoreHistogram
 from monai_fp4.visualize.overlays import Overlay
 
@@ -29,6 +31,7 @@ __all__ = ["overlay_figure", "pr_curve_figure", "probabilities_figure", "save_fi
 _LESION, _BACKGROUND, _MARK = "#D55E00", "#0072B2", "#000000"
 _TRUTH, _PREDICTION = "#00E676", "#FF4D6D"
 _BINS = 60
+_BARS = (1, 2, 5, 10, 20, 50, 100)  # millimetres
 
 
 def pr_curve_figure(
@@ -55,7 +58,7 @@ def pr_curve_figure(
     share = curve.positives / (curve.positives + curve.negatives)
     axes.axhline(share, color="0.55", linestyle=":", label=f"chance: {share:.1%} of the voxels are lesion")
     if not math.isnan(threshold):
-        counts: Confusion = histogram.confusion(threshold)
+        counts = histogram.confusion(threshold)
         if not math.isnan(counts.precision):
             label = f"threshold {threshold:.3g}: Dice {counts.dice:.3f}"
             axes.plot(counts.recall, counts.precision, "o", color=_LESION, markersize=8, label=label, zorder=3)
@@ -103,19 +106,20 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         title: of the figure.
     """
     columns = len(overlays)
-    tallest = max(overlay.image.shape[0] / overlay.image.shape[1] for overlay in overlays)
+    tallest = max(_height(overlay) / overlay.image.shape[1] for overlay in overlays)
     height = 2 * 2.55 * min(max(tallest, 0.3), 1.0) + 1.8  # wide pictures would stand far apart
     figure = Figure(figsize=(max(2.9 * columns + 0.6, 4.8), height), layout="constrained")
     panels = figure.subplots(2, columns, squeeze=False)
     for (above, below), overlay in zip(panels.T, overlays, strict=True):
-        above.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        below.imshow(overlay.probability, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-        predicted = overlay.probability >= threshold
+        aspect = _height(overlay) / overlay.image.shape[0]
+        above.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+        below.imshow(overlay.probability, cmap="magma", vmin=0, vmax=1, aspect=aspect)
         for axes in (above, below):
             _outline(axes, overlay.label, _TRUTH, "solid")
             axes.set_axis_off()
-        _outline(above, predicted, _PREDICTION, "dashed")
-        counts = _slice_counts(predicted, overlay.label)
+        _outline(above, overlay.probability >= threshold, _PREDICTION, "dashed")
+        _mark_sides_and_scale(above, overlay)
+        counts = overlay.counts(threshold)
         dice = "no lesion here" if not overlay.label.any() else f"Dice {counts.dice:.2f}, recall {counts.recall:.2f}"
         above.set_title(f"patient {overlay.number}\nslice {overlay.index + 1}: {dice}", fontsize=8)
         below.set_title(
@@ -159,6 +163,25 @@ def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> Non
         axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def _slice_counts(predicted: NDArray[np.bool_], label: NDArray[np.bool_]) -> Confusion:
-    tp, fp, fn = (int(np.count_nonzero(m)) for m in (predicted & label, predicted & ~label, ~predicted & label))
-    return Confusion(tp=tp, fp=fp, fn=fn, tn=label.size - tp - fp - fn)
+def _height(overlay: Overlay) -> float:
+    """Of a picture whose pixels are one wide."""
+    rows, columns = overlay.spacing or (1.0, 1.0)
+    return overlay.image.shape[0] * rows / columns
+
+
+def _mark_sides_and_scale(axes: Any, overlay: Overlay) -> None:
+    """The patient's right and left, and a bar of a round length, where the files say where the scan lies."""
+    if overlay.spacing is None:
+        return
+    around = [patheffects.withStroke(linewidth=1.5, foreground="black")]
+    for x, side in ((0.02, "R"), (0.98, "L")):
+        place = {"transform": axes.transAxes, "ha": "left" if side == "R" else "right", "va": "center"}
+        axes.text(x, 0.5, side, color="white", fontsize=8, path_effects=around, **place)
+    width = overlay.image.shape[1] * overlay.spacing[1]
+    length = max((each for each in _BARS if each <= width / 3), default=width)
+    bar = AnchoredSizeBar(
+        axes.transData, length / overlay.spacing[1], f"{length:g} mm", "lower right", color="white", frameon=False,
+        fontproperties=FontProperties(size=7),
+    )  # fmt: skip
+    bar.txt_label.get_children()[0].set_path_effects(around)
+    axes.add_artist(bar)

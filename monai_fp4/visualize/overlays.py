@@ -1,8 +1,8 @@
-"""Choose the slices to show, and draw them: the scan, the radiologist's contour and the model's.
+"""Choose the slices to show of an evaluation, while patients stream by, so that no scan is read twice.
 
 What a clinician looks for first are the largest tumours (is the outline right?), the worst misses (what was not
-seen?) and the worst false alarms. They are kept while patients stream by, so that no scan is read twice; the choice
-depends on the numbers alone, with ties broken by name, so that two runs show the same slices.
+seen?) and the worst false alarms. The choice depends on the numbers alone, with ties broken by name, so that two runs
+show the same slices.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import torch
+from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from monai_fp4.data.readers.masks import IGNORED
+from monai_fp4.metrics.confusion import Confusion
+from monai_fp4.metrics.lesions import number_lesions
 
 __all__ = ["Overlay", "Reason", "SliceGallery", "grey_slice"]
 
@@ -41,7 +45,9 @@ class Overlay:
         amount: how strongly the reason holds, see `SliceGallery`.
         image: `[H, W]`, grey values in 0..1 at the scan's own size.
         label: `[H, W]`, bool.
-        probability: `[H, W]`, float32.
+        probability: `[H, W]`, float32; NaN where a pixel does not count.
+        spacing: millimetres between rows and between columns; None where the files do not say. Where they do, columns
+            run from the patient's right to the left.
     """
 
     patient: str
@@ -52,6 +58,16 @@ class Overlay:
     image: NDArray[np.float32]
     label: NDArray[np.bool_]
     probability: NDArray[np.float32]
+    spacing: tuple[float, float] | None = None
+
+    def counts(self, threshold: float) -> Confusion:
+        """Pixels that count, at a threshold."""
+        called, passed = self.probability >= threshold, self.probability < threshold
+        pairs = {"tp": (called, self.label), "fp": (called, ~self.label), "fn": (passed, self.label)}
+        return Confusion(
+            **{name: int(np.count_nonzero(one & other)) for name, (one, other) in pairs.items()},
+            tn=int(np.count_nonzero(passed & ~self.label)),
+        )
 
 
 class SliceGallery:
@@ -60,26 +76,39 @@ class SliceGallery:
     They are those with the largest amount of:
 
     - tumour: its voxels;
-    - miss: voxels not seen (the sum of 1 - p over the tumour) times the share of the tumour that they are, since the
-      many voxels that a large tumour loses along its rim matter less than a small tumour that was overlooked;
-    - false alarm: the sum of p over the background voxels with p above one half.
+    - miss: of each lesion, its voxels below the threshold (the sum of their 1 - p) times the share of it that they are,
+      since the many voxels that a large lesion loses along its rim matter less than a small one that was overlooked,
+      alone or beside the large one;
+    - false alarm: the sum of p over the background voxels that reach the threshold.
 
     Args:
         each: how many of each reason, at most one a patient.
+        threshold: from which on a voxel is called lesion; it may be set anew before a patient is added.
 
     Example:
+        >>> import torch
         >>> gallery = SliceGallery(each=1)
         >>> label = torch.zeros(1, 4, 4, 3)
         >>> label[:, :2, :2, 1] = 1
-        >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.5 * label, "patient": "anna"})
-        >>> [(str(reason), o.patient, o.index, o.amount) for reason, (o,) in gallery.chosen().items()]
-        [('largest lesions', 'anna', 1, 4.0), ('worst misses', 'anna', 1, 1.0)]
+        >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.25 * label, "patient": "anna"})
+        >>> [(str(reason), o.patient, o.index, o.amount) for reason, (o,) in gallery.chosen(0.5).items()]
+        [('largest lesions', 'anna', 1, 4.0), ('worst misses', 'anna', 1, 2.25)]
+        >>> list(gallery.chosen(threshold=0.2))  # nothing is missed
+        [<Reason.LARGEST: 'largest lesions'>]
     """
 
-    def __init__(self, each: int = 3) -> None:
-        self.each = each
+    def __init__(self, each: int = 3, threshold: float = 0.5) -> None:
+        self.each, self.threshold = each, threshold
+        self._clear()
+
+    def _clear(self) -> None:
         self._kept: dict[Reason, list[Overlay]] = {reason: [] for reason in Reason}
         self._seen = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Begin anew with each run of an evaluator, and look at every patient of its outputs."""
+        engine.add_event_handler(Events.STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: [*map(self.add, engine.state.output)])
 
     def add(self, item: Mapping[str, Any]) -> None:
         """Look at a patient.
@@ -90,12 +119,12 @@ class SliceGallery:
         """
         self._seen += 1
         number = item.get("number") or self._seen
-        label, pred = (item["label"][0] == 1).float(), item["pred"][0].float()
-        tumour, unseen = label.sum((0, 1)), (label * (1 - pred)).sum((0, 1))
+        label, pred = (item[name][0].cpu().numpy() for name in ("label", "pred"))
+        called, lesion = pred >= self.threshold, label == 1
         amounts = {
-            Reason.LARGEST: tumour,
-            Reason.MISSED: unseen.square() / tumour.clamp(min=1),
-            Reason.FALSE_ALARM: ((1 - label) * pred * (pred > 0.5)).sum((0, 1)),
+            Reason.LARGEST: lesion.sum((0, 1), dtype=np.float64),
+            Reason.MISSED: _missed(lesion, np.where(called, 0, 1 - pred)),
+            Reason.FALSE_ALARM: np.sum(pred, (0, 1), where=called & (label == 0), dtype=np.float64),
         }
         for reason, by_slice in amounts.items():
             index = int(by_slice.argmax())
@@ -108,13 +137,32 @@ class SliceGallery:
             kept.sort(key=lambda overlay: (-overlay.amount, overlay.patient))
             del kept[self.each :]
 
-    def chosen(self) -> dict[Reason, list[Overlay]]:
-        """The slices for each reason that there are any for, from the largest amount down."""
-        return {reason: list(kept) for reason, kept in self._kept.items() if kept}
+    def chosen(self, threshold: float) -> dict[Reason, list[Overlay]]:
+        """The slices for each reason that there are any for at a threshold, from the largest amount down."""
+        holds = {Reason.MISSED: lambda counts: counts.fn, Reason.FALSE_ALARM: lambda counts: counts.fp}
+        found = {
+            reason: [o for o in kept if reason is Reason.LARGEST or holds[reason](o.counts(threshold))]
+            for reason, kept in self._kept.items()
+        }
+        return {reason: kept for reason, kept in found.items() if kept}
+
+
+def _missed(lesion: NDArray[np.bool_], unseen: NDArray[np.float32]) -> NDArray[np.float64]:
+    """By slice, the sum over its lesions of what is unseen of each, times the share of it."""
+    numbers, box = number_lesions(lesion)
+    found, count, depth = np.zeros(lesion.shape[2]), int(numbers.max(initial=0)) + 1, numbers.shape[2]
+    at = (numbers * depth + np.arange(depth)).ravel()
+    size, lost = (
+        np.bincount(at, weights, minlength=count * depth).reshape(count, depth)[1:]
+        for weights in (None, unseen[box].ravel())
+    )
+    found[box[2]] = (lost**2 / np.maximum(size, 1)).sum(0)
+    return found
 
 
 def _overlay(item: Mapping[str, Any], number: int, index: int, reason: Reason, amount: float) -> Overlay:
-    label, pred = item["label"][0, ..., index], item["pred"][0, ..., index]
+    label, pred = (item[name][0, ..., index].cpu().numpy() for name in ("label", "pred"))
+    spacing = item.get("spacing")
     return Overlay(
         patient=str(item["patient"]),
         number=number,
@@ -122,8 +170,9 @@ def _overlay(item: Mapping[str, Any], number: int, index: int, reason: Reason, a
         reason=reason,
         amount=amount,
         image=grey_slice(item["image"], index, tuple(item["label"].shape[1:])),
-        label=(label == 1).cpu().numpy(),
-        probability=pred.float().cpu().numpy(),
+        label=label == 1,
+        probability=np.where(label == IGNORED, np.float32(np.nan), pred.astype(np.float32)),
+        spacing=None if spacing is None else (spacing[0], spacing[1]),
     )
 
 
@@ -141,6 +190,6 @@ def grey_slice(image: Tensor, index: int, native: tuple[int, ...]) -> NDArray[np
     # The second of three channels is FLAIR in the study's scans; alone it shows a lesion better than false colours do.
     channel = 1 if image.shape[0] == 3 else 0
     plane = functional.interpolate(image[None, channel : channel + 1, ..., at].float(), size=size, mode="bilinear")
-    low, high = torch.quantile(plane, torch.tensor([0.01, 0.995], device=plane.device))
-    grey = ((plane[0, 0] - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    return grey.cpu().numpy()
+    grey = plane[0, 0].cpu().numpy()
+    low, high = np.quantile(grey, [0.01, 0.995]).astype(np.float32)  # torch's takes 16 million pixels at most
+    return ((grey - low) / max(high - low, np.float32(1e-6))).clip(0, 1)

@@ -42,13 +42,16 @@ def prediction_preview(
         A PNG; the same slices give the same bytes.
     """
     size = fitted(slices[0][1].shape, spacing, _SIDE)[::-1]
+    # Where pixels share one of the picture, it shows them all: of one marked pixel in a large slice nothing is lost.
+    shrinks = any(new < old for new, old in zip(size, slices[0][1].shape[::-1], strict=True))
+    way = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
     width = max(len(slices) * (_SIDE + _GAP) + _GAP, 2 * _SIDE)
     picture = Image.new("RGB", (width, 3 * _LINE + 2 * size[1] + 3 * _GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     draw.text((_GAP, _GAP // 2), title, "black", font)
     for place, (number, image, mask) in enumerate(slices):
         left, top = _GAP + place * (_SIDE + _GAP), _LINE + _GAP
-        grey = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        grey = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize(size, way)
         draw.text((left, top), f"slice {number + 1} of {depth}", "black", font)
         picture.paste(grey, (left, top + _LINE))
         _mark_sides(draw, sides, (left, top + _LINE), size, font)
@@ -56,7 +59,7 @@ def prediction_preview(
         count = int(np.count_nonzero(mask))
         draw.text((left, top), f"{count:,} pixels marked" if count else "nothing marked", "black", font)
         picture.paste(grey, (left, top + _LINE))
-        large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
+        large = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, way)) > 0
         contour = Image.fromarray((_rim(large) * np.uint8(255)).astype(np.uint8))
         picture.paste(_CONTOUR, (left, top + _LINE), contour)
         _mark_sides(draw, sides, (left, top + _LINE), size, font)

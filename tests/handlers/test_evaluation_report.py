@@ -90,6 +90,18 @@ def test_missed_and_healthy_patients_are_named(folder):
     assert result["per_patient"][4]["auprc"] is None and result["per_patient"][4]["recall"] is None
 
 
+def test_a_lesion_that_was_overlooked_beside_a_large_one_is_counted(folder, tmp_path):
+    item = synthetic_cohort()[0]
+    item["label"][0, 2:4, 2:4, 0], item["pred"][0, 2:4, 2:4, 0] = 1, 0.1
+    evaluate(tmp_path, [item, *synthetic_cohort()[1:]])
+    before, after = numbers(folder), numbers(tmp_path)
+    assert (
+        (after["lesions"], after["missed_lesions"]) == (before["lesions"] + 1, before["missed_lesions"] + 1) == (5, 2)
+    )
+    assert after["missed_patients"] == ["missed"] and after["per_patient"][0]["recall"] > 0.9
+    assert [row["missed_lesions"] for row in after["per_patient"]] == [1, 0, 0, 1, 0]
+
+
 @pytest.mark.filterwarnings("ignore::monai_fp4.metrics.histogram.NoPositivesWarning")
 def test_a_cohort_without_tumour_is_reported_and_not_an_error(tmp_path):
     evaluate(tmp_path, synthetic_cohort()[4:], threshold=1.0)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from PIL import Image
 from synthetic_patients import synthetic_cohort
 
@@ -60,10 +62,10 @@ def test_probabilities_name_the_number_of_distinct_values(histogram):
 
 
 def test_overlays_name_patient_slice_and_misses():
-    gallery = SliceGallery(1)
+    gallery = SliceGallery(1, 0.4)
     for patient in synthetic_cohort():
         gallery.add(patient)
-    overlays = [overlay for slices in gallery.chosen().values() for overlay in slices]
+    overlays = [overlay for slices in gallery.chosen(0.4).values() for overlay in slices]
     figure = overlay_figure(overlays, threshold=0.4, title="x")
     text = texts(figure)
     missed = overlays[1]
@@ -118,3 +120,17 @@ def test_a_mask_of_all_pixels_is_outlined_and_wide_slices_stand_close():
     above = [axes for axes in wide.axes if axes.images and axes.get_title()]
     assert all(axes.get_xlim() == (-0.5, 59.5) and axes.get_ylim() == (19.5, -0.5) for axes in above[:2])
     assert wide.get_figheight() < 5
+
+
+def test_sides_scale_and_pixels_that_are_no_squares_are_drawn_where_they_are_known():
+    known = {"patient": "a", "number": 1, "index": 0, "reason": Reason.LARGEST, "amount": 1.0}
+    known |= {"image": np.zeros((40, 60), np.float32), "label": np.ones((40, 60), bool)}
+    shown = Overlay(**known, probability=np.ones((40, 60), np.float32), spacing=(3.0, 1.0))
+    figure = overlay_figure([shown], threshold=0.5)
+    above = figure.axes[0]
+    words = {text.get_text(): text.get_position()[0] for text in above.texts}
+    assert words["R"] < 0.5 < words["L"] and above.get_aspect() == 3
+    (bar,) = (each for each in above.artists if isinstance(each, AnchoredSizeBar))
+    assert bar.txt_label.get_text() == "20 mm" and bar.size_bar.get_children()[0].get_width() == 20
+    unknown = overlay_figure([replace(shown, spacing=None)], threshold=0.5)
+    assert not unknown.axes[0].texts and unknown.axes[0].get_aspect() == 1

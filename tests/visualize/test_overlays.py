@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from synthetic_patients import synthetic_cohort, synthetic_patient
 
-from monai_fp4.visualize import Reason, SliceGallery
+from monai_fp4.visualize import Reason, SliceGallery, grey_slice
 
 
-def chosen(patients, each=2):
-    gallery = SliceGallery(each)
+def chosen(patients, each=2, threshold=0.5):
+    gallery = SliceGallery(each, threshold)
     for patient in patients:
         gallery.add(patient)
-    return [overlay for slices in gallery.chosen().values() for overlay in slices]
+    return [overlay for slices in gallery.chosen(threshold).values() for overlay in slices]
 
 
 def test_largest_lesions_worst_misses_and_false_alarms_are_chosen():
@@ -27,11 +28,12 @@ def test_numbers_and_slices_are_those_of_the_arrays():
     patients = {p["patient"]: p for p in synthetic_cohort()}
     for overlay in chosen(patients.values(), each=5):
         item = patients[overlay.patient]
-        label, pred = item["label"][0].float(), item["pred"][0]
+        label, pred = item["label"][0].float(), item["pred"][0]  # one lesion each
+        unseen = label * (1 - pred) * (pred < 0.5)
         amounts = {
             Reason.LARGEST: label,
-            Reason.MISSED: label * (1 - pred) * ((label * (1 - pred)).sum((0, 1)) / label.sum((0, 1)).clamp(min=1)),
-            Reason.FALSE_ALARM: (1 - label) * pred * (pred > 0.5),
+            Reason.MISSED: unseen * (unseen.sum((0, 1)) / label.sum((0, 1)).clamp(min=1)),
+            Reason.FALSE_ALARM: (1 - label) * pred * (pred >= 0.5),
         }[overlay.reason].sum((0, 1))
         assert overlay.index == int(amounts.argmax())
         assert abs(overlay.amount - float(amounts.max())) < 1e-3
@@ -49,6 +51,37 @@ def test_the_order_of_patients_does_not_matter_even_for_ties():
 
 def test_patients_without_tumour_give_no_tumour_slices():
     assert all(o.reason is Reason.FALSE_ALARM for o in chosen([synthetic_patient("healthy", seed=1, radius=0)]))
+
+
+def planted(pred: float) -> dict:
+    """A large lesion in slice 1, found but for its rim, and a small one in slice 3 of a given probability."""
+    label, given = torch.zeros(1, 32, 32, 4, dtype=torch.uint8), torch.full((1, 32, 32, 4), 0.1)
+    label[:, 2:22, 2:22, 1], given[:, 2:20, 2:22, 1] = 1, 0.9
+    label[:, 28:30, 28:30, 3], given[:, 28:30, 28:30, 3] = 1, pred
+    return {"image": torch.rand(3, 32, 32, 4), "label": label, "pred": given, "patient": "anna"}
+
+
+def test_a_small_lesion_that_was_overlooked_beside_a_large_one_is_a_miss():
+    item = planted(0.1)
+    item["label"][..., 1] += item["label"][..., 3]  # in the slice of the large one
+    item["label"][..., 2:] = 0
+    lost = [o for o in chosen([item], each=1) if o.reason is Reason.MISSED]
+    assert lost[0].amount == pytest.approx(0.9**2 * 4 + 0.9**2 * 40 * 40 / 400, abs=1e-3)
+
+
+def test_nothing_missed_is_no_miss_and_what_does_not_count_no_false_alarm():
+    item = planted(0.9)
+    item["pred"][item["label"] == 1] = 0.45
+    item["pred"][:, 0, :, 0], item["label"][:, 0, :, 0] = 0.9, 2
+    assert {o.reason for o in chosen([item], threshold=0.4)} == {Reason.LARGEST}
+    assert {o.reason for o in chosen([item])} == {Reason.LARGEST, Reason.MISSED}
+    gallery = SliceGallery(1, 0.5)  # of a threshold that was another while the patients went by
+    gallery.add(item)
+    assert list(gallery.chosen(0.4)) == [Reason.LARGEST]
+
+
+def test_slices_of_many_million_pixels_have_grey_values():
+    assert grey_slice(torch.rand(1, 8, 8, 1), 0, (4100, 4100, 1)).shape == (4100, 4100)
 
 
 def test_a_network_of_another_depth_shows_the_matching_slice():

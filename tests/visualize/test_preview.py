@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from monai_fp4.visualize import mask_thumbnail, prediction_preview
@@ -46,3 +47,14 @@ def test_a_thumbnail_outlines_its_mask() -> None:
     )
     green = picture[..., 1] > 100
     assert green[10, 10:30].all() and not green[15:25, 15:25].any() and not green[35:].any()
+
+
+@pytest.mark.parametrize("at", range(103, 800, 97))
+def test_one_marked_pixel_of_a_large_slice_is_seen(at: int) -> None:
+    mask = np.zeros((800, 800), bool)
+    mask[at, at] = True
+    content = prediction_preview([(0, mask.astype(np.float32), mask)], depth=1)
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)
+    assert (picture == (255, 77, 109)).all(-1).any()
+    above = picture[: picture.shape[0] // 2, 8:368]
+    assert (above[60:].sum(-1) > 0).any()  # in the scan, too
