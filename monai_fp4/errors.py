@@ -12,11 +12,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "printable", "unknown_name"]
+__all__ = ["ConfigError", "DataError", "MonaiFP4Error", "NumericsError", "listed", "printable", "unknown_name"]
 
 
 _LONGEST = 2000
 """Characters of a sentence: what was given may be a whole file."""
+_FEW = 6
 
 
 def printable(text: str) -> str:
@@ -53,6 +54,16 @@ class DataError(MonaiFP4Error, ValueError):
 
 class NumericsError(MonaiFP4Error, ArithmeticError):
     """NaN or infinity where a finite number was expected; the run stops rather than train on it."""
+
+
+def listed(names: Iterable[str] | None) -> str:
+    """The first few names, and how many there are beside them.
+
+    >>> listed("abcdefgh")
+    'a, b, c, d, e, f and 2 more'
+    """
+    every = list(names or ())
+    return (", ".join(every[:_FEW]) or "none") + (f" and {len(every) - _FEW} more" if len(every) > _FEW else "")
 
 
 def unknown_name(

@@ -29,9 +29,8 @@ from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.data.image_size import check_size
-from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.pseudonyms import refuse_keys_within
-from monai_fp4.errors import ConfigError, DataError, printable, unknown_name
+from monai_fp4.errors import ConfigError, DataError, listed, printable, unknown_name
 from monai_fp4.networks import build_network, to_channels_last
 from monai_fp4.quantization.conversion import convert, set_active
 

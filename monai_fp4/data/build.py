@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,8 +19,9 @@ from tqdm import tqdm
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
 from monai_fp4.data.examination import Examined, Findings, examine
+from monai_fp4.data.folds import check_folds
 from monai_fp4.data.groups import folds_of, with_fields
-from monai_fp4.data.layouts import AUTO, FoundPatient, Listing, data_root, find_patients, layout_of, left_over
+from monai_fp4.data.layouts import AUTO, FoundPatient, Layout, Listing, data_root, find_patients, layout_of, left_over
 from monai_fp4.data.manifest import from_json, load_manifest, to_json
 from monai_fp4.data.paper_split import FOLDS, SEED, assign_paper_splits
 from monai_fp4.data.patients import read_patient
@@ -31,36 +30,26 @@ from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom_series import is_there
 from monai_fp4.data.readers.files import digest_of
 from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
-from monai_fp4.errors import ConfigError, DataError, unknown_name
+from monai_fp4.errors import ConfigError, DataError, listed, unknown_name
 
 __all__ = ["SPLIT_RULES", "build_manifest", "check_manifest", "find_and_examine"]
 
-SPLIT_RULES = ("folds", "paper")
-"""Ways to choose whom to validate and to test on."""
-
-T = TypeVar("T")
 R = TypeVar("R")
 
+SPLIT_RULES = ("folds", "paper")
+"""Ways to choose whom to validate and to test on."""
 _FEW = 5
 
 
-def build_manifest(dataset_dir: str | Path, **options: object) -> Manifest:
-    """Read all of a data folder and assign its patients to folds.
+def build_manifest(dataset_dir: str | Path, **options: Any) -> Manifest:
+    """Read all of a data folder and assign its patients to folds; what :func:`find_and_examine` doubts is a warning.
 
-    What :func:`find_and_examine` finds doubtful is a warning here.
-
-    Args:
-        dataset_dir: the data folder; for ``lgg`` the ``kaggle_3m`` folder or its parent.
-        options: those of :func:`find_and_examine`.
-
-    Raises:
-        DataError: whatever is wrong with the data, in one sentence.
-        ConfigError: no such split or rule, or fewer than two folds.
+    Arguments and errors are those of :func:`find_and_examine`.
 
     Returns:
         The manifest; :func:`monai_fp4.data.save_manifest` writes it.
     """
-    manifest, findings = find_and_examine(dataset_dir, **options)  # type: ignore[arg-type]
+    manifest, findings = find_and_examine(dataset_dir, **options)
     for doubt in findings.doubts:
         warnings.warn(doubt, stacklevel=2)
     return manifest
@@ -104,15 +93,13 @@ def find_and_examine(
 
     Raises:
         DataError: whatever is wrong with the data, in one sentence.
-        ConfigError: no such split, fewer than two folds, or a regular expression that is none.
+        ConfigError: no such split or rule, fewer than two folds, or a regular expression that is none.
     """
     reading = reading or Reading()
-    if format != AUTO:
-        layout_of(format)
     if split not in tuple(Split):
         raise unknown_name("split", split, [each.value for each in Split])
-    if split == Split.TRAIN and folds < 2:
-        raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
+    if split == Split.TRAIN:
+        check_folds(folds)
     if split_rule not in SPLIT_RULES:
         raise unknown_name("split_rule", split_rule, SPLIT_RULES)
     by_paper = split_rule == "paper"
@@ -122,33 +109,24 @@ def find_and_examine(
     listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series), groups or ())
     format, found = find_patients(listing, format)
     found = with_fields(found, groups)
-    known_fields = {patient.id: patient for patient in found}
-
-    def read(entry: FoundPatient) -> tuple[Patient, Examined]:
-        return _read(entry, root, Split(split), reading)
-
-    both = _each(found, read, lambda entry: entry.id)
-    examined = [each for _, each in both]
-    channels = _renamed(_channels(found, examined, format, root), channels)
+    both = _each(found, lambda entry: _read(entry, root, Split(split), reading))
+    patients, examined = zip(*both, strict=True)
+    channels = _channels(layout_of(format), found, examined, root, channels)
     named = patient_pattern is not None or format == "table" or {entry.id for entry in found} <= listing.named
     findings = Findings.of(format, channels, found, examined, left_over(listing, found), reading, root, named)
-    patients = [
-        replace(patient, split=known_fields[patient.id].split or patient.split)
-        if split == Split.TRAIN else patient for patient, _ in both
-    ]  # fmt: skip
     splits: dict[str, HeldOut] = {}
     if by_paper:
         if any(entry.split or entry.fold is not None for entry in found):
             raise ConfigError("split_rule 'paper' draws folds and splits itself; leave them out of the table of groups")
-        assigned, splits = assign_paper_splits(patients)
+        patients, splits = assign_paper_splits(patients)
         folds, seed = FOLDS, SEED
     else:
-        assigned, folds = folds_of(patients, known_fields, folds if split == Split.TRAIN else 0, seed)
+        patients, folds = folds_of(patients, folds, seed)
     manifest = Manifest(
         name=name or Path(str(dataset_dir)).resolve().name or "data",
         format=format,
         channels=channels,
-        patients=assigned,
+        patients=patients,
         folds=folds,
         seed=seed,
         description=description,
@@ -171,14 +149,15 @@ def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tu
     paths = [{"image": str(root / image), "mask": str(root / mask)} for image, mask in entry.pairs]
     examined = examine({"patient": entry.id, "images": paths, "reading": reading.to_json()})
     digests = {path: digest_of(root / path, reader_of(path)) for pair in entry.pairs for path in pair}
-    images = tuple(ImagePair(image, mask, digests[image], digests[mask]) for image, mask in entry.pairs)
+    if split is Split.TRAIN:
+        split = entry.split or split
     patient = Patient(
         id=entry.id,
         group=entry.group,
-        fold=None,
+        fold=entry.fold if split is Split.TRAIN else None,
         split=split,
         tumour_voxels=examined.tumour_voxels,
-        images=images,
+        images=tuple(ImagePair(image, mask, digests[image], digests[mask]) for image, mask in entry.pairs),
         tumour_slices=examined.tumour_slices,
         person="" if entry.person == entry.id else entry.person,
         voxels=examined.voxels,
@@ -186,66 +165,51 @@ def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tu
     return patient, examined
 
 
-def _each(items: Sequence[T], work: Callable[[T], R], name: Callable[[T], str]) -> list[R]:
+def _each(patients: Sequence[Any], work: Callable[[Any], R]) -> list[R]:
     """Work on every patient; those that are wrong are named together.
 
     Raises:
         DataError: one or more are wrong.
     """
     done, wrong = [], {}
-    for item in tqdm(items, desc="patients", disable=None):
+    for patient in tqdm(patients, desc="patients", disable=None):
         try:
-            done.append(work(item))
+            done.append(work(patient))
         except DataError as error:
-            wrong[name(item)] = str(error)
+            wrong[patient.id] = str(error)
     if len(wrong) == 1:
         raise DataError(next(iter(wrong.values())))
     if wrong:
         first = " | ".join(f"{patient}: {reason}" for patient, reason in list(wrong.items())[:_FEW])
         others = f" | and {', '.join(list(wrong)[_FEW:])}" if len(wrong) > _FEW else ""
         raise DataError(
-            f"expected all {len(items)} patients to be readable, found {len(wrong)} that are not; {first}{others}"
+            f"expected all {len(patients)} patients to be readable, found {len(wrong)} that are not; {first}{others}"
         )
     return done
 
 
-def _channels(found: Sequence[FoundPatient], examined: Sequence[Examined], format: str, root: Path) -> tuple[str, ...]:
-    """The channels' names, the same for all patients.
+def _channels(
+    layout: Layout, found: Sequence[FoundPatient], examined: Sequence[Examined], root: Path, wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """The channels' names, those that the user ``wanted`` or the files' own, the same for all patients.
 
     Raises:
         DataError: patients with other channels, all of whom are named.
+        ConfigError: the user named more or fewer, or one twice.
     """
-    layout = layout_of(format)
     names = [layout.channel_names(entry, each.channels) for entry, each in zip(found, examined, strict=True)]
-    wrong = [entry.id for entry, each in zip(found, names, strict=True) if each != names[0]]
+    wrong = {entry.id: each for entry, each in zip(found, names, strict=True) if each != names[0]}
     if wrong:
-        other = names[[entry.id for entry in found].index(wrong[0])]
-        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise DataError(
-            f"expected {len(names[0])} channels as in patient {found[0].id!r}, found {len(other)} in "
-            f"{wrong[0]!r}{others} in {root}; bring all patients to the same channels"
+            f"expected {len(names[0])} channels as in patient {found[0].id!r}, found {len(next(iter(wrong.values())))} "
+            f"in {listed(map(repr, wrong))} in {root}; bring all patients to the same channels"
         )
-    return names[0]
-
-
-def _renamed(found: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
-    """The names that the user gives to the channels.
-
-    Raises:
-        ConfigError: more or fewer, or one twice.
-        DataError: the files' own names are one name twice.
-    """
-    if wanted and (len(wanted) != len(found) or len(set(wanted)) < len(wanted)):
+    if wanted and (len(wanted) != len(names[0]) or len(set(wanted)) < len(wanted)):
         raise ConfigError(
-            f"expected {len(found)} different names of channels for {', '.join(found)}, found "
+            f"expected {len(names[0])} different names of channels for {', '.join(names[0])}, found "
             f"{', '.join(wanted)}; give one for each"
         )
-    twice = [name for name, count in Counter(found).items() if count > 1]
-    if twice and not wanted:
-        raise DataError(
-            f"expected channels of different names, found {twice[0]!r} twice; give names in their order with --channels"
-        )
-    return tuple(wanted) or found
+    return tuple(wanted) or names[0]
 
 
 def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> Manifest:
@@ -266,8 +230,7 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
             "bundle on that manifest and dataset_dir writes them"
         )
     root = prepare_data(manifest, dataset_dir)
-    first = {patient.id: located(manifest, patient).images[0].image for patient in manifest.patients}
-    absent = [patient for patient, image in first.items() if not is_there(root / image)]
+    absent = [p.id for p in manifest.patients if not is_there(root / located(manifest, p).images[0].image)]
     if absent:
         raise DataError(
             f"expected all {len(manifest.patients)} patients of manifest {manifest.name!r} in {root}, found that "
@@ -283,5 +246,5 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
                 "build the manifest again"
             )
 
-    _each(manifest.patients, check, lambda patient: patient.id)
+    _each(manifest.patients, check)
     return manifest

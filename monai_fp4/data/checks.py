@@ -65,8 +65,8 @@ def _check_names(manifest: Manifest, source: str) -> None:
     twice = [name for name, count in Counter(manifest.channels).items() if count > 1]
     if twice:
         raise DataError(
-            f"expected channels of different names, found {twice[0][:80]!a} twice in {ascii(source)[1:-1]}; name them "
-            "with --channels of manifest build"
+            f"expected in {ascii(source)[1:-1]} channels of different names, found {twice[0][:80]!a} twice; give names "
+            "in their order with --channels"
         )
     names = {("the manifest's name", manifest.name), *(("a channel", name) for name in manifest.channels)}
     paths = set()

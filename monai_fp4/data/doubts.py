@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from monai_fp4.data.layouts import FoundPatient
-from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.readers import READERS, reader_of
 from monai_fp4.data.records import Reading
+from monai_fp4.errors import listed
 
 if TYPE_CHECKING:
     from monai_fp4.data.examination import Examined
@@ -43,12 +43,9 @@ def doubts_of(
         reading: what the user said of the files.
         named: whether the user's own table or pattern says who is who.
     """
-
-    def who(wrong: Callable[[Examined], bool]) -> list[str]:
-        return [entry.id for entry, each in zip(found, examined, strict=True) if wrong(each)]
-
-    yield from _of_channels(channels, examined, who)
-    yield from _of_masks(examined, reading, who)
+    seen = {entry.id: each for entry, each in zip(found, examined, strict=True)}
+    yield from _of_channels(channels, seen)
+    yield from _of_masks(seen, reading)
     if not named:
         yield from _of_people(format, found, examined)
     groups = Counter(entry.group for entry in found if entry.group)
@@ -59,43 +56,39 @@ def doubts_of(
         )
 
 
-def _of_channels(
-    channels: Sequence[str], examined: Sequence[Examined], who: Callable[[Callable[[Examined], bool]], list[str]]
-) -> Iterator[str]:
+def _of_channels(channels: Sequence[str], seen: Mapping[str, Examined]) -> Iterator[str]:
     for number, name in enumerate(channels):
-        copies = who(lambda each, number=number: number in each.copies)  # type: ignore[misc]
-        counts = [each.few_valued.get(number, 0) for each in examined]
+        copies = [patient for patient, each in seen.items() if number in each.copies]
+        values = {patient: each.few_valued.get(number, 0) for patient, each in seen.items()}
         if copies:
             yield (
                 f"channel {name!r} equals the mask in {listed(copies)}, or nearly: a network that sees it learns "
                 "nothing else; move the files out of the folder unless it is meant"
             )
-        elif min(counts) > 1:
-            most = "two" if max(counts) == 2 else f"up to {max(counts)}"
+        elif min(values.values()) > 1:
+            most = max(values.values())
             yield (
-                f"channel {name!r} holds {most} values in every patient, as a mask does; move the files out of the "
-                "folder unless they are meant as an input"
+                f"channel {name!r} holds {'two' if most == 2 else f'up to {most}'} values in every patient, as a mask "
+                "does; move the files out of the folder unless they are meant as an input"
             )
-        constant = who(lambda each, number=number: each.few_valued.get(number) == 1)  # type: ignore[misc]
+        constant = [patient for patient, count in values.items() if count == 1]
         if constant:
             yield f"channel {name!r} holds one value alone in {listed(constant)}, so that there is nothing to see"
 
 
-def _of_masks(
-    examined: Sequence[Examined], reading: Reading, who: Callable[[Callable[[Examined], bool]], list[str]]
-) -> Iterator[str]:
+def _of_masks(seen: Mapping[str, Examined], reading: Reading) -> Iterator[str]:
+    examined = seen.values()
     if not any(each.tumour_voxels for each in examined):
         yield "no mask holds a voxel of lesion, and no metric can be computed; see that these are the right masks"
-    below = who(lambda each: bool(each.below_threshold))
+    below = {patient: max(each.below_threshold) for patient, each in seen.items() if each.below_threshold}
     if below:
-        most = max(max(each.below_threshold, default=0) for each in examined)
         yield (
-            f"the masks of {listed(below)} hold values up to {most:g}, all below --mask_threshold "
+            f"the masks of {listed(below)} hold values up to {max(below.values()):g}, all below --mask_threshold "
             f"{reading.mask_threshold:g}, and count as empty; lower it if that is not meant"
         )
-    seen = {value for each in examined for value in each.values}
+    known = {value for each in examined for value in each.values}
     for option, labels in (("--labels", reading.labels), ("--ignore_label", reading.ignore_label)):
-        absent = [str(label) for label in labels if label not in seen] if reading.mask_threshold is None else []
+        absent = [str(label) for label in labels if label not in known] if reading.mask_threshold is None else []
         if absent:
             yield f"no mask holds {', '.join(absent)} of {option}; correct it unless other data will have it"
     shares = [each.share for each in examined if each.tumour_voxels]
@@ -104,7 +97,7 @@ def _of_masks(
             "the lesion fills more than half of every scan that has one, as a mask of the body, the brain or the field "
             "of view does; see that these are the masks of the lesion"
         )
-    inverted = who(lambda each: each.inverted)
+    inverted = [patient for patient, each in seen.items() if each.inverted]
     if inverted and (len(inverted) < len(examined) or not reading.labels):
         yield (
             f"lesion fills most voxels and all corners in {listed(inverted)}, as if lesion and background were "

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from monai_fp4.data.doubts import doubts_of
 from monai_fp4.data.identity import voxel_keys
 from monai_fp4.data.layouts import FoundPatient
-from monai_fp4.data.layouts.layout import listed
 from monai_fp4.data.patients import Raw, read_raw
 from monai_fp4.data.readers.dicom_series import is_series
 from monai_fp4.data.readers.masks import looks_inverted, values_of
 from monai_fp4.data.records import Reading
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["Examined", "Findings", "examine", "examine_raw"]
 
@@ -133,18 +132,17 @@ class Findings:
         root: Path,
         named: bool = False,
     ) -> Findings:
-        """Put together what all patients tell.
-
-        ``named``: whether the user's own table or pattern says who is who.
+        """Put together what all patients tell; ``named``: whether the user's own table or pattern says who is who.
 
         Raises:
             DataError: labels that mean different things, none of the labels that were asked for, or inverted masks.
         """
         counts = Counter(value for each in examined for value in each.values)
-        _check_labels(found, examined, counts, reading, root)
-        _check_names(found, examined, reading, root)
-        _check_threshold(found, examined, reading, root)
-        _check_inverted(found, examined, reading, root)
+        seen = list(zip(found, examined, strict=True))
+        _check_labels(seen, counts, reading, root)
+        _check_names(seen, reading, root)
+        _check_threshold(seen, reading, root)
+        _check_inverted(seen, reading, root)
         masks = Counter(_mask_name(entry) for entry in found)
         facts = [
             f"format {format}: {len(found)} patients",
@@ -159,13 +157,10 @@ class Findings:
         return cls(tuple(facts), tuple(doubts_of(format, channels, found, examined, reading, named)))
 
 
-def _check_labels(
-    found: Sequence[FoundPatient],
-    examined: Sequence[Examined],
-    counts: Mapping[float, int],
-    reading: Reading,
-    root: Path,
-) -> None:
+Seen = Sequence[tuple[FoundPatient, Examined]]
+
+
+def _check_labels(seen: Seen, counts: Mapping[float, int], reading: Reading, root: Path) -> None:
     if reading.labels and not set(reading.labels) & set(counts):
         raise DataError(
             f"expected one of the labels {', '.join(map(str, reading.labels))} in the masks of {root}, found "
@@ -174,9 +169,7 @@ def _check_labels(
     lesion = {value: count for value, count in counts.items() if value and value not in reading.ignore_label}
     if not reading.labels and reading.mask_threshold is None and len(lesion) > 1:
         shown = ", ".join(f"{value:g} in {count} patients" for value, count in sorted(lesion.items()))
-        example = {
-            value: next(e.id for e, x in zip(found, examined, strict=True) if value in x.values) for value in lesion
-        }
+        example = {value: next(entry.id for entry, each in seen if value in each.values) for value in lesion}
         first = ", ".join(f"{value:g} in {patient!r}" for value, patient in sorted(example.items())[:3])
         raise DataError(
             f"expected one foreground value in all masks of {root}, found {shown} ({first}); say which of them are the "
@@ -184,10 +177,10 @@ def _check_labels(
         )
 
 
-def _check_names(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
+def _check_names(seen: Seen, reading: Reading, root: Path) -> None:
     """See that what one mask's file calls lesion is the lesion in all."""
     lesion: dict[bool, dict[str, tuple[int, str]]] = {True: {}, False: {}}
-    for entry, each in zip(found, examined, strict=True):
+    for entry, each in seen:
         for label, name in sorted(each.names) if reading.labels else ():
             chosen = label in reading.labels
             lesion[chosen].setdefault(name, (label, entry.id))
@@ -199,12 +192,9 @@ def _check_names(found: Sequence[FoundPatient], examined: Sequence[Examined], re
                 )
 
 
-def _check_threshold(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
+def _check_threshold(seen: Seen, reading: Reading, root: Path) -> None:
     """See that no mask of labels, stored in another range than the soft ones, counts as empty."""
-    wrong = {
-        entry.id: each.below_threshold[0] for entry, each in zip(found, examined, strict=True)
-        if len(each.below_threshold) == 1
-    }  # fmt: skip
+    wrong = {entry.id: each.below_threshold[0] for entry, each in seen if len(each.below_threshold) == 1}
     if wrong:
         raise DataError(
             f"expected masks that --mask_threshold {reading.mask_threshold:g} divides in {root}, found 0 and "
@@ -213,8 +203,8 @@ def _check_threshold(found: Sequence[FoundPatient], examined: Sequence[Examined]
         )
 
 
-def _check_inverted(found: Sequence[FoundPatient], examined: Sequence[Examined], reading: Reading, root: Path) -> None:
-    wrong = [(entry, each) for entry, each in zip(found, examined, strict=True) if each.inverted]
+def _check_inverted(seen: Seen, reading: Reading, root: Path) -> None:
+    wrong = [(entry, each) for entry, each in seen if each.inverted]
     if wrong and not reading.labels and reading.mask_threshold is None:
         entry, each = wrong[0]
         value = next(f"{value:g}" for value in each.values if value)

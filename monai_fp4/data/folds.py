@@ -19,7 +19,7 @@ from itertools import groupby
 from monai_fp4.data.records import Manifest, Patient, Split
 from monai_fp4.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Part", "assign_folds", "parts_of", "select_patients", "unseen_patients"]
+__all__ = ["Part", "assign_folds", "check_folds", "parts_of", "select_patients", "unseen_patients"]
 
 
 class Part(StrEnum):
@@ -48,8 +48,7 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
         ConfigError: fewer than two folds.
         DataError: fewer patients than folds.
     """
-    if folds < 2:
-        raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
+    check_folds(folds)
     people: dict[str, list[Patient]] = {}
     for patient in patients:
         if patient.split is Split.TRAIN:
@@ -81,6 +80,16 @@ def assign_folds(patients: Sequence[Patient], folds: int, seed: int) -> tuple[Pa
         replace(patient, fold=fold_of[patient.who] if patient.split is Split.TRAIN else None)
         for patient in sorted(patients, key=lambda patient: patient.id)
     )
+
+
+def check_folds(folds: int) -> None:
+    """See that there are folds to train on beside the one that validates.
+
+    Raises:
+        ConfigError: fewer than two folds.
+    """
+    if folds < 2:
+        raise ConfigError(f"expected at least 2 folds, found folds={folds}; with one there is nothing to validate on")
 
 
 class _Person:

@@ -80,31 +80,25 @@ def with_fields(
     )  # fmt: skip
 
 
-def folds_of(
-    patients: Sequence[Patient], known: Mapping[str, FoundPatient], folds: int, seed: int
-) -> tuple[tuple[Patient, ...], int]:
-    """Take the folds that the folder or a table names, or assign them.
+def folds_of(patients: Sequence[Patient], folds: int, seed: int) -> tuple[tuple[Patient, ...], int]:
+    """Patients by their ids, in the folds that the folder or a table has named or else in ``folds`` that are assigned.
 
     Raises:
         DataError: folds of some patients only.
     """
     ordered = tuple(sorted(patients, key=lambda patient: patient.id))
     trained = [patient for patient in ordered if patient.split is Split.TRAIN]
-    named = [patient for patient in trained if known[patient.id].fold is not None]
-    if not folds or not trained:
+    numbers = sorted({patient.fold for patient in trained if patient.fold is not None})
+    if not trained:
         return ordered, 0
-    if not named:
+    if not numbers:
         return assign_folds(ordered, folds, seed), folds
-    if len(named) < len(trained):
-        absent = next(patient.id for patient in trained if known[patient.id].fold is None)
-        raise DataError(f"expected a fold of every patient or of none, found none of {absent!r}; complete the table")
-    numbers = sorted({known[patient.id].fold or 0 for patient in named})
+    absent = [patient.id for patient in trained if patient.fold is None]
+    if absent:
+        raise DataError(f"expected a fold of every patient or of none, found none of {absent[0]!r}; complete the table")
     if numbers != list(range(len(numbers))):
         raise DataError(
             f"expected folds numbered from 0 on without a gap in the table, found {', '.join(map(str, numbers[:9]))}; "
             "number them so"
         )
-    own = tuple(
-        replace(patient, fold=known[patient.id].fold if patient.split is Split.TRAIN else None) for patient in ordered
-    )
-    return own, 1 + max(patient.fold for patient in own if patient.fold is not None)
+    return ordered, len(numbers)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ __all__ = [
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "manifest.schema.json"
 _FEW = 300
+_LEFT_OUT = {"reading", "splits", "pseudonyms", "person", "voxels"}
+"""Fields that are written only where there is something to say."""
 
 
 def manifest_dir() -> Path:
@@ -138,62 +140,43 @@ def from_json(document: Any, source: str) -> Manifest:
         raise DataError(f"{error}, in {source}; build the manifest again with this version of monai-fp4") from None
     patients = tuple(
         Patient(
-            id=entry["id"],
-            group=entry["group"],
-            fold=entry["fold"],
-            split=Split(entry["split"]),
-            tumour_voxels=entry["tumour_voxels"],
-            images=tuple(ImagePair(**image) for image in entry["images"]),
-            tumour_slices=entry["tumour_slices"],
-            person=entry.get("person", ""),
-            voxels=tuple(entry.get("voxels", ())),
+            **entry
+            | {
+                "split": Split(entry["split"]),
+                "images": tuple(ImagePair(**image) for image in entry["images"]),
+                "voxels": tuple(entry.get("voxels", ())),
+            }
         )
         for entry in document["patients"]
     )
-    return Manifest(
-        name=document["name"],
-        format=document["format"],
-        channels=tuple(document["channels"]),
-        patients=patients,
-        folds=document["folds"],
-        seed=document["seed"],
-        generator=document["generator"],
-        description=document["description"],
-        reading=Reading.from_json(document.get("reading", {})),
-        pseudonyms=document.get("pseudonyms", ""),
-        splits={
-            name: HeldOut(val=tuple(entry["val"]), test=tuple(entry["test"]))
-            for name, entry in document.get("splits", {}).items()
-        },
-    )
+    splits = {
+        name: HeldOut(val=tuple(entry["val"]), test=tuple(entry["test"]))
+        for name, entry in document.get("splits", {}).items()
+    }
+    fields = {name: value for name, value in document.items() if name != "schema_version"} | {
+        "channels": tuple(document["channels"]),
+        "patients": patients,
+        "reading": Reading.from_json(document.get("reading", {})),
+        "splits": splits,
+    }
+    return Manifest(**fields)
 
 
 def to_json(manifest: Manifest) -> str:
     """The text of a manifest's file: ordinary JSON, set so that an image takes one line and a diff stays readable."""
-    head: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    head |= {
-        key: value
-        for key, value in asdict(manifest).items()
-        if key not in ("patients", "reading", "splits", "pseudonyms")
-    }
-    if manifest.pseudonyms:
-        head["pseudonyms"] = manifest.pseudonyms
-    if reading := manifest.reading.to_json():
-        head["reading"] = reading
-    if manifest.splits:
-        head["splits"] = {name: asdict(held_out) for name, held_out in manifest.splits.items()}
-    lines = ["{"] + [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
+    head = {"schema_version": SCHEMA_VERSION, **asdict(replace(manifest, patients=()))}
+    head["reading"] = manifest.reading.to_json()
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)},"
+        for name, value in head.items()
+        if name != "patients" and (value or name not in _LEFT_OUT)
+    ]
     blocks = []
-    for patient in manifest.patients:
-        fields = {
-            key: value
-            for key, value in asdict(patient).items()
-            if key != "images" and (value or key not in ("person", "voxels"))
-        }
-        opening = json.dumps(fields, ensure_ascii=False)[:-1]
-        images = ",\n".join(f"      {json.dumps(asdict(pair), ensure_ascii=False)}" for pair in patient.images)
-        blocks.append(f'    {opening}, "images": [\n{images}\n    ]}}')
-    return "\n".join([*lines, '  "patients": [', ",\n".join(blocks), "  ]", "}"]) + "\n"
+    for patient in map(asdict, manifest.patients):
+        images = ",\n".join(f"      {json.dumps(pair, ensure_ascii=False)}" for pair in patient.pop("images"))
+        fields = {name: value for name, value in patient.items() if value or name not in _LEFT_OUT}
+        blocks.append(f'    {json.dumps(fields, ensure_ascii=False)[:-1]}, "images": [\n{images}\n    ]}}')
+    return "\n".join(["{", *lines, '  "patients": [', ",\n".join(blocks), "  ]", "}"]) + "\n"
 
 
 def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bool = False) -> Path:

@@ -6,7 +6,7 @@ Plain frozen records; :mod:`monai_fp4.data.manifest` reads and writes them, :mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -50,20 +50,16 @@ class Reading:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reading:
         """Take back what :meth:`to_json` gave, checked by the manifest's schema."""
-        return cls(
-            labels=tuple(document.get("labels", ())),
-            mask_threshold=document.get("mask_threshold"),
-            ignore_label=tuple(document.get("ignore_label", ())),
-            header=Header(document.get("header", Header.AUTO)),
-            tolerance=document.get("tolerance", cls.tolerance),
-        )
+        fields: dict[str, Any] = {**document, "header": Header(document.get("header", Header.AUTO))}
+        for name in ("labels", "ignore_label"):
+            fields[name] = tuple(fields.get(name, ()))
+        return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the defaults, as plain JSON."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in own.items()
+            for name, value in asdict(self).items()
             if value != getattr(Reading, name)
         }
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from monai_fp4.bundle import TrainedNetwork, check_command_line, install_error_hook
 from monai_fp4.bundle.options import flag, path_text
 from monai_fp4.data.acquisition import check_summary, facts, outside
-from monai_fp4.data.patients import Image
 from monai_fp4.data.preprocessing import network_image
 from monai_fp4.data.readers.files import sha256_of
+from monai_fp4.data.scans import Image
 from monai_fp4.engines import autocast, autocast_dtype, mirrored, segment_pieces
 from monai_fp4.errors import ConfigError, DataError, NumericsError
 

@@ -12,8 +12,8 @@ from ignite.engine import Engine, Events
 
 from monai_fp4.bundle.options import flag
 from monai_fp4.data.messages import without_paths
-from monai_fp4.data.patients import read_image
 from monai_fp4.data.records import Reading
+from monai_fp4.data.scans import read_image
 from monai_fp4.errors import DataError
 from monai_fp4.inference.results import write_mask
 from monai_fp4.inference.study import Study, format_of

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from monai_fp4.atomic import write_atomically
-from monai_fp4.data.patients import Image
 from monai_fp4.data.readers import split_suffix
+from monai_fp4.data.scans import Image
 
 __all__ = ["write_itk", "write_nifti", "write_pictures"]
 

@@ -22,10 +22,10 @@ from monai.inferers import Inferer
 
 from monai_fp4.bundle.options import flag, path_text
 from monai_fp4.data.patient_batches import in_batches
-from monai_fp4.data.patients import Image, read_image
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.files import digest_of
 from monai_fp4.data.records import Header, Reading
+from monai_fp4.data.scans import Image, read_image
 from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError, unknown_name
 from monai_fp4.inference.ensemble import Ensemble, Segmented

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_fp4.atomic import write_atomically
-from monai_fp4.data.patients import Image
 from monai_fp4.data.readers.files import sha256_of
+from monai_fp4.data.scans import Image
 from monai_fp4.inference.ensemble import Segmented
 from monai_fp4.inference.formats import write_itk, write_nifti, write_pictures
 from monai_fp4.inference.segmentation import write_segmentation

@@ -21,9 +21,9 @@ from pydicom.valuerep import DA, TM
 
 from monai_fp4 import __version__
 from monai_fp4.atomic import write_atomically
-from monai_fp4.data.patients import Image
 from monai_fp4.data.readers.dicom import DICOM
 from monai_fp4.data.readers.dicom_series import quiet
+from monai_fp4.data.scans import Image
 from monai_fp4.errors import DataError
 
 __all__ = ["write_segmentation"]

@@ -13,9 +13,9 @@ import SimpleITK
 import small_dicom
 from predicting import predict, read_json
 
-from monai_fp4.data.patients import read_image
 from monai_fp4.data.readers.dicom_series import series_path
 from monai_fp4.data.records import Reading
+from monai_fp4.data.scans import read_image
 from monai_fp4.inference import Ensemble
 
 SHAPE = (20, 26, 7)

@@ -17,8 +17,8 @@ from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from tiny_runs import Dataset, refusal, train
 
 from monai_fp4.data import build_manifest, save_manifest
-from monai_fp4.data.patients import read_image
 from monai_fp4.data.records import Reading
+from monai_fp4.data.scans import read_image
 from monai_fp4.errors import DataError
 from monai_fp4.inference import Ensemble, Studies
 

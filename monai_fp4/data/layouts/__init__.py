@@ -158,24 +158,17 @@ def _find(listing: Listing, name: str) -> tuple[FoundPatient, ...]:
     if empty:
         raise DataError(
             f"expected images of patient {empty[0].id!r} in {listing.root}, found none that the {name} layout takes "
-            f"({_kinds_below(listing, empty[0].id)}); add them or remove the folder"
+            f"({listing.kinds(empty[0].id)}); add them or remove the folder"
         )
     return tuple(found)
-
-
-def _kinds_below(listing: Listing, folder: str) -> str:
-    return Listing(listing.root / folder).kinds() if (listing.root / folder).is_dir() else "nothing"
 
 
 def _nearest(listing: Listing) -> str:
     """The layout whose refusal tells most: the one that the names of folders and files speak of."""
     tops = {name.lower() for name in listing.folders}
     if "imagestr" in tops:
-        return (
-            "msd"
-            if "dataset.json" in listing.files and not any("_0000." in file for file in listing.files)
-            else "nnunet"
-        )
+        one_file = "dataset.json" in listing.files and not any("_0000." in file for file in listing.files)
+        return "msd" if one_file else "nnunet"
     if tops & {"images", "masks"}:
         return "png"
     if any(name.startswith("sub-") for name in tops) and "derivatives" in tops:

@@ -19,14 +19,13 @@ from monai_fp4.data.layouts.layout import (
     FoundPatient,
     Layout,
     check_pairs,
-    listed,
-    natural_order,
     one_per_name,
     stem,
+    with_slices,
 )
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers import READERS, reader_of, split_suffix
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["BESIDE"]
 
@@ -55,7 +54,7 @@ def _find(listing: Listing) -> list[FoundPatient]:
         )
     tops = {path.partition("/")[0] for path in images.values()}
     empty = [FoundPatient(folder, "", ()) for folder in listing.folders if folder not in tops]
-    return empty + (_of_volumes if volumes else _of_pictures)(images, masks, listing)
+    return empty + (_of_volumes if volumes else with_slices)(images, masks, listing)
 
 
 def _apart(
@@ -68,19 +67,6 @@ def _apart(
     if of_images:
         left |= {path: of_images.sub(r"\1", names[path]) for path in images}
     return one_per_name(masks, left.get), one_per_name(images, left.get)
-
-
-def _of_pictures(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:
-    patients: dict[str, list[str]] = {}
-    for name in sorted(images, key=natural_order):
-        folder, _, last = name.rpartition("/")
-        whole = last if last in listing.named else ""
-        patient = listing.patient_of(images[name]) or whole or folder or last.rpartition("_")[0] or last
-        patients.setdefault(patient, []).append(name)
-    return [
-        FoundPatient(patient, "", tuple((images[name], masks[name]) for name in names))
-        for patient, names in patients.items()
-    ]
 
 
 def _of_volumes(images: dict[str, str], masks: dict[str, str], listing: Listing) -> list[FoundPatient]:

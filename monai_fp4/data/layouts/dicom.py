@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_same_channels, listed, stem
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_same_channels, stem
 from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom import DICOM
 from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, Series, find_series, series_path
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["DICOM_FOLDERS"]
 
@@ -38,15 +39,10 @@ def _find(listing: Listing) -> list[FoundPatient]:
         replace(_patient(folder, found[folder], paths, listing), person=people.get(folder, ""))
         for folder, paths in listing.folders.items()
     ]
-    if listing.series is None or not listing.series.groups:
-        wrong = [patient for patient in patients if patient.pairs and patient.channels != patients[0].channels]
-        if wrong:
-            raise DataError(
-                f"expected the series {listed(patients[0].channels)} of {patients[0].id!r} in every patient of "
-                f"{listing.root}, found {listed(wrong[0].channels)} in {listed([repr(one.id) for one in wrong])}; "
-                "choose with --series, a regular expression whose group names the channel, such as '(?i)(flair)'"
-            )
-    return check_same_channels(patients, listing.root)
+    if listing.series is not None and listing.series.groups:
+        return check_same_channels(patients, listing.root)
+    choose = "choose with --series, a regular expression whose group names the channel, such as '(?i)(flair)'"
+    return check_same_channels(patients, listing.root, "series", choose)
 
 
 def _people(found: Mapping[str, Sequence[Series]], listing: Listing) -> dict[str, str]:
@@ -56,7 +52,7 @@ def _people(found: Mapping[str, Sequence[Series]], listing: Listing) -> dict[str
         DataError: all folders have the PatientID of one person, as after a careless pseudonymization.
     """
     if listing.patient_pattern is not None:
-        return {folder: listing.patient_of(folder) or "" for folder in found}
+        return {folder: listing.patient_of(folder) for folder in found}
     folders: dict[str, list[str]] = {}
     for folder, series in found.items():
         number = str(series[0].header.get("PatientID") or "").strip() if series else ""
@@ -73,16 +69,38 @@ def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listin
     root = listing.root / folder
     if not series:
         return FoundPatient(folder, "", ())
-    masks = [_path(each, folder) for each in series if each.header.get("Modality") == SEGMENTATION]
+    masks = [series_path(folder, each.uid) for each in series if each.modality == SEGMENTATION]
     masks += [path for path in paths if (stem(path) or "").lower() in ("mask", "seg") and reader_of(path) is not DICOM]
+    images = _images(series, listing, root)
+    if not images or len(masks) != 1:
+        seen = listed([_name(each) for each in series])
+        if images and not masks and any(each.modality == "RTSTRUCT" for each in series):
+            raise DataError(
+                f"expected a mask of voxels (a DICOM-SEG, mask.nii.gz or seg.nii.gz) in {root}, found contours "
+                "(RTSTRUCT); convert them with 3D Slicer or plastimatch, and save the mask beside the series"
+            )
+        missing, found = "an image series", seen
+        if images:
+            missing, found = "one mask (a DICOM-SEG, mask.nii.gz or seg.nii.gz)", listed(masks)
+        raise DataError(f"expected {missing} in {root}, found {found}; add it, or choose series with --series")
+    names = tuple(sorted(images))
+    files = tuple(
+        f"{folder}/{path.relative_to(root).as_posix()}" for each in series for path in each.files
+        if each in images.values() or each.modality == SEGMENTATION
+    )  # fmt: skip
+    pairs = tuple((series_path(folder, images[name].uid), masks[0]) for name in names)
+    return FoundPatient(folder, "", pairs, names, files=files)
+
+
+def _images(series: Sequence[Series], listing: Listing, root: Path) -> dict[str, Series]:
+    """The series that are channels, by their names."""
+    others = [each for each in series if each.modality != SEGMENTATION]
+    placed = any(map(_is_placed, others))
     images: dict[str, Series] = {}
-    placed = any(_is_placed(each) for each in series if each.header.get("Modality") != SEGMENTATION)
-    for each in series:
-        if (
-            placed and not _is_placed(each) and each.header.get("Modality") != SEGMENTATION
-        ):  # a report or a picture of the screen beside the scans
+    for each in others:
+        if each.modality in _NO_IMAGES or "LOCALIZER" in (each.header.get("ImageType") or ()):
             continue
-        if each.header.get("Modality") in {*_NO_IMAGES, SEGMENTATION} or "LOCALIZER" in _words(each, "ImageType"):
+        if placed and not _is_placed(each):  # a report or a picture of the screen beside the scans
             continue
         name = _name(each)
         if listing.series is not None:
@@ -95,27 +113,7 @@ def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listin
                 f"expected one series called {name!r} in {root}, found {images[name].uid} and {each.uid}; choose with "
                 "--series, a regular expression for description or UID, or give each time point a folder of its own"
             )
-    if not images or len(masks) != 1:
-        seen = listed([_name(each) for each in series])
-        if images and not masks and any(each.header.get("Modality") == "RTSTRUCT" for each in series):
-            raise DataError(
-                f"expected a mask of voxels (a DICOM-SEG, mask.nii.gz or seg.nii.gz) in {root}, found contours "
-                "(RTSTRUCT); convert them with 3D Slicer or plastimatch, and save the mask beside the series"
-            )
-        missing = "an image series" if not images else "one mask (a DICOM-SEG, mask.nii.gz or seg.nii.gz)"
-        found = seen if not images else listed(masks)
-        raise DataError(f"expected {missing} in {root}, found {found}; add it, or choose series with --series")
-    names = tuple(sorted(images))
-    files = tuple(
-        f"{folder}/{path.relative_to(root).as_posix()}" for each in series for path in each.files
-        if each in images.values() or each.header.get("Modality") == SEGMENTATION
-    )  # fmt: skip
-    pairs = tuple((series_path(folder, images[name].uid), masks[0]) for name in names)
-    return FoundPatient(folder, "", pairs, names, files=files)
-
-
-def _path(series: Series, folder: str) -> str:
-    return series_path(folder, series.uid)
+    return images
 
 
 def _name(series: Series) -> str:
@@ -127,11 +125,6 @@ def _is_placed(series: Series) -> bool:
     """Whether a series says where in a person it is, in each file or for each frame."""
     header = series.header
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
-
-
-def _words(series: Series, tag: str) -> tuple[str, ...]:
-    value = series.header.get(tag) or ()
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
 DICOM_FOLDERS = Layout(

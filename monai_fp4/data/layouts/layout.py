@@ -11,7 +11,7 @@ from types import MappingProxyType
 from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.readers import split_suffix
 from monai_fp4.data.records import Split
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = [
     "IMAGE_BEGINNING",
@@ -21,9 +21,10 @@ __all__ = [
     "Layout",
     "check_pairs",
     "check_same_channels",
-    "listed",
     "natural_order",
     "one_per_name",
+    "stem",
+    "with_slices",
 ]
 
 PICTURE_CHANNELS: Mapping[int, tuple[str, ...]] = MappingProxyType({1: ("grey",), 3: ("red", "green", "blue")})
@@ -33,8 +34,6 @@ MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE
 MASK_BEGINNING = re.compile(r"(^|/)(mask|seg|segmentation|label|gt)[_-](?=[^/]+$)", re.IGNORECASE)
 IMAGE_BEGINNING = re.compile(r"(^|/)(image|img|volume|vol|scan)[_-](?=[^/]+$)", re.IGNORECASE)
 """How the names of a mask and of its image begin that end alike, as in ``segmentation-0`` and ``volume-0``."""
-
-_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,13 @@ def check_pairs(images: Mapping[str, str], masks: Mapping[str, str], folder: Pat
         )
 
 
-def check_same_channels(patients: list[FoundPatient], root: Path) -> list[FoundPatient]:
-    """Check that all patients have the channels of the first one, and return them.
+def check_same_channels(
+    patients: list[FoundPatient],
+    root: Path,
+    what: str = "channels",
+    remedy: str = "add or rename the files, or leave these patients out",
+) -> list[FoundPatient]:
+    """Check that all patients have the channels, or series, of the first one, and return them.
 
     Raises:
         DataError: a patient lacks a channel, or has another one; all of them are named.
@@ -126,26 +130,33 @@ def check_same_channels(patients: list[FoundPatient], root: Path) -> list[FoundP
     wrong = [patient for patient in patients if patient.pairs and patient.channels != patients[0].channels]
     if wrong:
         raise DataError(
-            f"expected the channels {listed(patients[0].channels)} of {patients[0].id!r} in every patient of {root}, "
-            f"found {listed(wrong[0].channels)} in {listed([repr(patient.id) for patient in wrong])}; add or "
-            f"rename the files, or leave these patients out"
+            f"expected the {what} {listed(patients[0].channels)} of {patients[0].id!r} in every patient of {root}, "
+            f"found {listed(wrong[0].channels)} in {listed([repr(patient.id) for patient in wrong])}; {remedy}"
         )
     return patients
+
+
+def with_slices(images: Mapping[str, str], masks: Mapping[str, str], listing: Listing) -> list[FoundPatient]:
+    """Patients whose pictures are slices, in the order of their numbers; files are given by the name that they share.
+
+    A picture is of whom the pattern names, of its whole name if the user's own table holds that, of its folder, or of
+    all that comes before the last underscore of its name.
+    """
+    patients: dict[str, list[str]] = {}
+    for name in sorted(images, key=natural_order):
+        folder, _, last = name.rpartition("/")
+        whole = last if last in listing.named else ""
+        patient = listing.patient_of(images[name]) or whole or folder or last.rpartition("_")[0] or last
+        patients.setdefault(patient, []).append(name)
+    return [
+        FoundPatient(patient, "", tuple((images[name], masks[name]) for name in names))
+        for patient, names in patients.items()
+    ]
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sort key that puts ``a_2`` before ``a_10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def listed(names: Iterable[str] | None) -> str:
-    """The first few names, and how many there are beside them.
-
-    >>> listed("abcdefgh")
-    'a, b, c, d, e, f and 2 more'
-    """
-    every = list(names or ())
-    return (", ".join(every[:_FEW]) or "none") + (f" and {len(every) - _FEW} more" if len(every) > _FEW else "")
 
 
 def stem(path: str) -> str | None:

@@ -12,16 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from monai_fp4.data.layouts.layout import (
-    PICTURE_CHANNELS,
-    FoundPatient,
-    Layout,
-    check_pairs,
-    one_per_name,
-)
+from monai_fp4.data.layouts.layout import PICTURE_CHANNELS, FoundPatient, Layout, check_pairs, one_per_name
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.errors import DataError
 
@@ -37,17 +30,15 @@ def _find(listing: Listing) -> list[FoundPatient]:
 def _patient(name: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
     folder = listing.root / name
     pattern = re.compile(re.escape(name) + r"_(\d+)(_mask)?\.tiff?", re.IGNORECASE)
-    files = {path: pattern.fullmatch(path.removeprefix(f"{name}/")) for path in paths}
-    for path, match in files.items():
-        if match is None and PurePosixPath(path).suffix.lower() in (".tif", ".tiff"):
+    known = {path: match for path in paths if (match := pattern.fullmatch(path.removeprefix(f"{name}/")))}
+    for path in paths:
+        if path not in known and path.lower().endswith((".tif", ".tiff")):
             raise DataError(
                 f"expected files named {name}_<n>.tif in {folder}, found {path.removeprefix(f'{name}/')}; rename "
                 f"or move it"
             )
     images, masks = (
-        one_per_name(
-            [path for path, match in files.items() if match and bool(match[2]) is is_mask], lambda path: _number(path)
-        )
+        one_per_name([path for path in known if bool(known[path][2]) is is_mask], lambda path: str(int(known[path][1])))
         for is_mask in (False, True)
     )
     check_pairs(images, masks, folder)
@@ -60,11 +51,7 @@ def _patient(name: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
     parts = name.split("_")
     group = parts[1] if len(parts) > 2 else ""
     pairs = tuple((images[str(number)], masks[str(number)]) for number in numbers)
-    return FoundPatient(name, group, pairs, person=listing.patient_of(name) or "")
-
-
-def _number(path: str) -> str:
-    return str(int(re.sub(r"_mask$", "", Path(path).stem, flags=re.IGNORECASE).rpartition("_")[2]))
+    return FoundPatient(name, group, pairs, person=listing.patient_of(name))
 
 
 LGG = Layout(

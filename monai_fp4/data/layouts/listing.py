@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from monai_fp4.errors import DataError
 
-__all__ = ["Listing", "composed", "is_control"]
+__all__ = ["Listing", "composed", "is_control", "is_hidden"]
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
 _FEW = 6
@@ -38,6 +38,11 @@ def is_control(text: str) -> bool:
     )
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's own: dot files, and what operating systems leave behind."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
 class Listing:
     """Every file below a data folder, links followed, apart from what operating systems leave behind.
 
@@ -61,12 +66,8 @@ class Listing:
         series: re.Pattern[str] | None = None,
         named: Iterable[str] = (),
     ) -> None:
-        self.root, self.patient_pattern, self.series, self.named = (
-            root,
-            patient_pattern,
-            series,
-            frozenset(map(composed, named)),
-        )
+        self.root, self.patient_pattern, self.series = root, patient_pattern, series
+        self.named = frozenset(map(composed, named))
         self.files = tuple(sorted(self._walk(root, "", frozenset())))
 
     def _walk(self, folder: Path, prefix: str, above: frozenset[Path]) -> Iterable[str]:
@@ -80,7 +81,7 @@ class Listing:
                 f"expected a folder that can be opened at {folder}, found {error.strerror}; correct that"
             ) from error
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+            if is_hidden(entry.name):
                 continue
             path = prefix + entry.name
             if "\\" in path or is_control(path):
@@ -93,11 +94,8 @@ class Listing:
     @cached_property
     def folders(self) -> dict[str, tuple[str, ...]]:
         """The folders right below the root with the files in and below each, and empty ones too."""
-        found: dict[str, list[str]] = {
-            path.name: []
-            for path in sorted(self.root.iterdir())
-            if path.is_dir() and not path.name.startswith(".") and path.name.lower() not in _SYSTEM_FILES
-        }
+        tops = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not is_hidden(path.name))
+        found: dict[str, list[str]] = {name: [] for name in tops}
         for path in self.files:
             folder, slash, _ = path.partition("/")
             if slash:
@@ -108,27 +106,33 @@ class Listing:
         """Files in and below a folder, given without regard to case; empty where there is none."""
         return tuple(path for path in self.files if path.lower().startswith(f"{folder.lower()}/"))
 
-    def patient_of(self, path: str) -> str | None:
-        """Who the pattern says that a file is of; ``None`` without a pattern.
+    def at(self, folder: Path) -> Listing:
+        """The files of another folder, with the same options."""
+        return Listing(folder, self.patient_pattern, self.series, self.named)
+
+    def patient_of(self, path: str) -> str:
+        """Who the pattern says that a file is of; ``""`` without a pattern.
 
         Raises:
             DataError: the pattern does not match.
         """
         if self.patient_pattern is None:
-            return None
+            return ""
         match = self.patient_pattern.search(path)
-        if match is None or not (match[1] if match.re.groups else match[0]):
+        found = (match[1] if match.re.groups else match[0]) if match else ""
+        if not found:
             raise DataError(
                 f"expected --patient_pattern {self.patient_pattern.pattern!r} to find a patient in every name, "
                 f"found none in {path}; widen it"
             )
-        return str(match[1] if match.re.groups else match[0])
+        return str(found)
 
-    def kinds(self) -> str:
-        """What was seen, by the endings of names.
+    def kinds(self, folder: str = "") -> str:
+        """What was seen, or seen below a folder, by the endings of names.
 
         >>> Listing(Path("bundles/protocols")).kinds()
         '2 .json'
         """
-        counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "no ending" for path in self.files)
+        files = self.below(folder) if folder else self.files
+        counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "no ending" for path in files)
         return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_FEW)) or "nothing"

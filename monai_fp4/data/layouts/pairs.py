@@ -21,8 +21,8 @@ from monai_fp4.data.layouts.layout import (
     FoundPatient,
     Layout,
     check_pairs,
-    natural_order,
     one_per_name,
+    with_slices,
 )
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers import split_suffix
@@ -42,16 +42,7 @@ def _find(listing: Listing) -> list[FoundPatient]:
     if not images.keys() & masks.keys():  # image_1 and mask_1
         images, masks = _without(IMAGE_BEGINNING, images), _without(MASK_BEGINNING, masks)
     check_pairs(images, masks, listing.root)
-    patients: dict[str, list[str]] = {}
-    for name, path in images.items():
-        folder, _, last = name.rpartition("/")
-        whole = last if last in listing.named else ""  # the user's table knows better than an underscore
-        patient = listing.patient_of(path) or whole or folder or last.rpartition("_")[0] or last
-        patients.setdefault(patient, []).append(name)
-    return [
-        FoundPatient(patient, "", tuple((images[name], masks[name]) for name in sorted(names, key=natural_order)))
-        for patient, names in patients.items()
-    ]
+    return with_slices(images, masks, listing)
 
 
 def _without(beginning: re.Pattern[str], files: Mapping[str, str]) -> dict[str, str]:

@@ -20,12 +20,11 @@ from monai_fp4.data.layouts.layout import (
     Layout,
     check_pairs,
     check_same_channels,
-    listed,
     one_per_name,
     stem,
 )
 from monai_fp4.data.layouts.listing import Listing
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["BIDS", "DECATHLON", "NNUNET"]
 
@@ -78,7 +77,7 @@ def _find_nnunet(listing: Listing) -> list[FoundPatient]:
     for patient, files in channels.items():
         names = tuple(known.get(int(number), f"channel_{number}") for number in sorted(files))
         pairs = tuple((files[number], masks[patient]) for number in sorted(files))
-        patients.append(FoundPatient(patient, "", pairs, names, listing.patient_of(patient) or "", described))
+        patients.append(FoundPatient(patient, "", pairs, names, listing.patient_of(patient), described))
     return check_same_channels(patients, listing.root)
 
 
@@ -99,7 +98,7 @@ def _find_decathlon(listing: Listing) -> list[FoundPatient]:
             if path not in listing.files:
                 raise DataError(f"expected the file {path!r} of dataset.json in {listing.root}, found none; add it")
         patient = stem(image) or image
-        person = listing.patient_of(patient) or ""
+        person = listing.patient_of(patient)
         patients.append(FoundPatient(patient, "", ((image, mask),), channels, person, (_DESCRIPTION,)))
     return patients
 

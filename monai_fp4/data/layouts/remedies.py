@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-from monai_fp4.data.layouts.layout import listed
-from monai_fp4.data.layouts.listing import Listing
+from monai_fp4.data.layouts.listing import Listing, is_hidden
 from monai_fp4.data.readers import split_suffix
-from monai_fp4.errors import DataError
+from monai_fp4.errors import listed
 
 __all__ = ["remedies"]
 
@@ -56,9 +54,9 @@ def _conversions(listing: Listing) -> str:
 def _deeper(listing: Listing, find: Callable[[Listing], str | None]) -> str:
     """Folders one or two levels below at which data begin that a layout fits."""
     below = [listing.root / name for name in listing.folders][:_MOST]
-    inner = [folder for each in below for folder in sorted(each.iterdir()) if folder.is_dir()][:_MOST]
-    for folders in (below, inner):
-        fitting = {folder: layout for folder in folders if (layout := _layout_of(folder, listing, find))}
+    inner = [path for each in below for path in sorted(each.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    for folders in (below, inner[:_MOST]):
+        fitting = {folder: layout for folder in folders if (layout := find(listing.at(folder)))}
         first = next(iter(fitting), None)
         if first is None:
             continue
@@ -70,10 +68,3 @@ def _deeper(listing: Listing, find: Callable[[Listing], str | None]) -> str:
             "if it is a set of its own"
         )
     return ""
-
-
-def _layout_of(folder: Path, listing: Listing, find: Callable[[Listing], str | None]) -> str | None:
-    try:
-        return find(Listing(folder, listing.patient_pattern, listing.series, listing.named))
-    except DataError:
-        return None

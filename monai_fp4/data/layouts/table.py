@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from monai_fp4.data.layouts.layout import FoundPatient, Layout, listed
+from monai_fp4.data.layouts.layout import FoundPatient, Layout
 from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.tables import columns_of, fold_of, read_table, split_of
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["TABLE", "is_table"]
 

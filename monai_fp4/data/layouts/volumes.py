@@ -12,17 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from monai_fp4.data.layouts.layout import (
-    FoundPatient,
-    Layout,
-    check_same_channels,
-    listed,
-    one_per_name,
-    stem,
-)
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_same_channels, one_per_name, stem
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.data.readers.dicom_series import SUFFIXES
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["BRATS", "VOLUME_FOLDERS"]
 

@@ -51,6 +51,11 @@ class Series:
     files: tuple[Path, ...]
     header: pydicom.Dataset
 
+    @property
+    def modality(self) -> str:
+        """What it was acquired with, ``""`` where it does not say."""
+        return str(self.header.get("Modality") or "")
+
 
 def series_path(folder: str, uid: str) -> str:
     """The path of a series below a folder.

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_fp4.data.readers.volume import Decoded
-from monai_fp4.errors import DataError
+from monai_fp4.errors import DataError, listed
 
 __all__ = ["Frame", "stack_frames"]
-
-_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def stack_frames(frames: Sequence[Frame], path: Path) -> Decoded:
         absent = [frame.file for frame in frames if getattr(frame, name) is None]
         if absent:
             raise DataError(
-                f"expected {tag} in every slice of {path}, found none in {_listed(absent)}; convert the series "
+                f"expected {tag} in every slice of {path}, found none in {listed(absent)}; convert the series "
                 f"with a tool that knows its geometry"
             )
     for frame in frames:
@@ -110,7 +108,3 @@ def _step(frames: Sequence[Frame], heights: NDArray[np.float64], path: Path) -> 
 
 def _plain(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:g}") for value in values]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from monai_fp4.data.readers.limits import check_file, check_size
@@ -33,7 +32,7 @@ def digest_of(path: Path, reader: Reader) -> str:
     """The SHA-256 of what a path stands for: of the file, or of the sorted hashes of several files."""
     if reader.files is None:
         return sha256_of(path)
-    return _joint_digest(sha256_of(file) for file in reader.files(path))
+    return hashlib.sha256("\n".join(sorted(map(sha256_of, reader.files(path)))).encode()).hexdigest()
 
 
 def load(path: Path, digest: str | None, reader: Reader, *, is_mask: bool, reading: Reading) -> Decoded:
@@ -64,6 +63,10 @@ def load(path: Path, digest: str | None, reader: Reader, *, is_mask: bool, readi
         raise
     except Exception as error:  # whatever a damaged file leads a library to
         raise damaged(path, error) from error
+    if decoded.values.dtype.kind == "c":
+        raise DataError(
+            f"expected real numbers in {path}, found complex ones; save magnitude and phase as two channels"
+        )
     check_size(decoded.values.shape, decoded.values.dtype.itemsize * 8, path)
     return decoded
 
@@ -78,7 +81,3 @@ def damaged(path: Path, error: BaseException) -> DataError:
     return DataError(
         f"expected a whole image in {path}, found one that is truncated or damaged ({reason}); fetch it again"
     )
-
-
-def _joint_digest(digests: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

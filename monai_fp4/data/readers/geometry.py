@@ -7,6 +7,7 @@ else is laid onto it first, so that two headers that differ in their last bit ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from monai_fp4.data.readers.volume import Decoded, Place, format_size
 from monai_fp4.errors import DataError
 
-__all__ = ["lay_onto", "orientation_of", "place_of", "turned"]
+__all__ = ["corners_apart", "lay_onto", "orientation_of", "place_of", "turned", "turned_back"]
 
 _AS_LOOKED_AT = orientations.axcodes2ornt("PLS")
 
@@ -31,15 +32,11 @@ def orientation_of(scan: Decoded, path: str) -> NDArray[np.float64] | None:
     """
     if scan.affine is None:
         return None
-    axes = np.full((3, 2), np.nan)
-    if np.isfinite(scan.affine).all():
-        # Rounded, or an oblique slab of 45 degrees would be turned by the last bit of its header.
-        spacing = np.sqrt((scan.affine[:3, :3] ** 2).sum(0))
-        directions = np.eye(4)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            directions[:3, :3] = np.round(scan.affine[:3, :3] / spacing, 3)
-        if np.isfinite(directions).all():
-            axes = orientations.io_orientation(directions)
+    # Rounded, or an oblique slab of 45 degrees would be turned by the last bit of its header.
+    directions = scan.affine.copy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        directions[:3, :3] = np.round(directions[:3, :3] / np.linalg.norm(directions[:3, :3], axis=0), 3)
+    axes = _axes(directions)
     if np.isnan(axes).any():
         shown = ", ".join(str([float(f"{value:g}") for value in row]) for row in scan.affine[:3])
         raise DataError(
@@ -47,6 +44,11 @@ def orientation_of(scan: Decoded, path: str) -> NDArray[np.float64] | None:
             "correct its sform or qform"
         )
     return orientations.ornt_transform(axes, _AS_LOOKED_AT)
+
+
+def _axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What nibabel calls an orientation, of NaN where the affine has none."""
+    return orientations.io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
 
 
 _PLANES = ("coronal", "sagittal", "axial")
@@ -77,19 +79,18 @@ def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, toleran
     Raises:
         DataError: another size or another place.
     """
-    if image.affine is not None and other.affine is not None and image.placed != other.placed:
+    if image.affine is None or other.affine is None:
+        return _of_one_size(image, other, path, other_path)
+    if image.placed != other.placed:
         told, silent = (path, other_path) if image.placed else (other_path, path)
         raise DataError(
             f"expected headers that say where all files of a patient are, found that {told} does and {silent} does not "
             "(sform and qform code 0); copy the header, or say that they lie voxel upon voxel with --header ignore"
         )
-    if image.values.shape[1:] == other.values.shape[1:] and (
-        image.affine is None or other.affine is None or np.array_equal(image.affine, other.affine)
-    ):
+    if image.values.shape[1:] == other.values.shape[1:] and np.array_equal(image.affine, other.affine):
         return other  # nearly always
-    if image.affine is not None and other.affine is not None and other.values.ndim == image.values.ndim == 4:
-        across = np.linalg.pinv(image.affine) @ other.affine
-        axes = orientations.io_orientation(across) if np.isfinite(across).all() else np.full((3, 2), np.nan)
+    if other.values.ndim == image.values.ndim == 4:
+        axes = _axes(np.linalg.pinv(image.affine) @ other.affine)
         if np.isnan(axes).any():
             orientation_of(other, other_path)  # which says what is wrong with it
         else:
@@ -97,13 +98,24 @@ def lay_onto(image: Decoded, other: Decoded, path: str, other_path: str, toleran
             other = replace(other, values=turned(other.values, axes), affine=other.affine @ back)
             if other.partial:
                 other = _padded(image, other, path, other_path)
+    other = _of_one_size(image, other, path, other_path)
+    assert other.affine is not None
+    apart, voxels = corners_apart(image.affine, other.affine, image.values.shape[1:])
+    if not voxels <= tolerance:  # NaN as well
+        raise DataError(
+            f"expected the files of a patient in the same place, found corners of {other_path} up to {apart:.3g} mm "
+            f"({voxels:.3g} voxels) away from those of {path}; resample one of them, or say how many voxels are "
+            f"harmless with --tolerance (now {tolerance:g})"
+        )
+    return other
+
+
+def _of_one_size(image: Decoded, other: Decoded, path: str, other_path: str) -> Decoded:
     if image.values.shape[1:] != other.values.shape[1:]:
         raise DataError(
             f"expected the files of a patient to be of one size, found {format_size(image.values.shape[1:])} in "
             f"{path} and {format_size(other.values.shape[1:])} in {other_path}; resample one of them"
         )
-    if image.affine is not None and other.affine is not None:
-        _check_corners(image, other, path, other_path, tolerance)
     return other
 
 
@@ -124,18 +136,15 @@ def _padded(image: Decoded, other: Decoded, path: str, other_path: str) -> Decod
     return replace(other, values=values, affine=affine)
 
 
-def _check_corners(image: Decoded, other: Decoded, path: str, other_path: str, tolerance: float) -> None:
-    assert image.affine is not None and other.affine is not None
-    edges = (np.array(image.values.shape[1:]) - 1).tolist()
-    corners = np.array([(*corner, 1.0) for corner in product(*((0, edge) for edge in edges))]).T
-    apart = ((other.affine - image.affine) @ corners)[:3]
-    voxels = np.abs(np.linalg.pinv(image.affine[:3, :3]) @ apart).max()
-    if not voxels <= tolerance:  # NaN as well
-        raise DataError(
-            f"expected the files of a patient in the same place, found corners of {other_path} up to "
-            f"{np.linalg.norm(apart, axis=0).max():.3g} mm ({voxels:.3g} voxels) away from those of {path}; resample "
-            f"one of them, or say how many voxels are harmless with --tolerance (now {tolerance:g})"
-        )
+def corners_apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: Sequence[int]) -> tuple[float, float]:
+    """How far the corners of a volume ``(I, J, K)`` or a slice move from one affine to another, the farthest of them.
+
+    Returns:
+        Millimetres, and voxels of ``one``.
+    """
+    corners = np.array([(*corner, 1.0) for corner in product(*((0, edge - 1) for edge in (*shape, 1)[:3]))]).T
+    moved = ((other - one) @ corners)[:3]
+    return float(np.linalg.norm(moved, axis=0).max()), float(np.abs(np.linalg.pinv(one[:3, :3]) @ moved).max())
 
 
 def turned(values: NDArray[Any], orientation: NDArray[np.float64] | None) -> NDArray[Any]:
@@ -144,3 +153,9 @@ def turned(values: NDArray[Any], orientation: NDArray[np.float64] | None) -> NDA
         return values
     channels = [[0.0, 1.0], *([axis + 1, flip] for axis, flip in orientation)]
     return orientations.apply_orientation(values, np.array(channels))  # type: ignore[no-any-return]
+
+
+def turned_back(values: NDArray[Any], orientation: NDArray[np.float64] | None) -> NDArray[Any]:
+    """Undo what :func:`turned` does by the same orientation."""
+    unturned = orientations.axcodes2ornt("RAS")
+    return turned(values, None if orientation is None else orientations.ornt_transform(unturned, orientation))

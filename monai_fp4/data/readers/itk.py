@@ -14,17 +14,10 @@ from monai_fp4.data.readers.limits import check_file, check_inside, check_size, 
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.errors import DataError
 
-__all__ = ["ITK", "affine_of", "channels_of", "read_image"]
+__all__ = ["ITK", "read_image"]
 
 _LONGEST_HEADER = 1 << 16
-_UNITS = re.compile(
-    r'^space units:[ \t]*"(um|microns?|micrometers?|cm|centimeters?|m|meters?)"', re.MULTILINE | re.IGNORECASE
-)
-_TO_MILLIMETRES = {
-    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometers"), 0.001),
-    **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
-    **dict.fromkeys(("m", "meter", "meters"), 1000.0),
-}
+_MILLIMETRES = {r"um|microns?|micrometers?": 0.001, r"cm|centimeters?": 10.0, r"m|meters?": 1000.0}
 """What NRRD's own field of units may say, which ITK does not read; MetaImage and all else are in millimetres."""
 
 
@@ -36,10 +29,11 @@ def _decode(source: Source) -> Decoded:
     except RuntimeError as error:
         # ITK's own words are many lines, of which the last says what is wrong.
         raise OSError(str(error).strip().splitlines()[-1]) from error
-    affine = affine_of(image)
-    if unit := _UNITS.search(header):
-        affine[:3] *= _TO_MILLIMETRES[unit[1].lower()]
-    return Decoded(channels_of(image, source), affine)
+    affine = _affine(image)
+    for unit, millimetres in _MILLIMETRES.items():
+        if re.search(rf'^space units:[ \t]*"({unit})"', header, re.MULTILINE | re.IGNORECASE):
+            affine[:3] *= millimetres
+    return Decoded(_channels(image, source), affine)
 
 
 def read_image(path: Path) -> Any:
@@ -56,16 +50,12 @@ def read_image(path: Path) -> Any:
     return reader.Execute()
 
 
-def channels_of(image: Any, source: Source) -> NDArray[Any]:
+def _channels(image: Any, source: Source) -> NDArray[Any]:
     """The voxels of an ITK image as ``[C, I, J, K]``.
 
     Raises:
-        DataError: complex numbers, or more axes than three.
+        DataError: more axes than four.
     """
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise DataError(
-            f"expected real numbers in {source.path}, found complex ones; save magnitude and phase as two channels"
-        )
     values = SimpleITK.GetArrayFromImage(image)  # K, J, I, then the values of a voxel
     parts = image.GetNumberOfComponentsPerPixel()
     channels = np.moveaxis(values, -1, 0) if parts > 1 else values[None]
@@ -78,16 +68,13 @@ def channels_of(image: Any, source: Source) -> NDArray[Any]:
     return channels[..., None] if axes == 2 else channels
 
 
-def affine_of(image: Any) -> NDArray[np.float64]:
+def _affine(image: Any) -> NDArray[np.float64]:
     """From voxels to millimetres to the right, front and head; ITK's run to the left, the back and the head."""
     axes = image.GetDimension()
-    spacing, origin = np.ones(3), np.zeros(3)
-    spacing[: min(axes, 3)], origin[: min(axes, 3)] = image.GetSpacing()[:3], image.GetOrigin()[:3]
-    direction = np.eye(3)
-    size = min(axes, 3)
-    direction[:size, :size] = np.array(image.GetDirection()).reshape(axes, axes)[:size, :size]
+    known = min(axes, 3)
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = direction * spacing, origin
+    affine[:known, :known] = (np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing())[:known, :known]
+    affine[:known, 3] = image.GetOrigin()[:known]
     affine[:2] *= -1
     return affine
 

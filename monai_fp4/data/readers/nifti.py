@@ -6,9 +6,9 @@ of Analyze 7.5, whose header does not say which side is left; such files are ref
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_fp4.data.readers.geometry import corners_apart
 from monai_fp4.data.readers.limits import check_file, check_inside, check_size, gunzip, largest_image
 from monai_fp4.data.readers.volume import Decoded, Reader, Source
 from monai_fp4.data.records import Header
@@ -23,27 +24,85 @@ from monai_fp4.errors import DataError
 
 __all__ = ["NIFTI", "NIFTI_PAIRS"]
 
-_SIZE_OF_HEADER = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+_SINGLE = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+_PAIR = {348: nibabel.Nifti1Pair, 540: nibabel.Nifti2Pair}
+"""What reads a file, or two, by the size of the header that they begin with."""
 _LONGEST_HEADER = 540
 _SLACK = 1 << 20
 """Bytes that may follow the voxels."""
-_MAGIC = {348: (344, b"ni1\0", b"n+1\0"), 540: (4, b"ni2\0\r\n\032\n", b"n+2\0\r\n\032\n")}
-"""By the size of a header where its magic number is, that of a pair of files, and that of a single one."""
 _TO_MILLIMETRES = {1: 1000.0, 3: 0.001}
 """Codes of ``xyzt_units`` that are metres and micrometres; all others are taken for millimetres, as ITK does."""
 
 
 def _decode(source: Source) -> Decoded:
-    image = _open(source)
-    kind = image.get_data_dtype()
-    if kind.kind == "c":
+    packed = source.data[:2] == b"\x1f\x8b"
+    data = gunzip(source.data, _LONGEST_HEADER, source.path) if packed else source.data
+    header = _header(data)
+    if header is None:
         raise DataError(
-            f"expected real numbers in {source.path}, found complex ones; save magnitude and phase as two channels"
+            f"expected a NIfTI file at {source.path}, found one whose header is none ({len(source.data)} bytes); "
+            "fetch it again, or give it the ending of its format"
         )
-    if kind.names:  # colours, as of a photograph: three or four bytes a voxel
+    if _is_of_pair(header):
+        raise DataError(
+            f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in "
+            f"{source.path}; rename it to .hdr"
+        )
+    end = _end_of_voxels(header, source)
+    if packed:
+        data = gunzip(source.data, end + _SLACK + 1, source.path)
+        if len(data) > end + _SLACK:
+            raise DataError(
+                f"expected {end} bytes in {source.path} as its header says, found that it unpacks to more; fetch it "
+                "again, or correct its header"
+            )
+    return _decoded(_SINGLE[header.sizeof_hdr], {"image": data}, header, end, source)
+
+
+def _decode_pair(source: Source) -> Decoded:
+    data, voxels = (file.read_bytes() for file in _files_of_pair(source.path))
+    header = _header(data)
+    if header is None or not _is_of_pair(header):
+        raise DataError(
+            f"expected a NIfTI header in {source.path}, found one of Analyze 7.5 or another format, which does not say "
+            "which side is left; convert it to .nii.gz with the program that wrote it, as in SPM or FSL's fslchfiletype"
+        )
+    if not 0 <= header["vox_offset"] < len(voxels):
+        raise DataError(
+            f"expected voxels that begin inside the file {source.path.with_suffix('.img')}, found vox_offset "
+            f"{float(header['vox_offset']):g} in {source.path}; correct the header"
+        )
+    files = {"header": data, "image": voxels}
+    return _decoded(_PAIR[header.sizeof_hdr], files, header, _end_of_voxels(header, source), source)
+
+
+def _header(data: bytes) -> Any:
+    """The header that a file begins with, whatever it holds; ``None`` where there is none."""
+    size = min(struct.unpack("<i", data[:4]) + struct.unpack(">i", data[:4]), key=abs) if len(data) >= 4 else 0
+    if size not in _SINGLE or len(data) < size:
+        return None
+    return _SINGLE[size].header_class(data[:size], check=False)
+
+
+def _is_of_pair(header: Any) -> bool:
+    return bool(header["magic"].item().startswith(header.pair_magic))
+
+
+def _decoded(kind: Any, files: Mapping[str, bytes], header: Any, end: int, source: Source) -> Decoded:
+    """Numbers and place out of the bytes of one file or two, whose voxels end at ``end``."""
+    if len(files["image"]) < end:
+        raise EOFError(f"{len(files['image'])} bytes, where the header says {end}")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isinf(slope) or (np.isfinite(slope) and slope and not np.isfinite(intercept)):
+        raise DataError(
+            f"expected finite scl_slope and scl_inter in {source.path}, found {slope} and {intercept}; correct them"
+        )
+    image = kind.from_file_map(kind.make_file_map({name: io.BytesIO(data) for name, data in files.items()}))
+    number = image.get_data_dtype()
+    if number.names:  # colours, as of a photograph: three or four bytes a voxel
         raw = np.asanyarray(image.dataobj)
-        values = np.stack([raw[name] for name in kind.names[:3]], axis=-1)
-    elif source.is_mask:
+        values = np.stack([raw[name] for name in number.names[:3]], axis=-1)
+    elif source.is_mask or number.kind == "c":
         values = np.asanyarray(image.dataobj)
     else:
         values = image.get_fdata(dtype=np.float32, caching="unchanged")
@@ -60,42 +119,8 @@ def _decode(source: Source) -> Decoded:
     channels = np.moveaxis(values, 3, 0) if values.ndim == 4 else values[None]
     affine, placed = _place(image, source)
     affine = _three_axes(affine, image)
-    affine[:3] *= _TO_MILLIMETRES.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= _TO_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return Decoded(channels, affine, placed)
-
-
-def _open(source: Source) -> Any:
-    packed = source.data[:2] == b"\x1f\x8b"
-    data = gunzip(source.data, _LONGEST_HEADER, source.path) if packed else source.data
-    size = min(struct.unpack("<i", data[:4]) + struct.unpack(">i", data[:4]), key=abs) if len(data) >= 4 else 0
-    if size not in _SIZE_OF_HEADER:
-        raise DataError(
-            f"expected a NIfTI file at {source.path}, found one whose header is none ({len(source.data)} bytes); "
-            "fetch it again, or give it the ending of its format"
-        )
-    end = _end_of_voxels(_SIZE_OF_HEADER[size].header_class(data[:size], check=False), source)
-    if packed:
-        data = gunzip(source.data, end + _SLACK + 1, source.path)
-        if len(data) > end + _SLACK:
-            raise DataError(
-                f"expected {end} bytes in {source.path} as its header says, found that it unpacks to more; fetch it "
-                "again, or correct its header"
-            )
-    if len(data) < end:
-        raise EOFError(f"{len(data)} bytes, where the header says {end}")
-    if data[344:347] == b"ni1" or data[4:8] == b"ni2\0":
-        raise DataError(
-            f"expected header and voxels in one file, found the header of a pair (.hdr and .img) in "
-            f"{source.path}; rename it to .hdr"
-        )
-    image = _SIZE_OF_HEADER[size].from_bytes(data)
-    order = image.header.endianness
-    slope, intercept = struct.unpack_from(*((f"{order}2f", data, 112) if size == 348 else (f"{order}2d", data, 176)))
-    if np.isinf(slope) or (np.isfinite(slope) and slope and not np.isfinite(intercept)):
-        raise DataError(
-            f"expected finite scl_slope and scl_inter in {source.path}, found {slope} and {intercept}; correct them"
-        )
-    return image
 
 
 def _end_of_voxels(header: Any, source: Source) -> int:
@@ -125,8 +150,8 @@ def _place(image: Any, source: Source) -> tuple[NDArray[np.float64], bool]:
     """
     wanted = source.reading.header
     sform, qform = image.get_sform(coded=True)[0], _qform(image)
-    if wanted is Header.AUTO and sform is not None and qform is not None:
-        apart = _apart(sform, qform, image.shape)
+    if wanted is Header.AUTO and sform is not None and qform is not None and np.isfinite([sform, qform]).all():
+        _, apart = corners_apart(sform, qform, image.shape)
         if apart > max(0.5, source.reading.tolerance):
             raise DataError(
                 f"expected sform and qform to agree in {source.path}, found corners {apart:.3g} voxels apart; say "
@@ -156,17 +181,7 @@ def _three_axes(affine: NDArray[np.float64], image: Any) -> NDArray[np.float64]:
     return affine
 
 
-def _apart(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """How many voxels the farthest corner moves from one place to another."""
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return 0.0  # the caller says what is wrong with it
-    edges = [*(np.array(shape[:3]) - 1), 0, 0][:3]
-    corners = np.stack(np.meshgrid(*[[0, edge] for edge in edges], [1.0], indexing="ij"), -1).reshape(-1, 4)
-    moved = np.linalg.pinv(first) @ second @ corners.T
-    return float(np.abs(moved - corners.T).max())
-
-
-def _pair(path: Path) -> Sequence[Path]:
+def _files_of_pair(path: Path) -> Sequence[Path]:
     """A header and the file of its voxels.
 
     Raises:
@@ -181,31 +196,6 @@ def _pair(path: Path) -> Sequence[Path]:
     return [path, voxels]
 
 
-def _decode_pair(source: Source) -> Decoded:
-    """Put the two files of a pair together, as the one that they are short for."""
-    header, voxels = (file.read_bytes() for file in _pair(source.path))
-    size = min(struct.unpack("<i", header[:4]) + struct.unpack(">i", header[:4]), key=abs)
-    at, pair, single = _MAGIC.get(size, _MAGIC[348])
-    if header[at : at + len(pair)] != pair:
-        raise DataError(
-            f"expected a NIfTI header in {source.path}, found one of Analyze 7.5 or another format, which does not say "
-            "which side is left; convert it to .nii.gz with the program that wrote it, as in SPM or FSL's fslchfiletype"
-        )
-    order = "<" if struct.unpack("<i", header[:4])[0] == size else ">"
-    kind, where = ("f", 108) if size == 348 else ("q", 168)
-    offset = struct.unpack_from(f"{order}{kind}", header, where)[0]
-    if not 0 <= offset < len(voxels):
-        raise DataError(
-            f"expected voxels that begin inside the file {source.path.with_suffix('.img')}, found vox_offset "
-            f"{offset:g} in {source.path}; correct the header"
-        )
-    start = -(-len(header) // 16) * 16
-    whole = bytearray(header.ljust(start, b"\0"))
-    whole[at : at + len(single)] = single
-    struct.pack_into(f"{order}{kind}", whole, where, start)
-    return _decode(replace(source, data=b"".join((whole, memoryview(voxels)[int(offset) :]))))
-
-
 NIFTI = Reader(
     summary="NIfTI-1 and NIfTI-2, two or three axes, a channel a file or the channels along the fourth axis",
     suffixes=(".nii", ".nii.gz"),
@@ -213,5 +203,5 @@ NIFTI = Reader(
 )
 NIFTI_PAIRS = Reader(
     summary="NIfTI whose voxels are in an `.img` beside it; Analyze 7.5 is refused", suffixes=(".hdr",),
-    decode=_decode_pair, files=_pair,
+    decode=_decode_pair, files=_files_of_pair,
 )  # fmt: skip

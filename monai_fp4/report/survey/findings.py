@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_fp4.data.layouts.layout import listed
+from monai_fp4.errors import listed
 from monai_fp4.report.survey.manifest import Survey
 
 __all__ = ["channels_alike", "findings", "reasons"]
