@@ -24,12 +24,14 @@ help: ## list the targets
 
 .venv/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo "monai-fp4 needs Python 3.11 or newer, and none was found: install it, or say make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv || { echo "python's venv module could not make .venv: on Debian and Ubuntu install python3-venv"; exit 1; }
+	@echo "Making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv || { echo "python's venv module could not make .venv: on Debian and Ubuntu install python3-venv"; exit 1; }
 
 env: .venv/bin/python ## create .venv, empty
 
 # Transformer Engine's wheel is the tests' oracle; its own dependencies (CUDA) are not wanted here, hence --no-deps.
 $(INSTALLED): .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing monai-fp4 and its tools into .venv; pip says nothing until it is done, in some minutes"
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(TE)
 	@: > $(INSTALLED)

@@ -55,7 +55,13 @@ def _add_foreign(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check = commands.add_parser("check", help="list what in a bundle could run code, without running any of it")
     check.add_argument("bundle", metavar="BUNDLE", help="a config file, or the folder of a bundle")
     check.set_defaults(func=_check_foreign)
-    run = commands.add_parser("run", help="check a bundle, then run it: arguments of 'monai.bundle run', and --trust")
+    run = commands.add_parser(
+        "run",
+        help="check a bundle, then run it: arguments of 'monai.bundle run', and --trust",
+        usage="monai-fp4 run --config_file BUNDLE [--trust] [--OPTION VALUE ...]",
+        epilog="Options are the names at the top of the bundle, such as --epochs 3, and those of 'monai.bundle run'.",
+    )
+    run.add_argument("--trust", action="store_true", help="run it unchecked, as MONAI does: it may hold any code")
     run.set_defaults(func=_run_checked)
 
 
@@ -110,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         # What follows 'run' are the arguments of MONAI's command and ids of the bundle, which argparse cannot know.
-        args = build_parser().parse_args(words[:1] if words[:1] == ["run"] else words)
+        unknown = words[:1] == ["run"] and not {"-h", "--help"} & set(words)
+        args = build_parser().parse_args(words[:1] if unknown else words)
         args.words = words[1:]
         code = args.func(args)
         sys.stdout.flush()  # here, where a reader that has gone is not an error

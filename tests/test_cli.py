@@ -83,6 +83,12 @@ def test_report_is_a_command_like_the_others(tmp_path: Path, capsys: pytest.Capt
     assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
 
 
+def test_help_of_run_is_quick_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert ended.value.code == 0 and "usage: monai-fp4 run --config_file" in capsys.readouterr().out
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -39,6 +39,7 @@ R = TypeVar("R")
 SPLIT_RULES = ("folds", "paper")
 """Ways to choose whom to validate and to test on."""
 _FEW = 5
+_PATH = re.compile(r"\S*/\S*")
 
 
 def build_manifest(dataset_dir: str | Path, **options: Any) -> Manifest:
@@ -180,10 +181,17 @@ def _each(patients: Sequence[Any], work: Callable[[Any], R]) -> list[R]:
     if len(wrong) == 1:
         raise DataError(next(iter(wrong.values())))
     if wrong:
-        first = " | ".join(f"{patient}: {reason}" for patient, reason in list(wrong.items())[:_FEW])
-        others = f" | and {', '.join(list(wrong)[_FEW:])}" if len(wrong) > _FEW else ""
+        alike: dict[str, list[str]] = {}  # by what is wrong, whatever file it is in
+        for patient, reason in wrong.items():
+            alike.setdefault(_PATH.sub("", reason), []).append(patient)
+        told = [
+            f"{first}: {wrong[first]}" + (f" (the same: {', '.join(others)})" if others else "")
+            for first, *others in alike.values()
+        ]
+        rest = [patient for group in list(alike.values())[_FEW:] for patient in group]
+        reasons = " | ".join([*told[:_FEW], *([f"and {', '.join(rest)}"] if rest else [])])
         raise DataError(
-            f"expected all {len(patients)} patients to be readable, found {len(wrong)} that are not; {first}{others}"
+            f"expected all {len(patients)} patients to be readable, found {len(wrong)} that are not; {reasons}"
         )
     return done
 

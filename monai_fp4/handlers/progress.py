@@ -124,20 +124,23 @@ class Progress:
                 words.append(f"mean loss {math.fsum(self._losses) / len(self._losses):.4f}")
             if (waited := engine.state.metrics.get("input_wait", 0.0)) >= _WORTH_SAYING:
                 words.append(f"{waited:.0%} of the time waiting for data")
-            self._say(", ".join([*words, *self._metric_words(engine)]), engine)
+            self._say(", ".join([*words, *self._metric_words(engine)]), engine, ended=True)
 
     def _metric_words(self, engine: Engine) -> list[str]:
         known = (self.evaluator if self.evaluator is not None else engine).state.metrics
         return [f"{_DISPLAY.get(name, name)} {float(known[name]):.4f}" for name in self.metrics if name in known]
 
-    def _say(self, text: str, engine: Engine) -> None:
+    def _say(self, text: str, engine: Engine, *, ended: bool = False) -> None:
         assert self._first_iteration is not None
         done, now = engine.state.iteration - self._first_iteration, self.clock()
         self._spoken = now
         total = _total(engine)
         if total is not None and done:
             left = (now - self._started) / done * (total - engine.state.iteration)
-            text += f", {format_seconds(left)} left" if left > 0 else f", took {format_seconds(now - self._started)}"
+            if left > 0:
+                text += f", {format_seconds(left)} left"
+            elif ended:  # the last step is not the end: a validation follows
+                text += f", took {format_seconds(now - self._started)}"
         print(text, file=self.stream if self.stream is not None else sys.stderr, flush=True)
 
     def _end(self, engine: Engine) -> None:

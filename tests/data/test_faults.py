@@ -315,6 +315,7 @@ def test_all_bad_patients_are_named_in_one_go(tmp_path):
     found = refusal(lgg)
     assert found.startswith("expected all 8 patients to be readable, found 7 that are not; TCGA_A_0002: ")
     assert all(patient in found for patient in lgg_ids(8)[1:])
+    assert " | " not in found  # one fault, told once
 
 
 def test_a_volume_whose_voxels_are_elsewhere(tmp_path):

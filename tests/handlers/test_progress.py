@@ -161,3 +161,11 @@ def test_waiting_for_data_is_said_from_2_percent_on(share, said):
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: e.state.metrics.update(input_wait=share))
     engine.run([0, 1, 2])
     assert (f"{share:.0%} of the time waiting for data" in stream.getvalue()) == said
+
+
+def test_the_last_step_is_not_the_end_of_the_run():
+    engine, stream, now = trainer(), io.StringIO(), [0.0]
+    Progress(stream=stream, every=0, clock=lambda: now[0]).attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: now.__setitem__(0, now[0] + 60))
+    engine.run([0, 1], max_epochs=1)
+    assert ["took" in line for line in stream.getvalue().splitlines()] == [False, False, True]

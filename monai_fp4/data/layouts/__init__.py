@@ -114,8 +114,9 @@ def find_patients(listing: Listing, name: str = AUTO) -> tuple[str, tuple[FoundP
         nearest = _nearest(listing)
         remedy = remedies(listing, _fitting, table=nearest != "dicom")
         raise DataError(
-            f"expected a data folder in one of the layouts {', '.join(LAYOUTS)} at {listing.root}, found "
-            f"{listing.kinds()}; as {nearest}: {reasons[nearest]}{remedy}"
+            f"expected a data folder in one of the layouts {', '.join(LAYOUTS)} (scans without masks are for "
+            f"bundles/inference.json) at {listing.root}, found {listing.kinds()}; as {nearest}: "
+            f"{reasons[nearest]}{remedy}"
         )
     return max(found.items(), key=lambda item: len({file for each in item[1] for file in _files(each)}))
 
