@@ -63,6 +63,7 @@ def _discretized(study: Study, *, fp4: bool) -> Evidence:
     missing = "; ".join(absent)
     if any(_collapsed(study, pairs)):
         return Evidence(Verdict.HELD, said, n, missing)
+    # All of them have to be, so each is tested at its own level: an intersection-union test needs no correction.
     intact = all(test.low > math.log10(INTACT) for test in tested.values())
     return Evidence(Verdict.NOT_HELD if intact and not missing else Verdict.OPEN, said, n, missing)
 
