@@ -6,6 +6,8 @@
 `studies`         which studies a file or a tree of files holds
 `examinations`    which series of DICOM examinations are studies
 `ensemble`        one trained network or several, applied to a scan piece by piece
+`segmented`       what they answer
+`acquired`        how scans were acquired, and what is to be warned of
 `results`         the files of a study: mask, probability, preview and report
 `formats`         masks and maps in the format of the scan: NIfTI, NRRD, PNG
 `segmentation`    DICOM-SEG objects that refer to their series

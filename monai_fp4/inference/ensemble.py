@@ -2,17 +2,14 @@
 
 The networks' probabilities are averaged; the disagreement of a voxel is the highest of them minus the lowest. All
 networks see a piece before the next one is begun, so that no more than a piece of probabilities is in memory unless the
-whole is asked for.
-
-Scans of few slices may share a forward pass, which is what makes single pictures quick; as in an evaluation, each scan
-has its own scale in FP4 (`monai_fp4.quantization.layers.separate`).
+whole is asked for. Scans of few slices may share a forward pass, which is what makes single pictures quick; as in an
+evaluation, each scan has its own scale in FP4 (`monai_fp4.quantization.layers.separate`).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,38 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_fp4.bundle import TrainedNetwork, check_command_line, install_error_hook
 from monai_fp4.bundle.options import flag, path_text
-from monai_fp4.data.acquisition import check_summary, facts, outside
 from monai_fp4.data.preprocessing import network_image
 from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.data.scans import Image
+from monai_fp4.data.transforms import Scale
 from monai_fp4.engines import autocast, autocast_dtype, mirrored, segment_pieces
 from monai_fp4.errors import ConfigError, DataError, NumericsError
+from monai_fp4.inference.acquired import TrainingScans
+from monai_fp4.inference.segmented import Segmented
 
-__all__ = ["Ensemble", "Segmented"]
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """What became of a scan; volumes ``[H, W, D]`` as the scan is looked at.
-
-    Attributes:
-        mask: uint8, 1 where the probability reaches the threshold.
-        probability: float32, where it was asked for.
-        disagreement: float32, where it was asked for and there is more than one network.
-        seen: the scan as the first network saw it, ``[C, h, w, D]``.
-        warnings: where the scan lies outside of what the networks were trained on.
-    """
-
-    mask: NDArray[np.uint8]
-    probability: NDArray[np.float32] | None
-    disagreement: NDArray[np.float32] | None
-    seen: Tensor
-    warnings: tuple[str, ...]
+__all__ = ["Ensemble"]
 
 
 class Ensemble:
@@ -121,27 +100,19 @@ class Ensemble:
         return self.members[0].network
 
     @cached_property
-    def _known(self) -> dict[str, dict[str, Any] | None]:
-        """What each run was trained on; None where an early version kept nothing."""
-        found: dict[str, dict[str, Any] | None] = {}
-        for folder in (member.folder for member in self.members):
-            path = folder.path / "training_data.json"
-            found[str(folder.path)] = (
-                check_summary(folder.read_json(path.name), len(self.channels), path) if path.exists() else None
-            )
-        return found
+    def _trained_on(self) -> list[TrainingScans]:
+        return [TrainingScans(member) for member in self.members]
 
     @property
     def modalities(self) -> list[frozenset[str]]:
         """What each channel of the training scans was acquired with; an empty set where no run says."""
-        known = [each["modalities"] for each in self._known.values() if each is not None]
-        return [frozenset(name.upper() for each in known for name in each[n]) for n in range(len(self.channels))]
+        return [frozenset().union(*each) for each in zip(*(run.modalities for run in self._trained_on), strict=True)]
 
     @property
     def single_pictures(self) -> bool:
         """Whether all training scans were pictures of one slice."""
-        known = [each for each in self._known.values() if each is not None]
-        return bool(known) and all(not each["spacing"] and each["slices"] == [1, 1] for each in known)
+        known = [run.single_pictures for run in self._trained_on if run.single_pictures is not None]
+        return bool(known) and all(known)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -192,52 +163,36 @@ class Ensemble:
                 )
         natives = [tuple(scan.values.shape[1:]) for scan in scans]
         seen = [self._images(scan) for scan in scans]
-        several = maps and len(self.members) > 1
-        masks = [np.empty(native, np.uint8) for native in natives]
-        probabilities = [np.empty(native, np.float32) if maps else None for native in natives]
-        disagreements = [np.empty(native, np.float32) if several else None for native in natives]
-        broken: dict[int, NumericsError] = {}
-        done = [0] * len(scans)
-        for number, answers in self._pieces([images for images, _ in seen], natives, inferer or SimpleInferer()):
-            place = slice(done[number], done[number] + answers.shape[-1])
-            done[number] = place.stop
-            if not torch.isfinite(answers).all():
-                names = ", ".join(member.folder.path.name for member in self.members)
-                broken[number] = NumericsError(
-                    f"the networks of {names} must answer finite numbers, but they did not; check the scan and the "
-                    "checkpoint"
-                )
-            scores = torch.sigmoid(answers)
-            mean = scores.mean(0).cpu().numpy()  # the mean of one is the one, to the last bit
-            masks[number][..., place] = mean >= np.float32(self.threshold)
-            if (probability := probabilities[number]) is not None:
-                probability[..., place] = mean
-            if (disagreement := disagreements[number]) is not None:
-                disagreement[..., place] = (scores.amax(0) - scores.amin(0)).cpu().numpy()
-        parts = zip(masks, probabilities, disagreements, seen, strict=True)
-        return [
-            broken.get(number) or Segmented(mask, probability, disagreement, images[0], warnings)
-            for number, (mask, probability, disagreement, (images, warnings)) in enumerate(parts)
+        found = [
+            Segmented.empty(native, images[0], warnings, maps=maps, several=len(self.members) > 1)
+            for native, (images, warnings) in zip(natives, seen, strict=True)
         ]
+        broken: set[int] = set()
+        thresholds = [member.threshold for member in self.members]
+        for number, logits in self._pieces([images for images, _ in seen], natives, inferer or SimpleInferer()):
+            if not torch.isfinite(logits).all():
+                broken.add(number)
+            found[number].add(torch.sigmoid(logits), self.threshold, thresholds)
+        names = ", ".join(member.folder.path.name for member in self.members)
+        error = NumericsError(
+            f"the networks of {names} must answer finite numbers, but they did not; check the scan and the checkpoint"
+        )
+        return [error if number in broken else each for number, each in enumerate(found)]
 
     def _images(self, scan: Image) -> tuple[list[Tensor], tuple[str, ...]]:
         """What each network sees, and how the scan differs from what they know."""
         values = torch.from_numpy(scan.values)
         inputs: list[Tensor] = []
-        prepared: dict[tuple[Any, ...], tuple[Tensor, dict[str, Any]]] = {}
-        ways = [(member.image_size, type(member.normalization)) for member in self.members]
+        prepared: dict[tuple[Any, ...], tuple[Tensor, list[Scale]]] = {}
+        ways = [_way(member) for member in self.members]
         warnings: list[str] = []
-        for member, way in zip(self.members, ways, strict=True):
+        for run, member, way in zip(self._trained_on, self.members, ways, strict=True):
             if way not in prepared:  # a copy for all but the last, which may use the reader's own memory
                 last = len(prepared) + 1 == len(set(ways))
-                image, scales = network_image(values if last else values.clone(), way[0], member.normalization)
-                prepared[way] = image, facts(scan.place, scales)
-            image, found = prepared[way]
+                prepared[way] = network_image(values if last else values.clone(), way[0], member.normalization)
+            image, scales = prepared[way]
             inputs.append(image)
-            if (known := self._known[str(member.folder.path)]) is not None:
-                warnings += outside(known, found, self.channels)
-            else:
-                warnings.append("the run kept no training_data.json, so the scan was not compared with its training")
+            warnings += run.warnings(scan, image, scales)
         return inputs, tuple(dict.fromkeys(warnings))
 
     def _pieces(
@@ -275,6 +230,12 @@ class Ensemble:
             if piece is None:
                 return
             yield piece
+
+
+def _way(member: TrainedNetwork) -> tuple[Any, ...]:
+    """What a network's input depends on beside the scan."""
+    normalization = member.normalization
+    return member.image_size, type(normalization), "" if normalization is None else str(vars(normalization))
 
 
 def _folders(run_dir: Any) -> list[str]:

@@ -55,10 +55,13 @@ class Examinations:
         base: the folder that places are relative to.
         channels: what the network's channels are called, in order.
         modalities: which modalities each channel may be of; an empty set: any.
+
+    Attributes:
+        others: how many series were passed over so far, beside those that fit.
     """
 
     def __init__(self, base: Path, channels: Sequence[str], modalities: Sequence[frozenset[str]]) -> None:
-        self.base, self.channels, self.modalities = base, channels, modalities
+        self.base, self.channels, self.modalities, self.others = base, channels, modalities, 0
         self._open: dict[tuple[str, str], dict[str, _Series]] = {}
         self._given: set[tuple[str, str, str]] = set()
 
@@ -127,21 +130,21 @@ class Examinations:
         for uid, each in fitting.items():
             by_channel[self._channel(each)].append(uid)
         if len(self.channels) == 1:
-            for uid in by_channel[self.channels[0]] or by_channel[""]:
-                where = place_of(_common(fitting[uid].files), self.base)
-                yield Study(where, ((paths[uid],),), personal=personal, warnings=self._unknown([fitting[uid]]))
-            return
-        wrong = [name for name in self.channels if len(by_channel[name]) != 1]
-        if len(fitting) == 1:  # colours, or too few channels, which the reader counts
-            yield Study(place, (tuple(paths.values()),), personal=personal, warnings=self._unknown([*fitting.values()]))
-        elif wrong:
-            called = len(by_channel[wrong[0]])
-            problem = f"expected one series called '{wrong[0]}', found {called} among {len(fitting)}; add or remove"
-            yield Study(place, problem=problem, personal=personal)
+            groups = [[uid] for uid in by_channel[self.channels[0]] or by_channel[""]]
+        elif len(fitting) == 1:  # colours, or too few channels, which the reader counts
+            groups = [list(fitting)]
         else:
-            chosen = [by_channel[name][0] for name in self.channels]
-            warnings = self._unknown([fitting[uid] for uid in chosen])
-            yield Study(place, (tuple(paths[uid] for uid in chosen),), personal=personal, warnings=warnings)
+            groups = [[uid for name in self.channels for uid in by_channel[name]]]
+            if wrong := [name for name in self.channels if len(by_channel[name]) != 1]:
+                called = len(by_channel[wrong[0]])
+                problem = f"expected one series called '{wrong[0]}', found {called} among {len(fitting)}; add or remove"
+                yield Study(place, problem=problem, personal=personal)
+                return
+        self.others += len(series) - sum(map(len, groups))
+        for group in groups:
+            chosen = [fitting[uid] for uid in group]
+            where = place_of(_common(chosen[0].files), self.base) if len(self.channels) == 1 else place
+            yield Study(where, (tuple(paths[uid] for uid in group),), "", personal, self._unknown(chosen))
 
     def _channel(self, series: _Series) -> str:
         """The channel that a series is called after and may be, or ``""``."""

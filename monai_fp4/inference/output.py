@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_fp4.atomic import read_json, write_atomically
+from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.errors import ConfigError, DataError
 from monai_fp4.lock import FolderLock
 
-__all__ = ["OutputFolder"]
+__all__ = ["OutputFolder", "row_of", "size_in_words"]
 
 _SETTINGS, _SUMMARY, _PARTIAL, _LOCK = "prediction.json", "summary.json", ".partial-", ".lock"
-_OF_A_REPORT = {"input_sha256", "study", "volume_ml", "voxels", "lesion_count", "warnings"}
+_ROW = ("study", "volume_ml", "voxels", "lesion_count", "warnings")
 
 
 class OutputFolder:
@@ -84,7 +85,7 @@ class OutputFolder:
             digest: the SHA-256 of its files.
 
         Raises:
-            DataError: it is of other files, or damaged.
+            DataError: it is of other files, or damaged, or its files are.
         """
         path = self.path / key / "report.json"
         if not path.exists():
@@ -93,10 +94,18 @@ class OutputFolder:
             known = read_json(path)
         except ConfigError:
             known = None
-        if not isinstance(known, dict) or not known.keys() >= _OF_A_REPORT:
+        if not isinstance(known, dict) or not known.keys() >= {"input_sha256", *_ROW}:
             raise DataError(
                 f"expected the report of an earlier prediction in {path}, found a damaged one; remove {key}"
             )
+        files = known["files"] if isinstance(known.get("files"), dict) else {}
+        for name in files:
+            file = path.with_name(Path(name).name)
+            if not file.exists() or sha256_of(file) != files[name]:
+                raise DataError(
+                    f"expected {file.name} of an earlier prediction beside {path}, found that it is gone or another; "
+                    f"remove {key}"
+                )
         if known["input_sha256"] != digest:
             raise DataError("expected the files that were predicted before, found that they changed; predict anew")
         return known
@@ -118,8 +127,22 @@ class OutputFolder:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def write_summary(self, rows: Sequence[Mapping[str, Any]], others: int) -> None:
-        """Write what became of each study, and how many other images lay beside them."""
+    def write_summary(self, rows: Sequence[Mapping[str, Any]], others: int, unknown: int) -> None:
+        """Write what became of each study, and how many other images, and files of no known format, lay beside them."""
         failed = sum(row["status"] == "failed" for row in rows)
-        summary = {"failed": failed, "other_images": others, "studies": rows}
+        summary = {"failed": failed, "other_images": others, "other_files": unknown, "studies": rows}
         write_atomically(self.summary_path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def row_of(report: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """A study's row of the summary."""
+    return {"status": status, **{name: report[name] for name in _ROW}}
+
+
+def size_in_words(row: Mapping[str, Any]) -> str:
+    """What a row says was found, in a few words."""
+    if row["status"] == "failed":
+        return f"failed: {row['why']}"
+    size = f"{row['voxels']} pixels" if row["volume_ml"] is None else f"{row['volume_ml']:.3g} ml"
+    lesions = f"{row['lesion_count']} lesion{'' if row['lesion_count'] == 1 else 's'}"
+    return f"{size} in {lesions}" + (", there already" if row["status"] == "there already" else "")

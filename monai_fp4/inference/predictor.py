@@ -7,40 +7,35 @@ same command: studies that are there are not computed again. What has been writt
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.inferers import Inferer
 
 from monai_fp4.bundle.options import flag, path_text
 from monai_fp4.data.patient_batches import in_batches
-from monai_fp4.data.readers import reader_of
-from monai_fp4.data.readers.files import digest_of
 from monai_fp4.data.records import Header, Reading
 from monai_fp4.data.scans import Image, read_image
 from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error, NumericsError, unknown_name
+from monai_fp4.inference.acquired import stated_modalities, warnings_of_geometry
 from monai_fp4.inference.ensemble import Ensemble, Segmented
-from monai_fp4.inference.output import OutputFolder
+from monai_fp4.inference.output import OutputFolder, row_of, size_in_words
 from monai_fp4.inference.privacy import Redactor, without_quotes
 from monai_fp4.inference.results import write_results
 from monai_fp4.inference.studies import Studies
-from monai_fp4.inference.study import WHOLE, Study, format_of
+from monai_fp4.inference.study import WHOLE, Study, digest_of_study, format_of
 
 __all__ = ["Predictor"]
 
 _KEYS = ("checksum", "path")
 _PICTURES = ("auto", "stack", "single")
-_SHEAR = 1e-3
-"""Cosine of the angle between two axes of a scan from which on they are not at right angles."""
 _LONGEST = 200
 """Characters of a study's name; file systems take 255, and some names are made of it."""
 
@@ -106,7 +101,7 @@ class Predictor:
         self.root = Path(path_text("input", input)).expanduser()
         self.folder = Path(path_text("output_dir", output_dir))
         self.reading = Reading(header=Header(header), tolerance=float(tolerance))
-        modalities = ensemble.modalities if modality is None else _modalities(modality, len(ensemble.channels))
+        modalities = ensemble.modalities if modality is None else stated_modalities(modality, len(ensemble.channels))
         stacked = not ensemble.single_pictures if pictures == "auto" else pictures == "stack"
         settings = {
             **ensemble.description,
@@ -135,13 +130,14 @@ class Predictor:
         try:
             with self.output.opened():
                 rows = self._predict(studies)
-                self.output.write_summary(rows, self.studies.others)
+                self.output.write_summary(rows, self.studies.others, self.studies.unknown)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command goes on after the last finished study", file=sys.stderr)
             raise SystemExit(130) from None
-        total, others = len(rows), self.studies.others
+        total, others, unknown = len(rows), self.studies.others, self.studies.unknown
         failed = sum(row["status"] == "failed" for row in rows)
-        beside = f"; {others} other image{'s' * (others != 1)} beside them (masks, other channels)" if others else ""
+        beside = f"; {others} other image{'s' * (others != 1)} beside them (masks, channels, series)" if others else ""
+        beside += f"; {unknown} file{'s' * (unknown != 1)} of no known format passed over" if unknown else ""
         path = self.output.summary_path
         print(f"{total - failed} of {total} predicted{beside}; {path} says of each what became of it.")
         if failed:
@@ -158,7 +154,7 @@ class Predictor:
             passed = self.studies.passed
             if row["status"] == "there already":
                 started, there = time.monotonic(), passed  # what was computed before tells nothing of the time left
-            text = f"{len(rows)}: {row['study']}: {_said(row)}"
+            text = f"{len(rows)}: {row['study']}: {size_in_words(row)}"
             if there < passed < files:
                 rest = (time.monotonic() - started) / (passed - there) * (files - passed)
                 text += f"; {100 * passed // files} % of the files, {format_seconds(rest)} left"
@@ -223,11 +219,11 @@ class Predictor:
     def _read(self, job: _Job) -> None:
         if job.study.problem:
             raise DataError(job.study.problem)
-        job.digest = _digest(job.study)
+        job.digest = digest_of_study(job.study)
         if self.names == "checksum":
             job.key = f"study_{job.digest[:12]}"
         if (known := self.output.report_of(job.key, job.digest)) is not None:
-            job.row = _row(known, "there already")
+            job.row = row_of(known, "there already")
         else:
             job.scan = read_image(job.study.slices, self.reading)
 
@@ -237,64 +233,17 @@ class Predictor:
             (job.result,) = self.ensemble([job.scan], maps=self.probabilities, inferer=self.inferer)
         if isinstance(job.result, NumericsError):
             raise job.result
-        scan, warnings = job.scan, (*job.study.warnings, *job.result.warnings, *_of_geometry(job.scan))
+        scan, warnings = job.scan, (*job.study.warnings, *job.result.warnings, *warnings_of_geometry(job.scan))
         result = replace(job.result, warnings=warnings)
         about = {"input_sha256": job.digest, **self.ensemble.description}
         source, kind = job.study.slices[0][0], format_of(job.study)
         report = self.output.store(
             job.key, lambda folder: write_results(folder, job.key, result, scan, source, kind, about)
         )
-        job.row = _row(report, "predicted")
+        job.row = row_of(report, "predicted")
 
     def _path_key(self, study: Study) -> str:
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", study.place).strip("._")[:_LONGEST] or WHOLE
         key = next(key for key in chain([safe], (f"{safe}_{n}" for n in count(2))) if key.lower() not in self._keys)
         self._keys.add(key.lower())  # some file systems do not tell large letters from small ones
         return key
-
-
-def _digest(study: Study) -> str:
-    """The SHA-256 of all files of a study."""
-    digests = [digest_of(Path(path), reader_of(path)) for paths in study.slices for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _modalities(modality: Any, channels: int) -> list[frozenset[str]]:
-    """Of each channel, what the option ``modality`` names."""
-    words = modality.strip("[]() ").split(",") if isinstance(modality, str) else modality
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip(" '\"") for word in words):
-        raise ConfigError(
-            f"modality must be what DICOM calls it, such as MR, or one a channel, but {modality!r} was given"
-        )
-    names = [word.strip(" '\"").upper() for word in words]
-    if len(names) not in (1, channels):
-        raise ConfigError(
-            f"modality must be one for all channels or one for each of {channels}, but {len(names)} were given"
-        )
-    return [frozenset({name}) for name in (names * channels)[:channels]]
-
-
-def _of_geometry(scan: Image) -> tuple[str, ...]:
-    """What is to be looked at where the axes of a scan are not at right angles."""
-    if scan.affine is None:
-        return ()
-    axes = scan.affine[:3, :3] / np.linalg.norm(scan.affine[:3, :3], axis=0)
-    if np.abs(axes.T @ axes - np.eye(3)).max() < _SHEAR:
-        return ()
-    return (
-        "slices are shifted against each other, as of a tilted gantry; viewers that stack them straight show scan and "
-        "mask askew, so check the position of the mask slice by slice",
-    )
-
-
-def _row(report: Mapping[str, Any], status: str) -> dict[str, Any]:
-    names = ("study", "volume_ml", "voxels", "lesion_count", "warnings")
-    return {"status": status, **{name: report[name] for name in names}}
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    if row["status"] == "failed":
-        return f"failed: {row['why']}"
-    size = f"{row['voxels']} pixels" if row["volume_ml"] is None else f"{row['volume_ml']:.3g} ml"
-    lesions = f"{row['lesion_count']} lesion{'' if row['lesion_count'] == 1 else 's'}"
-    return f"{size} in {lesions}" + (", there already" if row["status"] == "there already" else "")

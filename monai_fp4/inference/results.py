@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from monai_fp4.atomic import write_atomically
 from monai_fp4.data.readers.files import sha256_of
 from monai_fp4.data.scans import Image
-from monai_fp4.inference.ensemble import Segmented
 from monai_fp4.inference.formats import write_itk, write_nifti, write_pictures
 from monai_fp4.inference.segmentation import write_segmentation
+from monai_fp4.inference.segmented import Segmented
 from monai_fp4.metrics.lesions import lesions_of
 from monai_fp4.visualize import grey_slice, prediction_preview
 
@@ -45,10 +45,16 @@ WRITERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 _SHOWN = 3
 
 
-def write_mask(folder: Path, name: str, values: NDArray[Any], scan: Image, source: str, kind: str) -> list[Path]:
-    """Write one volume ``[H, W, D]`` in the format of the scan; a scan without a place becomes pictures."""
+def write_mask(
+    folder: Path, name: str, values: NDArray[Any], scan: Image, source: str, kind: str, models: Sequence[str] = ()
+) -> list[Path]:
+    """Write one volume ``[H, W, D]`` in the format of the scan; a scan without a place becomes pictures.
+
+    A DICOM-SEG names the ``models`` that it comes from by the SHA-256 of their weights.
+    """
     writer = write_pictures if scan.affine is None else WRITERS[kind]
-    return list(writer(folder, name, np.ascontiguousarray(scan.to_file(values)), scan, source))
+    named = {"models": models} if writer is write_segmentation else {}
+    return list(writer(folder, name, np.ascontiguousarray(scan.to_file(values)), scan, source, **named))
 
 
 def write_results(
@@ -68,15 +74,16 @@ def write_results(
     Returns:
         The report.
     """
-    paths = write_mask(folder, "mask", found.mask, scan, source, kind)
-    for name in ("probability", "disagreement"):
+    models, paths = [model["sha256"] for model in about["models"]], []
+    for name in ("mask", "probability", "disagreement"):
         values = getattr(found, name)
         if values is not None:
-            paths += write_mask(folder, name, values, scan, source, kind)
+            paths += write_mask(folder, name, values, scan, source, kind, models)
     _preview(folder / "preview.png", key, found, scan)
     report = {
         "study": key,
         **_measures(found.mask, scan),
+        **({} if found.lost_lesions is None else {"lesions_of_one_network": found.lost_lesions}),
         "warnings": list(found.warnings),
         "image": {
             "format": kind,
@@ -121,4 +128,5 @@ def _preview(path: Path, key: str, found: Segmented, scan: Image) -> None:
     known: dict[str, Any] = {}
     if scan.place is not None:  # columns run from the patient's right to the left
         known = {"sides": ("R", "L"), "spacing": scan.place.spacing[:2]}
-    write_atomically(path, prediction_preview(slices, depth=depth, title=key, **known))
+    marked = f"{key}: marked in {np.count_nonzero(amounts)} of {depth} slice{'s' * (depth != 1)}"
+    write_atomically(path, prediction_preview(slices, depth=depth, title=marked, **known))

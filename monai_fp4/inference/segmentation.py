@@ -3,10 +3,17 @@
 A segmentation is a part of the patient's examination, so it carries the patient's and the examination's own modules, as
 the standard wants. It is the one file of a prediction that names the patient. What an anonymized series lost of them is
 there and empty, as the standard has it for what is not known.
+
+Its UIDs are a hash of all that it says: the instances that it was made from, the voxels, the models, and the version of
+this package. So the same prediction made again is the same object, which takes the other's place in an archive, and
+any other is another. UIDs have to be unique and never used again for something else (PS3.5, section 9); for converted
+objects, whose UIDs have to stay the same, the standard mentions hashing (PS3.17, KKK.7). All but the times of creation
+is the same, bit by bit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +23,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM
 
 from monai_fp4 import __version__
@@ -37,8 +44,13 @@ _MAY_BE_EMPTY = (
 _SEXES = ("M", "F", "O", "")
 
 
-def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Image, source: str) -> list[Path]:
+def write_segmentation(
+    folder: Path, name: str, values: NDArray[Any], scan: Image, source: str, models: Sequence[str] = ()
+) -> list[Path]:
     """Write one volume as DICOM-SEG: a mask as BINARY, a map of 0 to 1 as FRACTIONAL in steps of 1/255.
+
+    A segmentation refers to one multi-frame object, or to files of one slice each. So where a volume lies in several
+    multi-frame objects, as the parts of a concatenation do, each gets a segmentation of its own, in one series.
 
     Args:
         folder: where to.
@@ -46,6 +58,10 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
         values: ``[rows, columns, slices]`` from the lowest slice up, as the reader puts them together.
         scan: the scan.
         source: the path of its first series.
+        models: SHA-256 of the weights of each network that gave it.
+
+    Returns:
+        The files.
 
     Raises:
         DataError: a segmentation cannot refer to such a series.
@@ -53,25 +69,15 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
     import highdicom  # seconds to import, and few have DICOM
 
     assert scan.affine is not None and DICOM.files is not None
+    is_mask, frames = values.dtype == np.uint8, np.moveaxis(values, -1, 0)
+    if not is_mask:
+        frames = np.clip(frames.astype(np.float32), 0, 1)
+    found = []
     with quiet():
-        images = [_header(path, scan) for path in DICOM.files(Path(source))]
-        enhanced = [image for image in images if int(image.get("NumberOfFrames") or 1) > 1]
-        if enhanced and len(images) > 1:
-            raise DataError(
-                f"expected one multi-frame object, or files of one slice each, in {source}, found {len(images)} files "
-                f"of which {len(enhanced)} hold several; join them, or convert the series to NIfTI and predict that"
-            )
-        frames = np.moveaxis(values, -1, 0)
-        positions = [position for image in images for position in _positions(image)]
-        heights = _heights(positions, scan)
-        if enhanced:  # frames may lie in any order
-            frames = frames[heights]
-        else:
-            images = [images[number] for number in np.argsort(heights)]
-        is_mask = values.dtype == np.uint8
+        parts = _parts([_header(path, scan) for path in DICOM.files(Path(source))], scan)
+        uids = [str(image.SOPInstanceUID) for images, _ in parts for image in images]
+        said = [name, __version__, *models, *uids, hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()]
         kinds = highdicom.seg.SegmentationTypeValues
-        if not is_mask:
-            frames = np.clip(frames.astype(np.float32), 0, 1)
         try:
             description = highdicom.seg.SegmentDescription(
                 segment_number=1,
@@ -80,38 +86,60 @@ def write_segmentation(folder: Path, name: str, values: NDArray[Any], scan: Imag
                 segmented_property_type=codes.SCT.Lesion,
                 algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
                 algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-                    name="monai_fp4", version=__version__, family=codes.DCM.ArtificialIntelligence
+                    name="monai_fp4",
+                    version=__version__,
+                    family=codes.DCM.ArtificialIntelligence,
+                    parameters={f"model_{n}_sha256": model for n, model in enumerate(models, 1)} or None,
                 ),
             )
-            segmentation = highdicom.seg.Segmentation(
-                source_images=images,
-                pixel_array=np.ascontiguousarray(frames),
-                segmentation_type=kinds.BINARY if is_mask else kinds.FRACTIONAL,
-                segment_descriptions=[description],
-                series_instance_uid=generate_uid(),
-                series_number=_NUMBERS[name],
-                sop_instance_uid=generate_uid(),
-                instance_number=1,
-                manufacturer="monai_fp4 contributors",
-                manufacturer_model_name="monai_fp4",
-                software_versions=__version__,
-                device_serial_number="none",
-                series_description=_NAMES[name],
-                max_fractional_value=255,
-                omit_empty_frames=bool(values.any()),
-                specific_character_set="ISO_IR 192",  # UTF-8 holds whatever alphabet the series has
-            )
+            for number, (images, slices) in enumerate(parts, 1):
+                segmentation = highdicom.seg.Segmentation(
+                    source_images=images,
+                    pixel_array=np.ascontiguousarray(frames[slices]),
+                    segmentation_type=kinds.BINARY if is_mask else kinds.FRACTIONAL,
+                    segment_descriptions=[description],
+                    series_instance_uid=_uid(said),
+                    series_number=_NUMBERS[name],
+                    sop_instance_uid=_uid([*said, str(number)]),
+                    instance_number=number,
+                    manufacturer="monai_fp4 contributors",
+                    manufacturer_model_name="monai_fp4",
+                    software_versions=__version__,
+                    device_serial_number="none",
+                    series_description=_NAMES[name],
+                    max_fractional_value=255,
+                    omit_empty_frames=bool(frames[slices].any()),
+                    specific_character_set="ISO_IR 192",  # UTF-8 holds whatever alphabet the series has
+                )
+                for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+                    item.DimensionOrganizationUID = _uid([*said, str(number), "dimensions"])
+                content = io.BytesIO()
+                segmentation.save_as(content)
+                found.append(content.getvalue())
         except Exception as error:  # whatever a header leads highdicom to
             reason = " ".join(str(error).split())[-200:] or type(error).__name__
             raise DataError(
                 f"expected a series that a DICOM-SEG can refer to in {source}, found that it cannot ({reason}); "
                 "convert it to NIfTI and predict that"
             ) from error
-        content = io.BytesIO()
-        segmentation.save_as(content)
-    path = folder / f"{name}.dcm"
-    write_atomically(path, content.getvalue())
-    return [path]
+    paths = [folder / (f"{name}.dcm" if len(found) == 1 else f"{name}_{n}.dcm") for n in range(1, len(found) + 1)]
+    for path, data in zip(paths, found, strict=True):
+        write_atomically(path, data)
+    return paths
+
+
+def _uid(words: Sequence[str]) -> UID:
+    return generate_uid(entropy_srcs=["\n".join(words)])
+
+
+def _parts(images: Sequence[pydicom.Dataset], scan: Image) -> list[tuple[list[pydicom.Dataset], NDArray[np.int64]]]:
+    """The files that a segmentation can refer to together, from the lowest slice up, and their slices' numbers."""
+    heights = [_heights(_positions(image), scan) for image in images]
+    ordered = sorted(zip(images, heights, strict=True), key=lambda pair: int(pair[1].min()))
+    parts = [([image], own) for image, own in ordered if "PerFrameFunctionalGroupsSequence" in image]
+    if single := [pair for pair in ordered if "PerFrameFunctionalGroupsSequence" not in pair[0]]:
+        parts.append(([image for image, _ in single], np.concatenate([own for _, own in single])))
+    return parts
 
 
 def _header(path: Path, scan: Image) -> pydicom.Dataset:

@@ -50,7 +50,8 @@ class Studies:
     Attributes:
         files: how many there are.
         passed: how many were looked at by now.
-        others: pictures and volumes among them that belong to no study: masks, and other channels.
+        others: images among them that belong to no study: masks, other channels, and series beside those that fit.
+        unknown: files of no known format.
 
     Raises:
         DataError: there is no such file or folder.
@@ -67,7 +68,7 @@ class Studies:
     ) -> None:
         self.root, self.channels, self.without = Path(source).expanduser(), channels, without
         self.modalities = modalities or [frozenset()] * len(channels)
-        self.stacked, self.passed, self.others = stacked, 0, 0
+        self.stacked, self.passed, self.others, self.unknown = stacked, 0, 0, 0
         if not self.root.exists():
             raise DataError(f"expected a file or a folder of scans as input, found none at {self.root}; correct input")
         self.base = self.root if self.root.is_dir() else self.root.parent
@@ -79,7 +80,7 @@ class Studies:
         Raises:
             DataError: there is no study.
         """
-        self.passed, self.others, found = 0, 0, False
+        self.passed, self.others, self.unknown, found = 0, 0, 0, False
         examinations = Examinations(self.base, self.channels, self.modalities)
         for folder in walk(self.root, self.without):
             for study in self._in_folder(folder, examinations):
@@ -89,6 +90,7 @@ class Studies:
         for study in examinations.rest():
             found = True
             yield study
+        self.others += examinations.others
         if not found:
             endings = ", ".join(suffix for reader in READERS.values() for suffix in reader.suffixes)
             raise DataError(
@@ -111,6 +113,8 @@ class Studies:
                     elif kind == "dicom":
                         why = "expected a DICOM file, found one that is none; fetch it again, or give it its own ending"
                         raise DataError(why)
+                    else:
+                        self.unknown += 1
                 except DataError as error:
                     found.append(Study(place_of(path, self.base), problem=str(error)))
             elif parts is not None and (self.root == path or not _MASK.search(parts[0])):

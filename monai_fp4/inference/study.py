@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from monai_fp4.data.readers import READERS, reader_of, split_suffix
+from monai_fp4.data.readers.files import digest_of
 
-__all__ = ["WHOLE", "Study", "format_of", "place_of"]
+__all__ = ["WHOLE", "Study", "digest_of_study", "format_of", "place_of"]
 
 WHOLE = "study"
 """The place of a study that is all of the input."""
@@ -30,6 +32,12 @@ class Study:
     problem: str = ""
     personal: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def digest_of_study(study: Study) -> str:
+    """The SHA-256 of all files of a study."""
+    digests = [digest_of(Path(path), reader_of(path)) for paths in study.slices for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def format_of(study: Study) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,30 @@ def test_an_empty_mask_is_a_segmentation_too(volume_run: Path, tmp_path: Path) -
     mask = pydicom.dcmread(study / "mask.dcm")
     assert not mask.pixel_array.any() and int(mask.NumberOfFrames) == SHAPE[2]
     assert read_json(study / "report.json")["lesions"] == []
+
+
+def test_the_same_prediction_made_again_is_the_same_object_and_any_other_is_another(
+    volume_run: Path, other_run: Path, tmp_path: Path
+) -> None:
+    folder = small_dicom.save(series(), tmp_path / "in")
+    again = [pydicom.dcmread(path) for path in sorted(folder.iterdir(), reverse=True)]  # in another order
+    copied = small_dicom.save(again, tmp_path / "copy", "other")
+    found = []
+    for number, (run, source, threshold) in enumerate(
+        ((volume_run, folder, 0.4), (volume_run, copied, 0.4), (volume_run, folder, 1.0), (other_run, folder, 1.0))
+    ):
+        out = predict(run, source, tmp_path / str(number), threshold=threshold)
+        found.append(pydicom.dcmread(next(out.glob("*/mask.dcm"))))
+    times = ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime", "ContributionDateTime")
+    for data in found[:2]:
+        for holder in (data, *data.ContributingEquipmentSequence):
+            for name in times:
+                holder.pop(name, None)
+    assert found[0].to_json() == found[1].to_json()
+    assert all(len({data.get(name) for data in found}) == 3 for name in ("SOPInstanceUID", "SeriesInstanceUID"))
+    (algorithm,) = found[3].SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    weights = hashlib.sha256((other_run / "model.pt").read_bytes()).hexdigest()
+    assert algorithm.AlgorithmParameters == f"model_1_sha256={weights}"
 
 
 def test_names_are_in_no_file_but_the_segmentation(

@@ -138,8 +138,10 @@ def test_screenshots_beside_a_series_are_passed_over(tmp_path: Path) -> None:
     study = generate_uid()
     small_dicom.save(series(0, study=study), tmp_path / "one")
     small_dicom.save(series(1, study=study, SOPClassUID=SecondaryCaptureImageStorage)[:1], tmp_path / "dose")
-    (found,) = Studies(tmp_path, ["flair"])
-    assert found.place == "one"
+    small_dicom.save(series(2, study=study, SeriesDescription="t1"), tmp_path / "other")
+    studies = Studies(tmp_path, ["flair"])
+    (found,) = studies
+    assert found.place == "one" and studies.others == 2
 
 
 def test_a_slice_whose_header_is_cut_short_is_not_passed_over(tmp_path: Path) -> None:
@@ -263,13 +265,23 @@ def test_frames_of_an_enhanced_object_in_any_order(shared: bool, volume_run: Pat
     assert np.array_equal(volumes[0].affine, volumes[1].affine)
 
 
-def test_several_enhanced_objects_in_a_series_are_refused_in_a_sentence(volume_run: Path, tmp_path: Path) -> None:
+def test_each_of_several_enhanced_objects_of_a_volume_gets_its_segmentation(volume_run: Path, tmp_path: Path) -> None:
     data = series()
-    both = [enhanced(data[:3], [0, 1, 2]), enhanced(data[3:], [0, 1])]
+    both = [enhanced(data[3:], [1, 0]), enhanced(data[:3], [2, 0, 1])]
     small_dicom.save(both, tmp_path / "in")
-    with pytest.raises(SystemExit):
-        predict(volume_run, tmp_path / "in", tmp_path / "out", modality="MR")
-    assert "one multi-frame object" in read_json(tmp_path / "out" / "summary.json")["studies"][0]["why"]
+    out = predict(volume_run, tmp_path / "in", tmp_path / "out", threshold=0.4, modality="MR")
+    classic = small_dicom.save(series(), tmp_path / "classic")
+    (other,) = predict(volume_run, classic, tmp_path / "other", threshold=0.4, modality="CT").glob("*/mask.dcm")
+    found = [highdicom.seg.segread(path) for path in sorted(out.glob("*/mask_*.dcm"))]
+    assert len({mask.SeriesInstanceUID for mask in found}) == 1 and [mask.InstanceNumber for mask in found] == [1, 2]
+    assert [str(mask.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
+            for mask in found] == [both[1].SOPInstanceUID, both[0].SOPInstanceUID]  # fmt: skip
+    volumes = [mask.get_volume(combine_segments=True) for mask in (*found, highdicom.seg.segread(other))]
+    whole = volumes.pop()
+    assert whole.array.any() and sum(len(each.array) for each in volumes) == len(whole.array)
+    for each in volumes:
+        start = int(np.rint((np.linalg.inv(whole.affine) @ each.affine[:, 3])[0]))
+        assert np.array_equal(whole.array[start : start + len(each.array)], each.array)
 
 
 def enhanced(data: list[pydicom.Dataset], order: list[int], *, shared: bool = True) -> pydicom.Dataset:

@@ -442,6 +442,40 @@ def test_names_of_studies_that_no_folder_can_have(volume_run: Path, volumes: Dat
     assert found == {"summary.json_2", f"{'x' * 90}_{'x' * 90}_{'x' * 18}", "Anna_B", "anna_b_2"}
 
 
+def test_a_mask_of_an_earlier_prediction_that_is_gone_or_cut_is_not_there_already(
+    volume_run: Path, volumes: Dataset, tmp_path: Path
+) -> None:
+    source, out = scan(volumes.dataset_dir), tmp_path / "out"
+    mask = only(predict(volume_run, source, out)) / "mask.nii.gz"
+    mask.write_bytes(mask.read_bytes()[:-9])
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            predict(volume_run, source, out)
+        assert "mask.nii.gz of an earlier" in read_json(out / "summary.json")["studies"][0]["why"]
+        mask.unlink(missing_ok=True)
+
+
+def test_a_channel_without_anything_in_it_is_said(finished_run: Path, held_out: Dataset, tmp_path: Path) -> None:
+    """Also where its mean and spread, 0 and 1, are those of scans that were normalised before."""
+    run, source = tmp_path / "run", tmp_path / "in"
+    shutil.copytree(finished_run, run)
+    known = read_json(run / "training_data.json")
+    (run / "training_data.json").write_text(json.dumps(known | {"mean": [[-1, 1]] * 3, "spread": [[0.9, 1.1]] * 3}))
+    images = np.random.default_rng(0).normal(size=(3, 20, 22, 5)).astype(np.float32)
+    images[1] = 0
+    source.mkdir()
+    for name, image in zip(metrics_channels(run), images, strict=True):
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), source / f"{name}.nii.gz")
+    warnings = read_json(only(predict(run, source, tmp_path / "out")) / "report.json")["warnings"]
+    assert [each for each in warnings if "one value everywhere" in each] == [
+        f"channel '{metrics_channels(run)[1]}' holds one value everywhere, as if it were missing"
+    ]
+
+
+def metrics_channels(run: Path) -> list[str]:
+    return read_json(run / "patients.json")["channels"]
+
+
 def test_a_damaged_report_of_an_earlier_prediction(volume_run: Path, volumes: Dataset, tmp_path: Path) -> None:
     source, out = scan(volumes.dataset_dir), tmp_path / "out"
     (only(predict(volume_run, source, out)) / "report.json").write_text("{")

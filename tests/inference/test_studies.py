@@ -45,9 +45,11 @@ def test_what_a_system_leaves_behind_is_passed_over_and_counted_where_it_is_an_i
     volume(tmp_path / "__MACOSX" / "c.nii")
     (tmp_path / "._a.nii.gz").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no scan")
+    (tmp_path / "b.mgz").write_bytes(b"a scan in a format of which nothing is known")
     os.mkfifo(tmp_path / "pipe.nii")
     studies = Studies(tmp_path, ["flair"])
-    assert [study.place for study in studies] == ["a"] and studies.others == 1
+    assert [study.place for study in studies] == ["a"]
+    assert (studies.others, studies.unknown) == (1, 2)
 
 
 def test_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
