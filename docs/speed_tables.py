@@ -85,6 +85,20 @@ def training_step() -> str:
     return measured("training_step", table)
 
 
+def training_step_range() -> str:
+    """The quickest and the slowest recipe of the table, in one sentence."""
+
+    def sentence(content: Mapping[str, Any]) -> str:
+        ratios = [cell["ratio"] for cell in content["cells"] if cell["recipe"] != "bf16" and "," not in cell["recipe"]]
+        return (
+            f"On a CPU a training step takes {min(ratios):.2f} to {max(ratios):.2f} times as long as in BF16 "
+            "([every recipe](docs/results.md#a-training-step-under-each-recipe)), and several times as long without a "
+            "C++ compiler and the AVX512-BF16 instructions."
+        )
+
+    return measured("training_step", sentence)
+
+
 def compiled_step() -> str:
     """A step through `torch.compile` beside eager mode and BF16."""
 
@@ -368,4 +382,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "evaluation": evaluation,
     "speed_of_networks": networks,
     "training_step": training_step,
+    "training_step_range": training_step_range,
 }
