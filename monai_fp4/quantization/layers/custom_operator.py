@@ -108,7 +108,8 @@ class Operator(ABC):
         if history is not None:
             history.record()
         with torch.no_grad(), autocast_off(a):
-            return self.forward(a, b, _recipe_of(text), *arguments)
+            c = self.forward(a, b, _recipe_of(text), *arguments)
+        return c.clone() if c._is_view() else c  # torch's conv1d gives one, which autograd lets nobody change in place
 
     def _backward(
         self, dc: Tensor, a: Tensor, b: Tensor, stream: Tensor | None, text: str, *arguments: Any
