@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ from common import RESULTS, Results, default_device
 
 from monai_fp4.quantization.formats.blocks import ScaledValues
 from monai_fp4.quantization.kernels import torch_quantize
+from monai_fp4.quantization.kernels.task import Task
 from monai_fp4.quantization.kernels.triton_gemm import multiply_fused, multiply_library
 from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both
 from monai_fp4.quantization.kernels.triton_support import available
@@ -48,7 +50,7 @@ DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 GOAL = 0.7  # of a copy's bandwidth
 CYCLES = 2.0e9  # a second, of a GPU; of a slower one a wait is longer than it need be
 MOST_CALLS = 200  # of some four kernels each: the queue of launches holds about a thousand
-_FAST: dict[str, Any] = {"dtype": torch.bfloat16, "with_scales": False}
+_FAST = Task(dtype=torch.bfloat16, with_scales=False)
 
 
 def different(found: ScaledValues, expected: ScaledValues) -> int:
@@ -97,11 +99,11 @@ def check(small: bool, device: torch.device, part: tuple[int, int] = (0, 1)) -> 
     )
     cells = []
     for name, x in islice(inputs(small, device), part[0], None, part[1]):
-        results = {str(o): different(quantize(x, **o), torch_quantize.quantize(x, **o)) for o in options}
-        row, column = quantize_both(x, rht=True, row_key=5, column_key=6)
-        results["both, row-wise"] = different(row, torch_quantize.quantize(x, key=5, dtype=torch.bfloat16))
+        results = {str(o): different(quantize(x, Task(**o)), torch_quantize.quantize(x, Task(**o))) for o in options}
+        row, column = quantize_both(x, Task(rht=True, key=5, dtype=torch.bfloat16), column_key=6)
+        results["both, row-wise"] = different(row, torch_quantize.quantize(x, Task(key=5, dtype=torch.bfloat16)))
         results["both, column-wise"] = different(
-            column, torch_quantize.quantize(x.mT, rht=True, key=6, dtype=torch.bfloat16)
+            column, torch_quantize.quantize(x.mT, Task(rht=True, key=6, dtype=torch.bfloat16))
         )
         for option, count in results.items():
             cells.append({"input": name, "option": option, "different": count, "numbers": x.numel()})
@@ -161,20 +163,20 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
         copy = timed(partial(out.copy_, x), device).seconds
         copied = 2 * x.numel() * x.element_size()
         amax = x.abs().amax().float()
-        row, both = partial(quantize, x, **_FAST), partial(quantize_both, x, **_FAST)
-        column, keys = partial(quantize, x.mT, **_FAST), {"row_key": 1, "column_key": 2}
+        row, column, both = partial(quantize, x), partial(quantize, x.mT), partial(quantize_both, x)
+        rotated, stochastic = replace(_FAST, rht=True), replace(_FAST, rht=True, key=1)
         # Name, call, reads of the tensor and BF16 operands written.
         cases: tuple[tuple[str, Callable[[], Any], int, int], ...] = (
-            ("row-wise", row, 2, 1),
-            ("row-wise, amax known", partial(row, amax=amax), 1, 1),
-            ("row-wise, SR", partial(row, key=1), 2, 1),
-            ("row-wise, 16x16", partial(row, two_d=True), 2, 1),
-            ("column-wise", column, 2, 1),
-            ("column-wise, RHT", partial(column, rht=True), 2, 1),
-            ("both", both, 2, 2),
-            ("both, RHT", partial(both, rht=True), 2, 2),
-            ("both, RHT, SR", partial(both, rht=True, **keys), 2, 2),
-            ("both, RHT, SR, amax known", partial(both, rht=True, amaxes=(amax, amax), **keys), 1, 2),
+            ("row-wise", partial(row, _FAST), 2, 1),
+            ("row-wise, amax known", partial(row, replace(_FAST, amax=amax)), 1, 1),
+            ("row-wise, SR", partial(row, replace(_FAST, key=1)), 2, 1),
+            ("row-wise, 16x16", partial(row, replace(_FAST, two_d=True)), 2, 1),
+            ("column-wise", partial(column, _FAST), 2, 1),
+            ("column-wise, RHT", partial(column, rotated), 2, 1),
+            ("both", partial(both, _FAST), 2, 2),
+            ("both, RHT", partial(both, rotated), 2, 2),
+            ("both, RHT, SR", partial(both, stochastic, column_key=2), 2, 2),
+            ("both, RHT, SR, amax known", partial(both, stochastic, column_key=2, amaxes=(amax, amax)), 1, 2),
         )
         for name, call, reads, writes in cases:
             found = timed(call, device)
@@ -193,14 +195,14 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
                     f"{cell['input']:9} {name:26} {found.seconds * 1e6:8.1f} us, {rate / limit:.0%} of a copy{verdict}"
                 )
         part = x[:16384]
-        plain_torch = timed(partial(torch_quantize.quantize, part, dtype=torch.bfloat16), device)
+        plain_torch = timed(partial(torch_quantize.quantize, part, Task(dtype=torch.bfloat16)), device)
         cells.append(
             {
                 "case": "plain torch, row-wise",
                 "input": str(dtype).removeprefix("torch."),
                 "shape": list(part.shape),
                 **plain_torch.named(),
-                "seconds_here": timed(partial(quantize, part, **_FAST), device).seconds,
+                "seconds_here": timed(partial(quantize, part, _FAST), device).seconds,
             }
         )
     return cells

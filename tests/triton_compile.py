@@ -26,6 +26,7 @@ from triton.runtime.jit import JITFunction
 
 from monai_fp4.quantization.formats.blocks import ScaledValues
 from monai_fp4.quantization.kernels import triton_gemm, triton_quantize
+from monai_fp4.quantization.kernels.task import Task
 
 
 class _Driver:
@@ -53,16 +54,18 @@ def calls() -> dict[str, Callable[[], Any]]:
     tall = ScaledValues(torch.empty(4096, 768, dtype=torch.bfloat16), one, one)
     flat = ScaledValues(torch.empty(3072, 768, dtype=torch.bfloat16), one, one)
     return {
-        "rows": lambda: triton_quantize.quantize(x, dtype=torch.bfloat16),
-        "rows_stochastic": lambda: triton_quantize.quantize(x, key=5, dtype=torch.bfloat16),
-        "rows_rotated": lambda: triton_quantize.quantize(x, rht=True, dtype=torch.bfloat16),
-        "rows_fp16_ragged": lambda: triton_quantize.quantize(image[..., :-1], decoded=True, dtype=torch.bfloat16),
-        "two_d": lambda: triton_quantize.quantize(floats, two_d=True, dtype=torch.bfloat16),
-        "columns": lambda: triton_quantize.quantize(image.movedim(1, -1), dtype=torch.bfloat16),
-        "columns_rotated": lambda: triton_quantize.quantize(floats.mT, rht=True, key=5, dtype=torch.bfloat16),
-        "both": lambda: triton_quantize.quantize_both(x, rht=True),
-        "both_stochastic": lambda: triton_quantize.quantize_both(x, rht=True, row_key=1, column_key=2),
-        "block_rotated": lambda: triton_quantize.quantize(floats[:1, :9], rht=True),
+        "rows": lambda: triton_quantize.quantize(x, Task(dtype=torch.bfloat16)),
+        "rows_stochastic": lambda: triton_quantize.quantize(x, Task(key=5, dtype=torch.bfloat16)),
+        "rows_rotated": lambda: triton_quantize.quantize(x, Task(rht=True, dtype=torch.bfloat16)),
+        "rows_fp16_ragged": lambda: triton_quantize.quantize(image[..., :-1], Task(decoded=True, dtype=torch.bfloat16)),
+        "two_d": lambda: triton_quantize.quantize(floats, Task(two_d=True, dtype=torch.bfloat16)),
+        "columns": lambda: triton_quantize.quantize(image.movedim(1, -1), Task(dtype=torch.bfloat16)),
+        "columns_rotated": lambda: triton_quantize.quantize(floats.mT, Task(rht=True, key=5, dtype=torch.bfloat16)),
+        "both": lambda: triton_quantize.quantize_both(x, Task(rht=True, dtype=torch.bfloat16)),
+        "both_stochastic": lambda: triton_quantize.quantize_both(
+            x, Task(rht=True, key=1, dtype=torch.bfloat16), column_key=2
+        ),
+        "block_rotated": lambda: triton_quantize.quantize(floats[:1, :9], Task(rht=True)),
         "gemm": lambda: triton_gemm.multiply_fused(tall, flat, torch.bfloat16),
         "gemm_wide": lambda: wide(tall, flat),
         "finish": lambda: triton_gemm.scale_and_cast(floats, tall, flat, torch.bfloat16),

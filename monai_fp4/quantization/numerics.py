@@ -63,6 +63,7 @@ from monai_fp4.quantization.formats.rounding import (
 from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
 from monai_fp4.quantization.kernels.dispatch import plain_torch
 from monai_fp4.quantization.kernels.quantizers import quantize
+from monai_fp4.quantization.kernels.task import Task
 
 __all__ = [
     "BLOCK_SIZE",
@@ -131,7 +132,7 @@ def scaled_values(
             "scaled_values expected a dtype with the exponents of FP32 for MXFP4, found torch.float16: use bfloat16"
         )
     key = draw_key(generator) if stochastic else None
-    return quantize(x, two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype, scheme=scheme)
+    return quantize(x, Task(two_d=two_d, rht=rht, key=key, amax=amax, dtype=dtype, scheme=scheme))
 
 
 @torch.no_grad()

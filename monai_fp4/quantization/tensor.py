@@ -30,6 +30,7 @@ from monai_fp4.quantization.formats.blocks import (
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.formats.rounding import E2M1_GRID, round_e2m1, round_e2m1_stochastic
 from monai_fp4.quantization.kernels import quantizers
+from monai_fp4.quantization.kernels.task import Task
 
 __all__ = ["NVFP4Tensor", "fake_quantize", "quantize"]
 
@@ -142,4 +143,5 @@ def fake_quantize(
     """
     check_blocks(x, two_d=two_d, rht=rht)
     key = draw_key(generator) if stochastic else None
-    return quantizers.quantize(x, two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False).values
+    task = Task(two_d=two_d, rht=rht, key=key, dtype=x.dtype, decoded=True, with_scales=False)
+    return quantizers.quantize(x, task).values

@@ -385,7 +385,8 @@ def test_the_profiler_sees_operators() -> None:
 def test_an_operator_answers_with_memory_of_its_own(dims: int) -> None:
     """torch's conv1d gives a view, which the bias could not be added to in place."""
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
-    model, x = converted(lambda: conv(32, 32, 3, padding=1), {"base": "full", "format": "mxfp4"}), image(2, 32, *[8] * dims)
+    model = converted(lambda: conv(32, 32, 3, padding=1), {"base": "full", "format": "mxfp4"})
+    x = image(2, 32, *[8] * dims)
     expected = steps(model, model, x)
     with torch.profiler.profile():
         assert same(steps(model, model, x), expected)

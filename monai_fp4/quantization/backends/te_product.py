@@ -34,7 +34,7 @@ from torch.autograd import Function
 from monai_fp4.quantization.backends.te_recipe import te_recipe
 from monai_fp4.quantization.layers import NVFP4Layer
 from monai_fp4.quantization.layers.base import working_dtype
-from monai_fp4.quantization.layers.operands import without_autocast
+from monai_fp4.quantization.layers.guards import without_autocast
 from monai_fp4.quantization.layers.separate import separated
 from monai_fp4.quantization.recipes import Backward, Recipe
 

@@ -1,9 +1,8 @@
 """Quantization on a CPU in one pass over memory: the binding of ``quantize.cpp``.
 
-:func:`quantize` computes what :mod:`monai_fp4.quantization.formats.blocks` does, bit for bit, and more than it in three
-ways that spare copies: it reads a **window** of the last axis (positions outside of the tensor are zeros: the shifted
-rows of a convolution), writes **into a given view**, and writes **pairs** of neighbouring positions side by side, the
-layout that the BF16 product reads.
+:func:`quantize` computes what :mod:`monai_fp4.quantization.formats.blocks` does, bit for bit, and more than it in two
+ways that spare copies: it writes **into a given view**, and writes **pairs** of neighbouring positions side by side,
+the layout that the BF16 product reads.
 
 The tensor may have any strides. Its batch axes are merged as far as its strides allow, and if one of them lies along
 memory where the quantized axis does not, as in a transposed view, the kernel works on 16 columns at a time.
@@ -21,9 +20,11 @@ from torch import Tensor
 
 from monai_fp4 import compiler
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues, prepare_blocks, round_blocks
+from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues
 from monai_fp4.quantization.formats.rounding import check_dtype
-from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
+from monai_fp4.quantization.formats.scheme import STANDARD
+from monai_fp4.quantization.kernels import torch_quantize
+from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 
 __all__ = ["SOURCE", "available", "quantize", "takes"]
 
@@ -33,7 +34,7 @@ SOURCE = Path(__file__).with_name("quantize.cpp")
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _TWO_D, _ROTATE, _STOCHASTIC, _DECODED, _PAIRS, _GIVEN_AMAX, _COLUMNS = (1 << bit for bit in range(7))
 _MAX_AXES = 6
-_HEAD = struct.Struct("8qQ4q")
+_HEAD = struct.Struct("8qQ2q")
 _TAIL = struct.Struct(f"{3 + 4 * _MAX_AXES}q")
 
 _PER_THREAD = 1 << 14  # numbers that are worth a thread
@@ -47,45 +48,27 @@ def available() -> bool:
     return compiler.load(SOURCE, _fault) is not None
 
 
-def takes(x: Tensor, scheme: Scheme) -> bool:
+def takes(x: Tensor, task: Task) -> bool:
     """A tensor in a CPU's memory, in the standard format, where the kernel can be had."""
-    return x.is_cpu and scheme is STANDARD and available()
+    return x.is_cpu and task.scheme is STANDARD and available()
 
 
 def quantize(
     x: Tensor,
+    task: Task = STANDARD_TASK,
     *,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
     pairs: bool = False,
     out: Tensor | None = None,
-    offset: int = 0,
-    length: int | None = None,
-    with_scales: bool = True,
-    scheme: Scheme = STANDARD,
     library: ctypes.CDLL | None = None,
 ) -> ScaledValues:
     """Quantize a CPU tensor along its last axis, where :func:`available` says that it can be.
 
     Args:
         x: FP32, BF16 or FP16, shape ``[..., K]``, any strides.
-        two_d: share one scale among 16 x 16 blocks of the last two axes.
-        rht: rotate each block first; ``length`` is then padded to a multiple of 16 and stays so.
-        key: of the random bits of stochastic rounding; by default numbers are rounded to nearest.
-        amax: the largest magnitude to scale by, an FP32 scalar; by default that of the (rotated) window.
-        dtype: of the values.
-        decoded: give ``code * ((scale * amax) * (1 / 2688))`` instead of ``code * scale``.
+        task: what :func:`takes` takes.
         pairs: give the values as BF16 ``[..., Kp / 2, M, 2]`` for a tensor ``[..., M, K]``: two neighbouring positions
-            side by side for each row. Kp is ``length`` padded to a multiple of 16, the padding is zero.
+            side by side for each row. Kp is K padded to a multiple of 16, the padding is zero.
         out: where to write the values; a view of their shape and dtype with any strides.
-        offset: position ``k`` of a row reads ``x[..., offset + k]``, which is zero outside of the tensor.
-        length: positions of a row; by default all from ``offset`` to the end.
-        with_scales: whether block scales are wanted; without, they are an empty tensor.
-        scheme: the standard one: what else there is, :func:`takes` leaves to others.
         library: the compiled kernel; by default the one of this machine.
 
     Returns:
@@ -96,12 +79,10 @@ def quantize(
     """
     library = library or compiler.load(SOURCE, _fault)
     assert library is not None, "`takes` was not asked first"
-    x = _readable(x)
+    x, dtype, two_d = _readable(x), task.dtype, task.two_d
     shape = x.shape
-    if length is None:
-        length = shape[-1] - offset
-    blocks = -(-length // BLOCK_SIZE)
-    out_length = blocks * BLOCK_SIZE if rht or pairs else length
+    blocks = -(-shape[-1] // BLOCK_SIZE)
+    out_length = blocks * BLOCK_SIZE if task.rht or pairs else shape[-1]
     wanted = (*shape[:-2], out_length // 2, shape[-2], 2) if pairs else (*shape[:-1], out_length)
     if out is None:
         out = x.new_empty(wanted, dtype=dtype) if pairs else _empty_like(x, wanted, dtype)
@@ -110,11 +91,11 @@ def quantize(
             f"expected an output {tuple(wanted)} of {dtype}, found {tuple(out.shape)} of {out.dtype}: allocate it so"
         )
     # Made from x and not by torch.empty, whose device a user may set: the kernel writes to a CPU's memory.
-    scales = x.new_empty((*shape[:-1], blocks) if with_scales else 0, dtype=torch.float32)
-    if amax is None:
+    scales = x.new_empty((*shape[:-1], blocks) if task.with_scales else 0, dtype=torch.float32)
+    if task.amax is None:
         largest = x.new_zeros((), dtype=torch.float32)
     else:
-        largest = amax.detach().to("cpu", torch.float32).reshape(())
+        largest = task.amax.detach().to("cpu", torch.float32).reshape(())
     if out.numel() == 0:
         return ScaledValues(out, largest, scales)
     target, plan = out, _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
@@ -123,21 +104,19 @@ def quantize(
         plan = _plan(shape, x.stride(), out.stride(), blocks, two_d, pairs)
         assert plan is not None, "the axes of contiguous memory merge"
     flags, tail = plan
-    options = ((two_d, _TWO_D), (rht, _ROTATE), (key is not None, _STOCHASTIC), (decoded, _DECODED))
-    flags |= sum(flag for chosen, flag in (*options, (amax is not None, _GIVEN_AMAX)) if chosen)
+    options = ((two_d, _TWO_D), (task.rht, _ROTATE), (task.key is not None, _STOCHASTIC), (task.decoded, _DECODED))
+    flags |= sum(flag for chosen, flag in (*options, (task.amax is not None, _GIVEN_AMAX)) if chosen)
     arguments = _HEAD.pack(
         x.data_ptr(),
         out.data_ptr(),
         largest.data_ptr(),
-        scales.data_ptr() if with_scales else 0,
+        scales.data_ptr() if task.with_scales else 0,
         flags,
         _DTYPES[x.dtype],
         _DTYPES[dtype],
         max(1, min(torch.get_num_threads(), out.numel() // _PER_THREAD)),
-        0 if key is None else key & 0xFFFFFFFFFFFFFFFF,
+        0 if task.key is None else task.key & 0xFFFFFFFFFFFFFFFF,
         shape[-1],
-        offset,
-        length,
         out_length,
     )
     if library.monai_fp4_quantize(arguments + tail):
@@ -235,10 +214,9 @@ def _fault(library: ctypes.CDLL) -> str | None:
     for dtype in _DTYPES:
         for view in (x.to(dtype), x.to(dtype).mT):
             for two_d, rht, key in ((False, False, None), (True, False, 3), (False, True, None), (False, True, -5)):
-                quantized = prepare_blocks(view, two_d=two_d, rht=rht)
-                expected = round_blocks(quantized, quantized.scales, key=key, dtype=dtype)
-                ours = quantize(view, two_d=two_d, rht=rht, key=key, dtype=dtype, library=library)
-                if not (_same(ours.values, expected) and _same(ours.amax, quantized.amax)):
+                task = Task(two_d=two_d, rht=rht, key=key, dtype=dtype)
+                expected, ours = torch_quantize.quantize(view, task), quantize(view, task, library=library)
+                if not (_same(ours.values, expected.values) and _same(ours.amax, expected.amax)):
                     layout = "columns" if view.stride(-1) > 1 else "rows"
                     return (
                         f"it differs from plain torch in the self-check ({dtype}, {layout}, {two_d=}, {rht=}, {key=})"

@@ -196,7 +196,7 @@ INLINE void walk(const Arguments &a, const Units &u, int64_t begin, int64_t end,
     const int64_t left = u.panels ? u.inner - at : u.blocks - block;
     Tile tile;
     tile.in_k = a.in_k * size;
-    tile.in = (const char *)a.in + (base_in + at * a.in_stride[last]) * size + a.offset * tile.in_k;
+    tile.in = (const char *)a.in + (base_in + at * a.in_stride[last]) * size;
     tile.in_step = u.panels ? a.in_stride[last] * size : N * tile.in_k;
     tile.out = base_out + at * a.out_stride[last];
     tile.out_step = u.panels ? a.out_stride[last] : N * a.out_k;
@@ -245,12 +245,12 @@ template <bool columns> Found search(const Arguments &a) {
 
 // Rows of whole blocks that follow each other without a gap are one long row, of which whole tiles can be cut.
 void merge_rows(Arguments &a, bool writes) {
-  if (a.offset != 0 || a.in_length != a.length || a.length % N != 0) return;
+  if (a.length % N != 0) return;
   while (a.axes > 0) {
     const int64_t last = a.axes - 1;
     if (a.in_stride[last] != a.length * a.in_k) break;
     if (writes && (a.out_stride[last] != a.length * a.out_k || a.block_stride[last] != a.length / N)) break;
-    a.in_length = a.out_length = a.length *= a.size[last];
+    a.out_length = a.length *= a.size[last];
     --a.axes;
   }
   if (a.axes == 0) a.axes = a.size[0] = 1;
@@ -261,12 +261,9 @@ Found search_any(Arguments a) {
   if (a.flags & ROTATE) return columns ? search<true>(a) : search<false>(a);
   // Without a rotation blocks do not matter: walk along memory, whatever axis is called K.
   a.flags &= ~(TWO_D | PAIRS);
-  if (columns && from(a) < to(a)) {
-    const int64_t last = a.axes - 1, first = from(a), positions = to(a) - first;
-    a.in = (const char *)a.in + (a.offset + first) * a.in_k * width(a.in_dtype);
-    a.length = a.in_length = a.size[last];
-    a.offset = 0;
-    a.size[last] = positions;
+  if (columns) {
+    const int64_t last = a.axes - 1;
+    std::swap(a.length, a.size[last]);
     std::swap(a.in_k, a.in_stride[last]);
     a.flags &= ~COLUMNS;
   }
@@ -290,7 +287,6 @@ extern "C" int monai_fp4_quantize(const Arguments *a) {
     found = search_any(*a);
     *a->amax = bits<float>(found.largest);
   }
-  if (!a->out) return 0;
   const Scale scale = tensor_scale(*a->amax, found.ordinary);
   if (a->flags & COLUMNS)
     quantize<true>(*a, scale);

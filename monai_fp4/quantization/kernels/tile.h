@@ -18,15 +18,14 @@ constexpr int MAX_AXES = 6;
 // is the inner one: of 16 neighbours along it a tile of columns, or a 16x16 block, is made.
 struct Arguments {
   const void *in;
-  void *out;         // null: only the maximum is wanted
+  void *out;
   float *amax;       // read with GIVEN_AMAX, else written
   float *scales;     // null: not wanted
   int64_t flags, in_dtype, out_dtype, threads;
   uint64_t key;
-  int64_t in_length;       // of the axis K of `in`
-  int64_t offset, length;  // position k of a block row is in[offset + k], for k below length, and zero outside of `in`
-  int64_t out_length;      // positions from `length` to here are written as zeros
-  int64_t in_k, out_k;     // strides along K; with PAIRS, out_k is that of a pair
+  int64_t length;       // of the axis K of `in`
+  int64_t out_length;   // positions from `length` to here are written as zeros
+  int64_t in_k, out_k;  // strides along K; with PAIRS, out_k is that of a pair
   int64_t axes;
   int64_t size[MAX_AXES], in_stride[MAX_AXES], out_stride[MAX_AXES];
   int64_t block_stride[MAX_AXES];  // of a block's number in the logical tensor: its scale's place and random counter
@@ -38,7 +37,7 @@ enum Flag : int64_t { TWO_D = 1, ROTATE = 2, STOCHASTIC = 4, DECODED = 8, PAIRS 
 
 // Sixteen blocks at equal distances: consecutive ones of a row, or those of 16 rows that stand above each other.
 struct Tile {
-  const char *in;                // position 0 of the first block's row, `offset` included
+  const char *in;                // position 0 of the first block's row
   int64_t in_step, in_k;         // bytes between blocks, and between positions
   int64_t out, out_step;         // elements from the output's start to the first block, and between blocks
   int64_t number, number_step;   // of the blocks in the logical tensor
@@ -46,9 +45,6 @@ struct Tile {
   int valid;                     // blocks that exist; the others hold zeros
 };
 
-// Positions [from, to) of a row exist in the input and are asked for.
-INLINE int64_t from(const Arguments &a) { return a.offset < 0 ? -a.offset : 0; }
-INLINE int64_t to(const Arguments &a) { return a.in_length - a.offset < a.length ? a.in_length - a.offset : a.length; }
 INLINE int64_t end_of(const Tile &tile) { return tile.start + (N - 1) * tile.start_step + N; }
 
 // ------------------------------------------------------------------------------------------------ reading
@@ -62,11 +58,10 @@ struct Source {
 NOINLINE void collect(const Arguments &a, const Tile &tile, bool columns, F *t) {
   for (int i = 0; i < N; ++i) t[i] = F{};
   for (int block = 0; block < tile.valid; ++block) {
-    const int64_t start = tile.start + block * tile.start_step;
-    const int64_t first = from(a) - start, last = to(a) - start;
+    const int64_t left = a.length - tile.start - block * tile.start_step;
     const char *in = tile.in + block * tile.in_step + tile.start * tile.in_k;
     float *out = columns ? (float *)t + block : (float *)(t + block);
-    for (int k = first > 0 ? (int)first : 0; k < N && k < last; ++k)
+    for (int k = 0; k < N && k < left; ++k)
       out[columns ? N * k : k] = load_one(in + k * tile.in_k, a.in_dtype);
   }
 }
@@ -74,7 +69,7 @@ NOINLINE void collect(const Arguments &a, const Tile &tile, bool columns, F *t) 
 // Where the tile's vectors lie: in the tensor, or in `spare`.
 INLINE Source source(const Arguments &a, const Tile &tile, bool columns, F *spare) {
   const int64_t size = width(a.in_dtype), along = columns ? tile.in_step : tile.in_k;
-  const bool whole = tile.valid == N && tile.start >= from(a) && end_of(tile) <= to(a);
+  const bool whole = tile.valid == N && end_of(tile) <= a.length;
   if (__builtin_expect(whole && along == size, 1))
     return {tile.in + tile.start * tile.in_k, columns ? tile.in_k : tile.in_step, a.in_dtype};
   collect(a, tile, columns, spare);

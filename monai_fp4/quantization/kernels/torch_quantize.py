@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from monai_fp4.quantization.formats.blocks import ScaledValues, decode_factors, prepare_blocks, round_blocks
-from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
+from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 
 __all__ = ["quantize", "takes"]
 
 
-def takes(x: Tensor, scheme: Scheme) -> bool:
+def takes(x: Tensor, task: Task) -> bool:
     """Every tensor on every device, in every format."""
     return True
 
 
-def quantize(
-    x: Tensor,
-    *,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-    with_scales: bool = True,
-    scheme: Scheme = STANDARD,
-) -> ScaledValues:
-    """Quantize along the last axis, see :class:`monai_fp4.quantization.kernels.quantizers.Quantizer`."""
-    blocks = prepare_blocks(x, two_d=two_d, rht=rht, amax=amax, scheme=scheme)
-    factors = decode_factors(blocks.scales, blocks.amax, scheme.bound) if decoded else blocks.scales
-    values = round_blocks(blocks, factors, key=key, dtype=dtype)
-    scales = blocks.scales.squeeze(-1) if with_scales else blocks.scales.new_empty(0)
-    return ScaledValues(values, blocks.amax, scales, scheme)
+def quantize(x: Tensor, task: Task = STANDARD_TASK) -> ScaledValues:
+    """Quantize along the last axis."""
+    blocks = prepare_blocks(x, two_d=task.two_d, rht=task.rht, amax=task.amax, scheme=task.scheme)
+    factors = decode_factors(blocks.scales, blocks.amax, task.scheme.bound) if task.decoded else blocks.scales
+    values = round_blocks(blocks, factors, key=task.key, dtype=task.dtype)
+    scales = blocks.scales.squeeze(-1) if task.with_scales else blocks.scales.new_empty(0)
+    return ScaledValues(values, blocks.amax, scales, task.scheme)

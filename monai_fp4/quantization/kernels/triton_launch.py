@@ -11,29 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues
+from monai_fp4.quantization.kernels.task import Task
 
-__all__ = ["Options", "as_matrix", "as_partials", "both_operands", "column_operand", "merge_axes", "row_operand"]
+__all__ = ["as_matrix", "as_partials", "both_operands", "column_operand", "merge_axes", "row_operand"]
 
 _PROGRAMS = 512  # of a maxima kernel at most: each program of a quantizer reads so many partial maxima
 _ROW_TILE = 4096  # numbers in a tile of the row kernels
 _WIDEST_ROW = 1024
 _COLUMN_TILE = 512  # numbers in each of the sixteen tensors that make a tile of the column kernels
 _COMPILE: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
-
-
-class Options(NamedTuple):
-    """Options that the operands of one launch have in common."""
-
-    rht: bool
-    dtype: torch.dtype
-    decoded: bool
-    with_scales: bool
 
 
 def merge_axes(sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
@@ -88,30 +80,30 @@ def as_partials(amax: Tensor, device: torch.device) -> Tensor:
     return amax.detach().to(device, torch.float32).reshape(1).view(torch.int32)
 
 
-def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax: Tensor | None) -> ScaledValues:
+def row_operand(x: Tensor, task: Task) -> ScaledValues:
     """Quantize ``[N, R, C]`` along C: values ``[N, R, C]`` and scales ``[N, R, B]``."""
     from monai_fp4.quantization.kernels import triton_kernels as kernels
 
-    shape = x.shape
+    shape, two_d = x.shape, task.two_d
     if not two_d:
         x = _long_rows(x)
     items, rows, columns = x.shape
-    width = _padded(columns) if options.rht else columns
+    width = _padded(columns) if task.rht else columns
     widest = _ROW_TILE // BLOCK_SIZE if two_d else _WIDEST_ROW
     # Two blocks at least where they are rotated: results are rounded to BF16 in pairs.
-    tile_columns = min(widest, _power_of_two(columns, 2 * BLOCK_SIZE if options.rht else BLOCK_SIZE))
+    tile_columns = min(widest, _power_of_two(columns, 2 * BLOCK_SIZE if task.rht else BLOCK_SIZE))
     tile_rows = min(_ROW_TILE // tile_columns, _power_of_two(rows, BLOCK_SIZE if two_d else 1))
     tiles = items * -(-rows // tile_rows) * -(-columns // tile_columns)
     tile = {"ROWS": tile_rows, "COLUMNS": tile_columns}
-    rotation = {"ROTATE": options.rht, "PAIRED": x.dtype is torch.bfloat16}
+    rotation = {"ROTATE": task.rht, "PAIRED": x.dtype is torch.bfloat16}
     strides = (x.stride(0), x.stride(1))
     blocks = -(-columns // BLOCK_SIZE)
-    values = x.new_empty((items, rows, width), dtype=options.dtype)
-    scales = x.new_empty((items, rows, blocks) if options.with_scales else (0,), dtype=torch.float32)
+    values = x.new_empty((items, rows, width), dtype=task.dtype)
+    scales = x.new_empty((items, rows, blocks) if task.with_scales else (0,), dtype=torch.float32)
     found = x.new_empty(1, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        if amax is not None:
-            partials = as_partials(amax, x.device)
+        if task.amax is not None:
+            partials = as_partials(task.amax, x.device)
         else:
             partials = x.new_empty(min(tiles, _PROGRAMS), dtype=torch.int32)
             kernels.row_maxima[(len(partials),)](
@@ -124,46 +116,46 @@ def row_operand(x: Tensor, options: Options, two_d: bool, key: int | None, amax:
             values,
             scales,
             found,
-            _unsigned(key),
+            _unsigned(task.key),
             rows,
             columns,
             width,
             *strides,
             **rotation,
-            STOCHASTIC=key is not None,
+            STOCHASTIC=task.key is not None,
             TWO_D=two_d,
-            DECODED=options.decoded,
-            WITH_SCALES=options.with_scales,
+            DECODED=task.decoded,
+            WITH_SCALES=task.with_scales,
             PARTIALS=_PROGRAMS if len(partials) > 1 else 1,
             **tile,
             **_COMPILE,
         )
-    if options.with_scales:
+    if task.with_scales:
         scales = scales.view(*shape[:2], -1)
     return ScaledValues(values.view(*shape[:2], -1), found[0], scales)
 
 
-def column_operand(x: Tensor, options: Options, key: int | None, amax: Tensor | None) -> ScaledValues:
+def column_operand(x: Tensor, task: Task) -> ScaledValues:
     """Quantize ``[N, R, C]`` along R: values ``[N, C, R]`` and scales ``[N, C, B]``, both transposed views."""
-    partials = None if amax is None else as_partials(amax, x.device)
-    return _columns(x, options, False, None, key, partials)[1]
+    partials = None if task.amax is None else as_partials(task.amax, x.device)
+    return _columns(x, task, False, task.key, partials)[1]
 
 
 def both_operands(
-    x: Tensor, options: Options, row_key: int | None, column_key: int | None, partials: Tensor | None
+    x: Tensor, task: Task, column_key: int | None, partials: Tensor | None
 ) -> tuple[ScaledValues, ScaledValues]:
     """Both of ``[N, R, C]``, the column-wise one rotated; ``partials`` are two maxima if these are known."""
-    return _columns(x, options, True, row_key, column_key, partials)
+    return _columns(x, task, True, column_key, partials)
 
 
 def _columns(
-    x: Tensor, options: Options, both: bool, row_key: int | None, column_key: int | None, partials: Tensor | None
+    x: Tensor, task: Task, both: bool, column_key: int | None, partials: Tensor | None
 ) -> tuple[ScaledValues, ScaledValues]:
     from monai_fp4.quantization.kernels import triton_kernels as kernels
 
     items, rows, columns = x.shape
     stacked = -(-rows // BLOCK_SIZE)
-    height = stacked * BLOCK_SIZE if options.rht else rows
+    height = stacked * BLOCK_SIZE if task.rht else rows
     tile_columns = min(_COLUMN_TILE, _power_of_two(columns, BLOCK_SIZE))
     groups = min(_COLUMN_TILE // tile_columns, _power_of_two(stacked, 1))
     tiles = items * -(-stacked // groups) * -(-columns // tile_columns)
@@ -171,9 +163,9 @@ def _columns(
     tile = {"GROUPS": groups, "COLUMNS": tile_columns}
     paired = x.dtype is torch.bfloat16
     wide = {"ROWS": BLOCK_SIZE * groups, "COLUMNS": tile_columns}
-    column_values = x.new_empty((items, height, columns), dtype=options.dtype)
-    row_values = x.new_empty((items, rows, columns) if both else (0,), dtype=options.dtype)
-    wanted = options.with_scales
+    column_values = x.new_empty((items, height, columns), dtype=task.dtype)
+    row_values = x.new_empty((items, rows, columns) if both else (0,), dtype=task.dtype)
+    wanted = task.with_scales
     column_scales = x.new_empty((items, stacked, columns) if wanted else (0,), dtype=torch.float32)
     blocks = -(-columns // BLOCK_SIZE)
     row_scales = x.new_empty((items, rows, blocks) if wanted and both else (0,), dtype=torch.float32)
@@ -181,7 +173,7 @@ def _columns(
     with torch.cuda.device_of(x):
         if partials is not None:
             count, step = 1, len(partials) - 1
-        elif options.rht:
+        elif task.rht:
             count = step = min(tiles, _PROGRAMS)
             partials = x.new_empty(2 * count, dtype=torch.int32)
             kernels.column_maxima[(count,)](
@@ -203,18 +195,18 @@ def _columns(
             column_values,
             column_scales,
             found,
-            _unsigned(row_key),
+            _unsigned(task.key),
             _unsigned(column_key),
             rows,
             columns,
             height,
             *strides,
             BOTH=both,
-            ROTATE=options.rht,
+            ROTATE=task.rht,
             PAIRED=paired,
-            ROW_STOCHASTIC=row_key is not None,
+            ROW_STOCHASTIC=task.key is not None,
             COLUMN_STOCHASTIC=column_key is not None,
-            DECODED=options.decoded,
+            DECODED=task.decoded,
             WITH_SCALES=wanted,
             PARTIALS=_PROGRAMS if count > 1 else 1,
             **tile,

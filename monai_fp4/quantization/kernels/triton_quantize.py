@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from monai_fp4.quantization.formats.blocks import BLOCK_SIZE, ScaledValues
-from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
+from monai_fp4.quantization.formats.scheme import STANDARD
+from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 from monai_fp4.quantization.kernels.triton_launch import (
-    Options,
     as_matrix,
     as_partials,
     both_operands,
@@ -35,82 +35,53 @@ from monai_fp4.quantization.kernels.triton_support import available, may_fail
 __all__ = ["quantize", "quantize_both", "takes"]
 
 
-def takes(x: Tensor, scheme: Scheme) -> bool:
+def takes(x: Tensor, task: Task) -> bool:
     """A tensor on a GPU that the kernels run on, in the standard format."""
-    return x.is_cuda and scheme is STANDARD and x.numel() > 0 and available(x.device)[0]
+    return x.is_cuda and task.scheme is STANDARD and x.numel() > 0 and available(x.device)[0]
 
 
 @torch.no_grad()
 @may_fail()
-def quantize(
-    x: Tensor,
-    *,
-    two_d: bool = False,
-    rht: bool = False,
-    key: int | None = None,
-    amax: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    decoded: bool = False,
-    with_scales: bool = True,
-    scheme: Scheme = STANDARD,
-) -> ScaledValues:
+def quantize(x: Tensor, task: Task = STANDARD_TASK) -> ScaledValues:
     """Quantize along the last axis, as all of :data:`monai_fp4.quantization.kernels.quantizers.QUANTIZERS` do.
 
     Args:
         x: FP32, BF16 or FP16, ``[..., K]`` with at least one number. It is read as it lies in memory if its axes merge
             into at most three of which the last, or the one before, is the quantized one; else it is copied first.
-        two_d: 16x16 blocks over the last two axes.
-        rht: rotate first.
-        key: of the random bits (64 bits) for stochastic rounding; ``None`` rounds to nearest.
-        amax: the maximum to scale by; by default that of ``x``.
-        dtype: of the values.
-        decoded: return ``code * (scale * amax / 2688)``, rounded to ``dtype``, instead of ``code * scale``.
-        with_scales: whether block scales are wanted; without, they are an empty tensor.
-        scheme: the standard one: what else there is, `takes` leaves to others.
+        task: what `takes` takes.
 
     Returns:
         Values ``[..., K]`` (K padded to whole blocks with ``rht``) in the order of axes that ``x`` has in memory, the
         maximum and the scales.
     """
     x = x.detach()
-    if two_d and key is None and x.stride(-1) != 1 and x.stride(-2) == 1:
+    if task.two_d and task.key is None and x.stride(-1) != 1 and x.stride(-2) == 1:
         # The blocks of the transposed matrix, and so its codes, are the same.
-        result = quantize(x.mT, two_d=True, amax=amax, dtype=dtype, decoded=decoded, with_scales=with_scales)
+        result = quantize(x.mT, task)
         scales = result.scales
-        if with_scales:
+        if task.with_scales:
             scales = scales[..., ::BLOCK_SIZE, :].mT.repeat_interleave(BLOCK_SIZE, -2)[..., : x.shape[-2], :]
         return ScaledValues(result.values.mT, result.amax, scales)
-    data, along_rows = as_matrix(x, two_d)
-    options = Options(rht, dtype, decoded, with_scales)
-    if along_rows:
-        return _shaped(row_operand(data, options, two_d, key, amax), x.shape[:-1])
-    return _shaped(column_operand(data, options, key, amax), x.shape[:-1])
+    data, along_rows = as_matrix(x, task.two_d)
+    return _shaped((row_operand if along_rows else column_operand)(data, task), x.shape[:-1])
 
 
 @torch.no_grad()
 @may_fail()
 def quantize_both(
     x: Tensor,
+    task: Task = STANDARD_TASK,
     *,
-    rht: bool = False,
-    row_key: int | None = None,
     column_key: int | None = None,
     amaxes: tuple[Tensor, Tensor] | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    decoded: bool = False,
-    with_scales: bool = True,
 ) -> tuple[ScaledValues, ScaledValues]:
     """Quantize along the last axis and along the one before it, from the same reads.
 
     Args:
         x: FP32, BF16 or FP16, ``[..., T, C]`` with at least one number; copied first if C is not contiguous.
-        rht: rotate the column-wise copy first, never the row-wise one.
-        row_key: of the row-wise copy's random bits; ``None`` rounds to nearest.
-        column_key: of the column-wise copy's.
+        task: its ``rht`` rotates the column-wise copy, never the row-wise one, and its ``key`` is the row-wise copy's.
+        column_key: of the column-wise copy's random bits; ``None`` rounds it to nearest.
         amaxes: the maxima to scale both by, the second of the rotated columns with ``rht``; by default those of ``x``.
-        dtype: of the values.
-        decoded: as in :func:`quantize`.
-        with_scales: as in :func:`quantize`.
 
     Returns:
         What :func:`quantize` returns for ``x``, and for ``x.mT`` with ``rht``. The values of the second are a
@@ -121,7 +92,7 @@ def quantize_both(
         data = data.contiguous()
     data, _ = as_matrix(data, True)
     partials = None if amaxes is None else torch.cat([as_partials(amax, x.device) for amax in amaxes])
-    row, column = both_operands(data, Options(rht, dtype, decoded, with_scales), row_key, column_key, partials)
+    row, column = both_operands(data, task, column_key, partials)
     leading = x.shape[:-2]
     return _shaped(row, (*leading, x.shape[-2])), _shaped(column, (*leading, x.shape[-1]))
 

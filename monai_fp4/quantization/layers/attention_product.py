@@ -28,11 +28,12 @@ from torch import Tensor
 from monai_fp4.quantization.formats.philox import key_source, keys_from
 from monai_fp4.quantization.layers.base import PLAIN
 from monai_fp4.quantization.layers.custom_operator import Gradients, Operator, observed
+from monai_fp4.quantization.layers.guards import without_autocast
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
-from monai_fp4.quantization.layers.operands import rotated_product, without_autocast
+from monai_fp4.quantization.layers.operands import encodings, quantized, rotated_product
 from monai_fp4.quantization.layers.separate import maxima
-from monai_fp4.quantization.numerics import Scheme, decode, scaled_values
+from monai_fp4.quantization.numerics import Scheme, decode
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
 
 __all__ = ["fp4_product"]
@@ -84,8 +85,7 @@ class _Product(torch.autograd.Function):
     @without_autocast
     def forward(ctx: Any, a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
         ctx.recipe = recipe
-        scheme = recipe.scheme_of(Operand.INPUT)
-        qa, qb = scaled_values(a, scheme=scheme), scaled_values(b, scheme=scheme)
+        qa, qb = (quantized(x, encodings(recipe).input) for x in (a, b))
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(decode(qa, a.dtype), decode(qb, b.dtype))
         else:
@@ -109,15 +109,13 @@ def _gradients(
         if not needed[1]:
             return da, None
         return da, rotated_product(dc.mT, a.mT, b.dtype) if recipe.hadamard else dc.mT @ a
-    stochastic, rht = recipe.stochastic_rounding, recipe.hadamard
-    scheme, dc_scheme = recipe.scheme_of(Operand.INPUT), recipe.scheme_of(Operand.GRADIENT)
+    how = encodings(recipe)
     if needed[0]:
-        rows = scaled_values(dc, stochastic=stochastic, scheme=dc_scheme)
-        da = matrix_product(rows, scaled_values(b.mT, scheme=scheme), a.dtype)
+        da = matrix_product(quantized(dc, how.gradient), quantized(b.mT, how.input), a.dtype)
     if not needed[1]:
         return da, None
-    rotated = scaled_values(dc.mT, stochastic=stochastic, rht=rht, scheme=dc_scheme)
-    return da, matrix_product(rotated, scaled_values(a.mT, rht=rht, scheme=scheme), b.dtype)
+    columns = quantized(dc.mT, how.gradient_columns)
+    return da, matrix_product(columns, quantized(a.mT, how.input_columns), b.dtype)
 
 
 class AttentionProduct(Operator):
@@ -132,8 +130,7 @@ class AttentionProduct(Operator):
         self, dc: Tensor, a: Tensor, b: Tensor, recipe: Recipe, *arguments: Any, needed: tuple[bool, bool]
     ) -> Gradients:
         if recipe.backward is Backward.DEQUANTIZED:
-            scheme = recipe.scheme_of(Operand.INPUT)
-            a, b = (decode(scaled_values(x, scheme=scheme), x.dtype) for x in (a, b))
+            a, b = (decode(quantized(x, encodings(recipe).input), x.dtype) for x in (a, b))
         return _gradients(dc, a, b, recipe, needed)
 
     def shape(self, a: Tensor, b: Tensor, *arguments: Any) -> tuple[int, ...]:

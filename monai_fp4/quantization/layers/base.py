@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import keys_from
 from monai_fp4.quantization.layers.custom_operator import observed
+from monai_fp4.quantization.layers.guards import check_not_onnx, check_untransformed
 from monai_fp4.quantization.layers.history import LayerHistory
-from monai_fp4.quantization.layers.operands import check_not_onnx, check_untransformed
 from monai_fp4.quantization.recipes import Recipe
 
 __all__ = ["PLAIN", "NVFP4Layer", "add_bias", "check_image", "leaves_to_torch", "working_dtype"]

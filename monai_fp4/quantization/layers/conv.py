@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, leaves_to_torch, working_dtype
 from monai_fp4.quantization.layers.conv3d_guard import SafeConv3d
-from monai_fp4.quantization.layers.conv_products import quantize_operands
+from monai_fp4.quantization.layers.conv_products import quantized_operands
 from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
-from monai_fp4.quantization.layers.operands import as_kernel, channels_first
 from monai_fp4.quantization.layers.operators import convolve
-from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
+from monai_fp4.quantization.numerics import BLOCK_SIZE
 
 __all__ = ["NVFP4Conv1d", "NVFP4Conv2d", "NVFP4Conv3d", "check_groups"]
 
@@ -81,11 +80,7 @@ class _ConvNd(NVFP4Layer, nn.modules.conv._ConvNd):
         """Return the operands of fprop: input ``[N, C, *spatial]`` (padded, where not with zeros) and weight."""
         weight = self.weight.detach()
         x, geometry = self._padded(x.to(working_dtype(x)), weight)
-        a, b = quantize_operands(x, weight, geometry, self.recipe, transposed=False)
-        return {
-            "input": (x, channels_first(decode(a, x.dtype), self.groups)),
-            "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=False)),
-        }
+        return quantized_operands(x, weight, geometry, self.recipe, transposed=False)
 
 
 class NVFP4Conv1d(_ConvNd, nn.Conv1d):

@@ -8,12 +8,13 @@ instructions, the same products come from `monai_fp4.quantization.layers.cpu_pro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from monai_fp4.quantization.layers.geometry import ConvGeometry, memory_format
-from monai_fp4.quantization.layers.layer_products import Forward, Products
+from monai_fp4.quantization.layers.layer_products import Products
 from monai_fp4.quantization.layers.operands import (
     along_channels,
     as_kernel,
@@ -23,24 +24,11 @@ from monai_fp4.quantization.layers.operands import (
 )
 from monai_fp4.quantization.layers.products import correlate, gather, rotated_weight_product, scatter, weight_product
 from monai_fp4.quantization.numerics import ScaledValues, decode
-from monai_fp4.quantization.recipes import Operand, Recipe
+from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["ConvProducts", "ConvSpec", "quantize_kernel", "quantize_operands"]
+__all__ = ["ConvProducts", "ConvSpec", "quantized_operands"]
 
-
-def quantize_operands(
-    x: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, transposed: bool
-) -> tuple[ScaledValues, ScaledValues]:
-    """Quantize the two operands of fprop; `channels_first` and `as_kernel` bring their values back into shape."""
-    amax = None if transposed else geometry.amax_used(x)
-    a = along_channels(x, geometry.groups, amax=amax, scheme=recipe.scheme_of(Operand.INPUT))
-    return a, quantize_kernel(weight, geometry, recipe, along_first=transposed)
-
-
-def quantize_kernel(weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, along_first: bool) -> ScaledValues:
-    """Quantize the kernel as the recipe says; see `kernel_values`."""
-    scheme = recipe.scheme_of(Operand.WEIGHT)
-    return kernel_values(weight, geometry.groups, two_d=recipe.two_d_weights, along_first=along_first, scheme=scheme)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -93,8 +81,8 @@ class ConvSpec:
             return rotated_weight_product(image, pixels, self.kernel_shape(x, dy), self.geometry)
         return correlate(image, pixels, self.kernel_shape(x, dy), self.geometry)
 
-    def sides(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the two is the larger side of the convolution, the image, and which its pixels."""
+    def sides(self, x: _T, dy: _T) -> tuple[_T, _T]:
+        """What belongs to the larger side of the convolution, the image, and what to its pixels."""
         return (dy, x) if self.transposed else (x, dy)
 
     def kernel_shape(self, x: Tensor, dy: Tensor) -> tuple[int, ...]:
@@ -111,55 +99,57 @@ class ConvProducts(Products[ConvSpec]):
         """Every tensor on every device, in every format."""
         return True
 
-    def forward(self, x: Tensor, weight: Tensor) -> Forward:
-        """Quantize pixels along their channels and the kernel along the same axis, and multiply."""
-        transposed, groups = self.spec.transposed, self.spec.geometry.groups
-        a, b = quantize_operands(x, weight, self.spec.geometry, self.recipe, transposed=transposed)
-        saved = self._decoded(a, b) if self.decodes else (x, weight)
-        y = self.spec.forward(channels_first(a.values, groups), as_kernel(b.values, along_first=transposed))
-        return Forward(self.scale_and_cast(y, a, b), saved, b if self.keeps else None)
+    def quantized_input(self, x: Tensor) -> ScaledValues:
+        """Pixels along their channels."""
+        amax = None if self.spec.transposed else self.spec.geometry.amax_used(x)
+        return along_channels(x, self.spec.geometry.groups, self.how.input, amax)
 
-    def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
-        """See `Products.remembered`."""
-        if not (self.decodes or self.keeps):
-            return (x, weight), None
-        a, b = quantize_operands(x, weight, self.spec.geometry, self.recipe, transposed=self.spec.transposed)
-        return self._decoded(a, b) if self.decodes else (x, weight), b if self.keeps else None
+    def quantized_weight(self, weight: Tensor) -> ScaledValues:
+        """Each tap along the same axis."""
+        return self._kernel(weight, along_first=self.spec.transposed)
 
-    def _decoded(self, a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
-        kernel = as_kernel(decode(b, self.dtype), along_first=self.spec.transposed)
-        return channels_first(decode(a, self.dtype), self.spec.geometry.groups), kernel
+    def multiply(self, a: ScaledValues, b: ScaledValues) -> Tensor:
+        """To ``[N, A, *out]``."""
+        y = self.spec.forward(*self._shaped(a.values, b.values, along_first=self.spec.transposed))
+        return self.scale_and_cast(y, a, b)
+
+    def decoded(self, a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
+        """In the shapes of input and kernel."""
+        return self._shaped(decode(a, self.dtype), decode(b, self.dtype), along_first=self.spec.transposed)
 
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
         """Quantize dy along its channels and the kernel along the same axis, and multiply."""
-        geometry, recipe, transposed = self.spec.geometry, self.recipe, self.spec.transposed
-        amax = geometry.amax_used(dy) if transposed else None
-        scheme = recipe.scheme_of(Operand.GRADIENT)
-        a = along_channels(dy, geometry.groups, stochastic=recipe.stochastic_rounding, amax=amax, scheme=scheme)
-        if kept is None or recipe.standard_format:  # what the compiled path kept is in pairs
-            b, along_first = quantize_kernel(weight, geometry, recipe, along_first=not transposed), not transposed
+        geometry, transposed = self.spec.geometry, self.spec.transposed
+        a = along_channels(dy, geometry.groups, self.how.gradient, geometry.amax_used(dy) if transposed else None)
+        if kept is None or self.recipe.standard_format:  # what the compiled path kept is in pairs
+            b, along_first = self._kernel(weight, along_first=not transposed), not transposed
         else:
             b, along_first = kept, transposed
-        values, kernel = channels_first(a.values, geometry.groups), as_kernel(b.values, along_first=along_first)
-        return self.scale_and_cast(self.spec.backward(values, kernel), a, b)
+        dx = self.spec.backward(*self._shaped(a.values, b.values, along_first=along_first))
+        return self.scale_and_cast(dx, a, b)
 
     def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
         """Quantize dy and x along the pixels and multiply; see `products.weight_product`."""
-        stochastic, transposed = self.recipe.stochastic_rounding, self.spec.transposed
-        x_scheme, dy_scheme = self.recipe.scheme_of(Operand.INPUT), self.recipe.scheme_of(Operand.GRADIENT)
-        image, pixels = self.spec.sides(x, dy)
-        return weight_product(
-            image,
-            pixels,
-            self.spec.kernel_shape(x, dy),
-            self.spec.geometry,
-            rht=self.recipe.hadamard,
-            image_stochastic=stochastic and transposed,
-            pixels_stochastic=stochastic and not transposed,
-            image_scheme=dy_scheme if transposed else x_scheme,
-            pixels_scheme=x_scheme if transposed else dy_scheme,
-        ).to(self.dtype)
+        how = self.spec.sides(self.how.input_columns, self.how.gradient_columns)
+        sides, shape = self.spec.sides(x, dy), self.spec.kernel_shape(x, dy)
+        return weight_product(*sides, shape, self.spec.geometry, how).to(self.dtype)
 
     def scale_and_cast(self, accumulated: Tensor, a: ScaledValues, b: ScaledValues) -> Tensor:
         """Scale the FP32 sums of a product by alpha and cast them."""
         return scale_and_cast(accumulated, a, b, self.dtype)
+
+    def _kernel(self, weight: Tensor, *, along_first: bool) -> ScaledValues:
+        return kernel_values(weight, self.spec.geometry.groups, self.how.weight, along_first=along_first)
+
+    def _shaped(self, pixels: Tensor, taps: Tensor, *, along_first: bool) -> tuple[Tensor, Tensor]:
+        return channels_first(pixels, self.spec.geometry.groups), as_kernel(taps, along_first=along_first)
+
+
+def quantized_operands(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, recipe: Recipe, *, transposed: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the forward product reads: name -> (original, decoded from FP4)."""
+    products = ConvProducts(ConvSpec(geometry, recipe, x.dtype, transposed, tuple(x.shape)))
+    a, b = products.quantized_input(x), products.quantized_weight(weight)
+    kernel = as_kernel(decode(b, weight.dtype), along_first=transposed)
+    return {"input": (x, channels_first(decode(a, x.dtype), geometry.groups)), "weight": (weight, kernel)}

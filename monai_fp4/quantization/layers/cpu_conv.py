@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.kernels import cpu_gemm
 from monai_fp4.quantization.layers.cpu_operands import quantized
 from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, gemm_alpha
 
 __all__ = ["gather", "pair_kernel", "scatter"]
@@ -32,23 +33,21 @@ Tap = tuple[int, Sequence[int]]
 """A kernel tap: its number in the flattened kernel, and where in the padded image it reads for output pixel 0."""
 
 
-def pair_kernel(weight: Tensor, *, two_d: bool, along_first: bool) -> ScaledValues:
+def pair_kernel(weight: Tensor, how: Encoding, *, along_first: bool) -> ScaledValues:
     """Quantize a kernel ``[A, B, *k]`` along B, or along A (the axis K), to pairs ``[taps, K / 2, other, 2]``."""
     taps = weight.flatten(2).movedim(-1, 0)  # [taps, A, B]
-    return quantized(taps.mT if along_first else taps, two_d=two_d, pairs=True)
+    return quantized(taps.mT if along_first else taps, how, pairs=True)
 
 
-def gather(
-    image: Tensor, kernel: ScaledValues, geometry: ConvGeometry, dtype: torch.dtype, *, stochastic: bool = False
-) -> Tensor:
+def gather(image: Tensor, kernel: ScaledValues, geometry: ConvGeometry, how: Encoding, dtype: torch.dtype) -> Tensor:
     """Quantize ``[N, B, *spatial]`` along its channels and convolve it to ``[N, A, *out]``, channels last in memory.
 
     Args:
         image: high precision.
         kernel: what `pair_kernel` made, along B.
         geometry: of the convolution.
+        how: the image's encoding.
         dtype: of the result.
-        stochastic: round the image stochastically (it is a gradient).
     """
     grid = _in_three_axes(geometry)
     size = _three(image.shape[2:])
@@ -57,7 +56,7 @@ def gather(
         (o - 1) * s + (k - 1) * d + 1 - p - n
         for n, o, k, s, p, d in zip(size, out, grid.kernel, grid.stride, grid.padding, grid.dilation, strict=True)
     ]
-    rows = _padded_rows(image, grid.padding, high, stochastic, geometry.amax_used(image))
+    rows = _padded_rows(image, grid.padding, high, how, geometry.amax_used(image))
     positions = itertools.product(*([t * d for t in range(k)] for k, d in zip(grid.kernel, grid.dilation, strict=True)))
     result = _empty_channels_last(image, kernel, out[_AXES + 2 - image.ndim :], dtype)
     _multiply(rows, kernel, result, list(enumerate(positions)), out, in_step=grid.stride)
@@ -69,9 +68,8 @@ def scatter(
     kernel: ScaledValues,
     image_shape: Sequence[int],
     geometry: ConvGeometry,
+    how: Encoding,
     dtype: torch.dtype,
-    *,
-    stochastic: bool = False,
 ) -> Tensor:
     """Quantize ``[N, A, *out]`` along its channels and apply the adjoint of `gather`, to ``image_shape``.
 
@@ -85,7 +83,7 @@ def scatter(
     lasts = [[at + phase.count for phase in axis for _, at in phase.taps] for axis in phases]
     low = [max(0, -min(first, default=0)) for first in firsts]
     high = [max(last, default=0) - n for last, n in zip(lasts, out, strict=True)]
-    rows = _padded_rows(pixels, low, high, stochastic, None)
+    rows = _padded_rows(pixels, low, high, how, None)
     result = _empty_channels_last(pixels, kernel, image_shape[2:], dtype)
     for combination in itertools.product(*phases):
         taps: list[Tap] = []
@@ -119,7 +117,7 @@ def _phases(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
 
 
 def _padded_rows(
-    x: Tensor, low: Sequence[int], high: Sequence[int], stochastic: bool, amax: Tensor | None
+    x: Tensor, low: Sequence[int], high: Sequence[int], how: Encoding, amax: Tensor | None
 ) -> ScaledValues:
     """Quantize ``[N, C, *spatial]`` along C into ``[N, D, H, W, C]`` with zeros around; C becomes a multiple of 16."""
     size = _three(x.shape[2:])
@@ -134,8 +132,7 @@ def _padded_rows(
         inside = inside.narrow(axis, before, n)
     inside[..., channels:].zero_()
     pixels = x.reshape(*x.shape[:2], *size).movedim(1, -1)
-    result = quantized(pixels, stochastic=stochastic, amax=amax, out=inside[..., :channels])
-    return ScaledValues(padded, result.amax, result.scales)
+    return replace(quantized(pixels, how, amax, out=inside[..., :channels]), values=padded)
 
 
 def _multiply(

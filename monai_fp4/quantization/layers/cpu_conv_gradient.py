@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_fp4.quantization.kernels import cpu_gemm
 from monai_fp4.quantization.layers.cpu_operands import quantized
 from monai_fp4.quantization.layers.geometry import ConvGeometry
+from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, gemm_alpha, rotate
 
 __all__ = ["weight_product"]
@@ -27,11 +28,8 @@ def weight_product(
     pixels: Tensor,
     kernel_shape: tuple[int, ...],
     geometry: ConvGeometry,
+    how: tuple[Encoding, Encoding],
     dtype: torch.dtype,
-    *,
-    rht: bool,
-    image_stochastic: bool = False,
-    pixels_stochastic: bool = False,
 ) -> Tensor:
     """Quantize both operands along the pixels and multiply them to the kernel's gradient ``[A, B, *k]``.
 
@@ -41,12 +39,12 @@ def weight_product(
     product = _by_rows if by_rows else _by_taps
     outputs, inputs, *taps = kernel_shape
     kernel = image.new_empty((outputs, *taps, inputs), dtype=cpu_gemm.stored(dtype))
-    product(image, pixels, kernel.flatten(1, -2), geometry, rht=rht, stochastic=(image_stochastic, pixels_stochastic))
+    product(image, pixels, kernel.flatten(1, -2), geometry, *how)
     return kernel.movedim(-1, 1).to(dtype)
 
 
 def _by_rows(
-    image: Tensor, pixels: Tensor, kernel: Tensor, geometry: ConvGeometry, *, rht: bool, stochastic: tuple[bool, bool]
+    image: Tensor, pixels: Tensor, kernel: Tensor, geometry: ConvGeometry, image_how: Encoding, pixels_how: Encoding
 ) -> None:
     """Write ``kernel``, ``[A, taps, B]``, where rows of output pixels are whole blocks."""
     taps, stride, dilation = geometry.kernel[-1], geometry.stride[-1], geometry.dilation[-1]
@@ -56,9 +54,9 @@ def _by_rows(
     copies = windows.movedim(-1, 0).movedim(2, -2)  # [taps, N, *rows, B, OW]
     amax = None
     if not others.uses_all((*image.shape[2:-1], copies.shape[-1])):  # rows that no tap reads do not raise the maximum
-        amax = others.amax_used((rotate(copies) if rht else copies).movedim(-2, 2).flatten(0, 1))
-    x = quantized(copies, rht=rht, stochastic=stochastic[0], amax=amax, pairs=True)
-    y = quantized(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1], pairs=True)
+        amax = others.amax_used((rotate(copies) if image_how.rht else copies).movedim(-2, 2).flatten(0, 1))
+    x = quantized(copies, image_how, amax, pairs=True)
+    y = quantized(pixels.movedim(1, -2), pixels_how, pairs=True)
     half = pixels.shape[-1] // 2
     outputs, _, inputs = kernel.shape
     one_tap = x.values[0].numel() // 2
@@ -69,23 +67,24 @@ def _by_rows(
 
 
 def _by_taps(
-    image: Tensor, pixels: Tensor, kernel: Tensor, geometry: ConvGeometry, *, rht: bool, stochastic: tuple[bool, bool]
+    image: Tensor, pixels: Tensor, kernel: Tensor, geometry: ConvGeometry, image_how: Encoding, pixels_how: Encoding
 ) -> None:
     """Write ``kernel``, ``[A, taps, B]``, in the general way: the im2col matrix one tap at a time."""
     out = geometry.out_shape(tuple(image.shape[2:]))
     padded = _channels_last(geometry.pad(image))
-    y = quantized(_columns(pixels), rht=rht, stochastic=stochastic[1], pairs=True)
+    y = quantized(_columns(pixels), pixels_how, pairs=True)
     taps = list(itertools.product(*(range(k) for k in geometry.kernel)))
 
     def columns(tap: tuple[int, ...]) -> Tensor:
         return _columns(geometry.tap(padded, tap, out))
 
-    if rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
-        amax = functools.reduce(torch.maximum, (quantized(columns(tap), rht=True).amax for tap in taps))  # NaN wins
+    if image_how.rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
+        nearest = image_how._replace(stochastic=False)
+        amax = functools.reduce(torch.maximum, (quantized(columns(tap), nearest).amax for tap in taps))  # NaN wins
     else:
         amax = geometry.pixels_used(image).abs().amax().float()
     for index, tap in enumerate(taps):
-        x = quantized(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax, pairs=True)
+        x = quantized(columns(tap), image_how, amax, pairs=True)
         _multiply(y, x, kernel, index)
 
 

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from monai_fp4.quantization.formats.philox import keys_from
 from monai_fp4.quantization.layers import flops
+from monai_fp4.quantization.layers.guards import autocast_off, check_backward, check_not_onnx, refuse_transforms
 from monai_fp4.quantization.layers.history import LayerHistory, history_of_stream
-from monai_fp4.quantization.layers.operands import autocast_off, check_backward, check_not_onnx, refuse_transforms
 from monai_fp4.quantization.layers.separate import separated
 from monai_fp4.quantization.recipes import Recipe
 

@@ -36,9 +36,9 @@ from torch.autograd import Function
 from monai_fp4.quantization.kernels.dispatch import dispatch
 from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
 from monai_fp4.quantization.layers.cpu_products import CPUConvProducts, CPULinearProducts
+from monai_fp4.quantization.layers.guards import without_autocast
 from monai_fp4.quantization.layers.layer_products import Products, Spec
 from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
-from monai_fp4.quantization.layers.operands import without_autocast
 from monai_fp4.quantization.layers.separate import maxima, separated
 from monai_fp4.quantization.layers.triton_products import TritonConvProducts, TritonLinearProducts
 from monai_fp4.quantization.numerics import ScaledValues, Scheme

@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from monai_fp4.quantization.layers.operands import encodings
 from monai_fp4.quantization.numerics import ScaledValues
 from monai_fp4.quantization.recipes import Backward, Recipe
 
@@ -70,7 +71,7 @@ class Products(ABC, Generic[_Spec]):
 
     def __init__(self, spec: _Spec) -> None:
         self.spec = spec
-        self.recipe, self.dtype = spec.recipe, spec.dtype
+        self.recipe, self.dtype, self.how = spec.recipe, spec.dtype, encodings(spec.recipe)
 
     @classmethod
     @abstractmethod
@@ -78,12 +79,35 @@ class Products(ABC, Generic[_Spec]):
         """Whether these products can be had where ``x`` lies, and for this spec."""
 
     @abstractmethod
-    def forward(self, x: Tensor, weight: Tensor) -> Forward:
-        """Quantize both operands and multiply them."""
+    def quantized_input(self, x: Tensor) -> ScaledValues:
+        """The first operand of the forward product."""
 
     @abstractmethod
+    def quantized_weight(self, weight: Tensor) -> ScaledValues:
+        """The second operand of the forward product."""
+
+    @abstractmethod
+    def multiply(self, a: ScaledValues, b: ScaledValues) -> Tensor:
+        """The forward product of its operands."""
+
+    @abstractmethod
+    def decoded(self, a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
+        """Input and weight as the forward product saw them, in their own shapes."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Forward:
+        """Quantize both operands and multiply them."""
+        a, b = self.quantized_input(x), self.quantized_weight(weight)
+        return Forward(
+            self.multiply(a, b), self.decoded(a, b) if self.decodes else (x, weight), b if self.keeps else None
+        )
+
     def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
-        """`Forward.saved` and `Forward.kept` computed anew; nothing kept where the backward pass finds it again."""
+        """`Forward.saved` and `Forward.kept` computed anew, for those that saved the operands alone."""
+        keeps = self.keeps and not self.recipe.standard_format  # where the transposed weight has the same blocks
+        if not (self.decodes or keeps):
+            return (x, weight), None
+        b = self.quantized_weight(weight)
+        return self.decoded(self.quantized_input(x), b) if self.decodes else (x, weight), b if keeps else None
 
     @abstractmethod
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
@@ -104,7 +128,7 @@ class Products(ABC, Generic[_Spec]):
 
     @property
     def keeps(self) -> bool:
-        """Whether blocks over two axes, transposed, may differ from those of the transposed weight."""
+        """Whether the backward pass reads the forward pass's weight: blocks over two axes may differ, transposed."""
         return self.recipe.two_d_weights and not self.recipe.standard_format
 
     @property

@@ -10,22 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monai_fp4.quantization.layers.layer_products import Forward, Products
-from monai_fp4.quantization.layers.operands import rotated_product, scale_and_cast
-from monai_fp4.quantization.numerics import ScaledValues, decode, scaled_values
-from monai_fp4.quantization.recipes import Operand, Recipe
+from monai_fp4.quantization.layers.layer_products import Products
+from monai_fp4.quantization.layers.operands import quantized, rotated_product, scale_and_cast
+from monai_fp4.quantization.numerics import ScaledValues, decode
+from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["LinearProducts", "LinearSpec", "matrix_product", "quantized_input", "quantized_weight"]
-
-
-def quantized_input(x: Tensor, recipe: Recipe) -> ScaledValues:
-    """Quantize ``[..., K]`` along K, as fprop reads it."""
-    return scaled_values(x, scheme=recipe.scheme_of(Operand.INPUT))
-
-
-def quantized_weight(weight: Tensor, recipe: Recipe) -> ScaledValues:
-    """Quantize ``[N, K]`` along K, or over both axes where the recipe says so."""
-    return scaled_values(weight, two_d=recipe.two_d_weights, scheme=recipe.scheme_of(Operand.WEIGHT))
+__all__ = ["LinearProducts", "LinearSpec", "matrix_product"]
 
 
 def matrix_product(a: ScaledValues, b: ScaledValues, dtype: torch.dtype) -> Tensor:
@@ -72,33 +62,34 @@ class LinearProducts(Products[LinearSpec]):
         """Every tensor on every device, in every format."""
         return True
 
-    def forward(self, x: Tensor, weight: Tensor) -> Forward:
-        """Quantize both operands along K and multiply them, to ``[T, N]``."""
-        a, b = quantized_input(x, self.recipe), quantized_weight(weight, self.recipe)
-        saved = (decode(a, self.dtype), decode(b, self.dtype)) if self.decodes else (x, weight)
-        return Forward(matrix_product(a, b, self.dtype), saved, b if self.recipe.two_d_weights else None)
+    @property
+    def keeps(self) -> bool:
+        """16 x 16 blocks are those of the transposed matrix too."""
+        return self.recipe.two_d_weights
 
-    def remembered(self, x: Tensor, weight: Tensor) -> tuple[tuple[Tensor, Tensor], ScaledValues | None]:
-        """See `Products.remembered`."""
-        saved, kept = (x, weight), quantized_weight(weight, self.recipe) if self.keeps else None
-        if self.decodes:
-            a, b = quantized_input(x, self.recipe), kept or quantized_weight(weight, self.recipe)
-            saved = (decode(a, self.dtype), decode(b, self.dtype))
-        return saved, kept
+    def quantized_input(self, x: Tensor) -> ScaledValues:
+        """Along K."""
+        return quantized(x, self.how.input)
+
+    def quantized_weight(self, weight: Tensor) -> ScaledValues:
+        """Along K."""
+        return quantized(weight, self.how.weight)
+
+    def multiply(self, a: ScaledValues, b: ScaledValues) -> Tensor:
+        """To ``[T, N]``."""
+        return matrix_product(a, b, self.dtype)
+
+    def decoded(self, a: ScaledValues, b: ScaledValues) -> tuple[Tensor, Tensor]:
+        """As they are multiplied."""
+        return decode(a, self.dtype), decode(b, self.dtype)
 
     def input_gradient(self, dy: Tensor, weight: Tensor, kept: ScaledValues | None = None) -> Tensor:
         """``dy W`` ``[T, K]``, both quantized along N."""
-        scheme = self.recipe.scheme_of(Operand.GRADIENT)
-        rows = scaled_values(dy, stochastic=self.recipe.stochastic_rounding, scheme=scheme)
-        # 16 x 16 blocks are those of the transposed matrix too; what the compiled path kept is in pairs.
-        if kept is not None and kept.values.ndim == 2:
-            return matrix_product(rows, replace(kept, values=kept.values.mT), self.dtype)
-        return matrix_product(rows, quantized_weight(weight.mT, self.recipe), self.dtype)
+        rows = quantized(dy, self.how.gradient)
+        if kept is not None and kept.values.ndim == 2:  # what the compiled path kept is in pairs
+            return self.multiply(rows, replace(kept, values=kept.values.mT))
+        return self.multiply(rows, self.quantized_weight(weight.mT))
 
     def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
         """``dy^T x`` ``[N, K]``, both quantized along T and rotated where the recipe says so."""
-        recipe, rht = self.recipe, self.recipe.hadamard
-        scheme = recipe.scheme_of(Operand.GRADIENT)
-        columns = scaled_values(dy.mT, rht=rht, stochastic=recipe.stochastic_rounding, scheme=scheme)
-        other = scaled_values(x.mT, rht=rht, scheme=recipe.scheme_of(Operand.INPUT))
-        return matrix_product(columns, other, self.dtype)
+        return self.multiply(quantized(dy.mT, self.how.gradient_columns), quantized(x.mT, self.how.input_columns))

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from monai_fp4.quantization.layers.conv3d_guard import is_thin
 from monai_fp4.quantization.layers.geometry import ConvGeometry
-from monai_fp4.quantization.layers.operands import rotated_product
-from monai_fp4.quantization.numerics import BLOCK_SIZE, STANDARD, Scheme, gemm_alpha, pad_last, rotate, scaled_values
+from monai_fp4.quantization.layers.operands import Encoding, quantized, rotated_product
+from monai_fp4.quantization.numerics import BLOCK_SIZE, Scheme, gemm_alpha, pad_last, rotate
 
 __all__ = ["correlate", "gather", "rotated_weight_product", "scatter", "weight_product"]
 
@@ -61,12 +61,7 @@ def weight_product(
     pixels: Tensor,
     kernel_shape: tuple[int, ...],
     geometry: ConvGeometry,
-    *,
-    rht: bool,
-    image_stochastic: bool = False,
-    pixels_stochastic: bool = False,
-    image_scheme: Scheme = STANDARD,
-    pixels_scheme: Scheme = STANDARD,
+    how: tuple[Encoding, Encoding],
 ) -> Tensor:
     """Quantize both operands along the pixels, as columns of the im2col matrix, and multiply to the kernel's gradient.
 
@@ -75,20 +70,13 @@ def weight_product(
         pixels: ``[N, A, *out]``, high precision.
         kernel_shape: ``[A, B / groups, *k]``, the shape of the result.
         geometry: how the image maps to the pixels.
-        rht: rotate blocks of 16 pixels of both operands first.
-        image_stochastic: round the image stochastically (where it is a gradient: transposed convolutions). Parts of the
-            im2col matrix that are the same blocks share one draw.
-        pixels_stochastic: the same for the pixels (where they are a gradient: convolutions).
-        image_scheme: the image's format.
-        pixels_scheme: the format of the pixels; its blocks are as large.
+        how: the encodings of image and pixels, of equal block sizes, both rotated or neither. Where the image is
+            rounded stochastically, parts of the im2col matrix that are the same blocks share one draw.
     """
-    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % image_scheme.block_size == 0
+    by_rows = geometry.out_shape(tuple(image.shape[2:]))[-1] % how[0].scheme.block_size == 0
     product = _by_rows if by_rows else _by_taps
-    stochastic, schemes = (image_stochastic, pixels_stochastic), (image_scheme, pixels_scheme)
-    kernel, image_amax, pixels_amax = product(
-        image, pixels, kernel_shape, geometry, rht=rht, stochastic=stochastic, schemes=schemes
-    )
-    return kernel.mul_(gemm_alpha(image_amax, pixels_amax, image_scheme.bound, pixels_scheme.bound))
+    kernel, image_amax, pixels_amax = product(image, pixels, kernel_shape, geometry, *how)
+    return kernel.mul_(gemm_alpha(image_amax, pixels_amax, how[0].scheme.bound, how[1].scheme.bound))
 
 
 def rotated_weight_product(
@@ -109,10 +97,8 @@ def _by_rows(
     pixels: Tensor,
     kernel_shape: tuple[int, ...],
     geometry: ConvGeometry,
-    *,
-    rht: bool,
-    stochastic: tuple[bool, bool],
-    schemes: tuple[Scheme, Scheme],
+    image_how: Encoding,
+    pixels_how: Encoding,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the fast way, for rows of output pixels that are whole blocks.
 
@@ -125,15 +111,15 @@ def _by_rows(
     padded = geometry.only_last_axis().pad(image).unflatten(1, (groups, -1))
     windows = padded.unfold(-1, (taps - 1) * dilation + 1, stride)[..., ::dilation]  # a view, its last axis the taps
     copies = windows.movedim(-1, 2)  # [N, groups, taps, B / groups, *rows, OW]
-    if rht:
+    if image_how.rht:
         copies = rotate(copies)
     elif padded.stride(-1) == 1:
         copies = copies.contiguous()  # else the taps would come out interleaved
-    amax = others.amax_used(copies.flatten(1, 3)) if rht else geometry.amax_used(image)
+    amax = others.amax_used(copies.flatten(1, 3)) if image_how.rht else geometry.amax_used(image)
     # Random bits are counted in one order of the axes on every backend: [taps, N, *rows, channels, OW].
     ordered = copies.movedim((2, 1, 3), (0, -3, -2))
-    x = scaled_values(ordered, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
-    y = scaled_values(pixels.movedim(1, -2), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
+    x = quantized(ordered, image_how._replace(rht=False), amax)
+    y = quantized(pixels.movedim(1, -2), pixels_how)
     image_values = x.values.movedim((0, -3, -2), (2, 1, 3)).flatten(1, 3)
     outputs, inputs, *kernel = kernel_shape
     gradient = correlate(image_values, y.values.movedim(-2, 1), (outputs, taps * inputs, *kernel[:-1], 1), others)
@@ -145,16 +131,14 @@ def _by_taps(
     pixels: Tensor,
     kernel_shape: tuple[int, ...],
     geometry: ConvGeometry,
-    *,
-    rht: bool,
-    stochastic: tuple[bool, bool],
-    schemes: tuple[Scheme, Scheme],
+    image_how: Encoding,
+    pixels_how: Encoding,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take the general way: the im2col matrix one tap at a time, written out as ``[B, n * oh * ow]``."""
     out = geometry.out_shape(tuple(image.shape[2:]))
     groups = geometry.groups
     padded = geometry.pad(image)
-    y = scaled_values(pixels.transpose(0, 1).flatten(1), rht=rht, stochastic=stochastic[1], scheme=schemes[1])
+    y = quantized(pixels.transpose(0, 1).flatten(1), pixels_how)
     y_values = y.values.unflatten(0, (groups, -1))
     taps = list(itertools.product(*(range(k) for k in geometry.kernel)))
 
@@ -162,16 +146,16 @@ def _by_taps(
         return geometry.tap(padded, tap, out).transpose(0, 1).flatten(1)
 
     amax = None
-    if schemes[0] is Scheme.MXFP4:
+    if image_how.scheme is Scheme.MXFP4:
         pass  # blocks alone are scaled
-    elif rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
+    elif image_how.rht:  # the maximum is the rotated matrix's: one pass over it to find it, one to use it
         parts = (rotate(pad_last(columns(tap), BLOCK_SIZE)).abs().amax() for tap in taps)
         amax = functools.reduce(torch.maximum, parts)  # NaN wins
     else:
         amax = geometry.pixels_used(image).abs().amax()
     kernel = torch.empty(kernel_shape, dtype=torch.float32, device=image.device)
     for index, tap in enumerate(taps):
-        x = scaled_values(columns(tap), rht=rht, stochastic=stochastic[0], amax=amax, scheme=schemes[0])
+        x = quantized(columns(tap), image_how, amax)
         product = torch.bmm(y_values, x.values.unflatten(0, (groups, -1)).mT)
         kernel.flatten(2)[..., index] = product.flatten(0, 1)
     return kernel, x.amax, y.amax

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, check_image, leaves_to_torch, working_dtype
 from monai_fp4.quantization.layers.conv import check_groups
-from monai_fp4.quantization.layers.conv_products import quantize_operands
+from monai_fp4.quantization.layers.conv_products import quantized_operands
 from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
-from monai_fp4.quantization.layers.operands import as_kernel, channels_first
 from monai_fp4.quantization.layers.operators import convolve
-from monai_fp4.quantization.numerics import decode
 
 __all__ = ["NVFP4ConvTranspose1d", "NVFP4ConvTranspose2d", "NVFP4ConvTranspose3d"]
 
@@ -83,11 +81,7 @@ class _ConvTransposeNd(NVFP4Layer, nn.modules.conv._ConvTransposeNd):
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[N, C, *spatial]`` and weight, each as (original, decoded)."""
         x, weight = x.to(working_dtype(x)), self.weight.detach()
-        a, b = quantize_operands(x, weight, self._geometry(weight), self.recipe, transposed=True)
-        return {
-            "input": (x, channels_first(decode(a, x.dtype), self.groups)),
-            "weight": (weight, as_kernel(decode(b, weight.dtype), along_first=True)),
-        }
+        return quantized_operands(x, weight, self._geometry(weight), self.recipe, transposed=True)
 
 
 class NVFP4ConvTranspose1d(_ConvTransposeNd, nn.ConvTranspose1d):

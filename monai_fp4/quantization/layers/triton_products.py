@@ -16,19 +16,20 @@ from torch import Tensor
 
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.kernels import triton_gemm, triton_quantize
+from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both
 from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
 from monai_fp4.quantization.layers.layer_products import Forward, Spec
 from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
-from monai_fp4.quantization.numerics import STANDARD, ScaledValues
+from monai_fp4.quantization.numerics import ScaledValues
 
 __all__ = ["TritonConvProducts", "TritonLinearProducts"]
 
-_BF16 = torch.bfloat16
+_OPERAND = Task(dtype=torch.bfloat16, with_scales=False)
 
 
 def _takes(x: Tensor, spec: Spec) -> bool:
-    return spec.recipe.standard_format and triton_quantize.takes(x, STANDARD)
+    return spec.recipe.standard_format and triton_quantize.takes(x, STANDARD_TASK)
 
 
 class TritonLinearProducts(LinearProducts):
@@ -42,12 +43,11 @@ class TritonLinearProducts(LinearProducts):
     def forward(self, x: Tensor, weight: Tensor) -> Forward:
         """Multiply; see `LinearProducts.forward`."""
         two_d = self.recipe.two_d_weights
-        a, b = quantize(x, dtype=_BF16, with_scales=False), self._quantized(weight)
+        a, b = quantize(x, _OPERAND), self._quantized(weight)
         y, saved = triton_gemm.multiply(a, b, self.dtype), (x, weight)
         if self.decodes:
-            decoded = quantize(x, dtype=self.dtype, decoded=True, with_scales=False)
-            kernel = quantize(weight, two_d=two_d, dtype=self.dtype, decoded=True, with_scales=False)
-            saved = (decoded.values, kernel.values)
+            decoded = Task(dtype=self.dtype, decoded=True, with_scales=False)
+            saved = (quantize(x, decoded).values, quantize(weight, replace(decoded, two_d=two_d)).values)
         return Forward(y, saved, b if two_d else None)
 
     def gradients(
@@ -60,21 +60,21 @@ class TritonLinearProducts(LinearProducts):
         row_key = draw_key() if stochastic and needed[0] else None
         column_key = draw_key() if stochastic and needed[1] else None
         if all(needed):
-            rows, columns = quantize_both(dy, rht=rht, row_key=row_key, column_key=column_key, with_scales=False)
+            rows, columns = quantize_both(dy, replace(_OPERAND, rht=rht, key=row_key), column_key=column_key)
         elif needed[0]:
-            rows = quantize(dy, key=row_key, dtype=_BF16, with_scales=False)
+            rows = quantize(dy, replace(_OPERAND, key=row_key))
         elif needed[1]:
-            columns = quantize(dy.mT, rht=rht, key=column_key, dtype=_BF16, with_scales=False)
+            columns = quantize(dy.mT, replace(_OPERAND, rht=rht, key=column_key))
         if needed[0]:
             # 16 x 16 blocks are those of the transposed matrix too
             other = self._quantized(weight.mT) if kept is None else replace(kept, values=kept.values.mT)
             dx = triton_gemm.multiply(rows, other, self.dtype)
         if needed[1]:
-            dw = triton_gemm.multiply(columns, quantize(x.mT, rht=rht, dtype=_BF16, with_scales=False), self.dtype)
+            dw = triton_gemm.multiply(columns, quantize(x.mT, replace(_OPERAND, rht=rht)), self.dtype)
         return dx, dw
 
     def _quantized(self, weight: Tensor) -> ScaledValues:
-        return quantize(weight, two_d=self.recipe.two_d_weights, dtype=_BF16, with_scales=False)
+        return quantize(weight, replace(_OPERAND, two_d=self.recipe.two_d_weights))
 
 
 class TritonConvProducts(ConvProducts):

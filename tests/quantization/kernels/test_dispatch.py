@@ -17,6 +17,7 @@ from monai_fp4.quantization.formats.scheme import Scheme
 from monai_fp4.quantization.kernels import cpu_gemm, cpu_quantize, torch_quantize, triton_quantize
 from monai_fp4.quantization.kernels.dispatch import KernelError, dispatch, plain_torch
 from monai_fp4.quantization.kernels.quantizers import QUANTIZERS
+from monai_fp4.quantization.kernels.task import Task
 from monai_fp4.quantization.layers import NVFP4Conv2d, NVFP4Linear
 from monai_fp4.quantization.layers.conv_products import ConvSpec
 from monai_fp4.quantization.layers.gemm import MULTIPLIERS
@@ -95,8 +96,8 @@ def test_every_quantization_asks_the_table(monkeypatch: pytest.MonkeyPatch) -> N
     asked = []
 
     class Recording:
-        takes = staticmethod(lambda x, scheme: asked.append(scheme) or scheme is Scheme.NVFP4)
-        quantize = staticmethod(lambda x, **options: torch_quantize.quantize(x * 2, **options))
+        takes = staticmethod(lambda x, task: asked.append(task.scheme) or task.scheme is Scheme.NVFP4)
+        quantize = staticmethod(lambda x, task: torch_quantize.quantize(x * 2, task))
 
     monkeypatch.setattr("monai_fp4.quantization.kernels.quantizers.QUANTIZERS", (Recording, *QUANTIZERS))
     x = torch.randn(4, 32)
@@ -165,15 +166,15 @@ def test_triton_takes_numbers_in_the_standard_format_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(triton_quantize, "available", lambda device: (available, "a GPU"))
     x: Any = SimpleNamespace(is_cuda=True, device="cuda", numel=lambda: count)
-    assert triton_quantize.takes(x, scheme) is taken
-    assert not cpu_quantize.takes(SimpleNamespace(is_cpu=False), scheme)  # type: ignore[arg-type]
+    assert triton_quantize.takes(x, Task(scheme=scheme)) is taken
+    assert not cpu_quantize.takes(SimpleNamespace(is_cpu=False), Task(scheme=scheme))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheme", Scheme)
 def test_the_definition_decodes_every_format(scheme: Scheme) -> None:
     x = torch.randn(4, 64)
-    found = torch_quantize.quantize(x, decoded=True, with_scales=False, scheme=scheme)
-    assert torch.equal(found.values, decode(torch_quantize.quantize(x, scheme=scheme)))
+    found = torch_quantize.quantize(x, Task(decoded=True, with_scales=False, scheme=scheme))
+    assert torch.equal(found.values, decode(torch_quantize.quantize(x, Task(scheme=scheme))))
     assert found.scheme is scheme and found.scales.numel() == 0
 
 

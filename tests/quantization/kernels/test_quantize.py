@@ -21,6 +21,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.formats.rotation import rotate
 from monai_fp4.quantization.kernels import cpu_quantize
+from monai_fp4.quantization.kernels.task import Task
 from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES, ScaledValues, plain_torch, scaled_values
 from monai_fp4.quantization.tensor import fake_quantize
 
@@ -120,30 +121,14 @@ def test_decoded_values(dtype: torch.dtype) -> None:
         assert same(fake_quantize(view), expected)
 
 
-@pytest.mark.parametrize("offset", [-17, -1, 0, 1, 20])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_window_reads_zeros_outside(offset: int, transposed: bool) -> None:
-    x = torch.randn(20, 40, generator=torch.Generator().manual_seed(0))
-    x = x.t().contiguous().t() if transposed else x
-    length = 50
-    padded = functional.pad(x, (32, 64))[:, 32 + offset : 32 + offset + length]
-    for rht in (False, True):
-        with plain_torch():
-            expected = scaled_values(padded, rht=rht)
-        ours = cpu_quantize.quantize(x, rht=rht, offset=offset, length=length)
-        assert ours is not None
-        assert same(ours.values, expected.values)
-        assert same(ours.amax, expected.amax)
-
-
 @pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shape", [(3, 21, 40), (2, 16, 16), (33, 7)])
 def test_pairs_are_the_values_side_by_side(shape: tuple[int, ...], transposed: bool, decoded: bool) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     x = x.mT.contiguous().mT if transposed else x
-    ours = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, decoded=decoded, pairs=True)
-    values = cpu_quantize.quantize(x, key=5, dtype=torch.bfloat16, decoded=decoded)
+    ours = cpu_quantize.quantize(x, Task(key=5, dtype=torch.bfloat16, decoded=decoded), pairs=True)
+    values = cpu_quantize.quantize(x, Task(key=5, dtype=torch.bfloat16, decoded=decoded))
     assert ours is not None
     assert values is not None
     padded = functional.pad(values.values, (0, -shape[-1] % BLOCK_SIZE))
@@ -211,7 +196,7 @@ def test_the_order_of_the_rotations_sums_is_kept(distance: int) -> None:
     with plain_torch():
         expected = scaled_values(x.mT, rht=True)
     for pairs in (False, True):
-        found = cpu_quantize.quantize(x.mT, rht=True, dtype=torch.bfloat16, pairs=pairs)
+        found = cpu_quantize.quantize(x.mT, Task(rht=True, dtype=torch.bfloat16), pairs=pairs)
         assert found is not None and same(found.amax, expected.amax)
 
 
@@ -239,7 +224,7 @@ def test_the_largest_rotated_number_is_found_wherever_it_is(
     x = x.flatten(1).to(dtype)
     x = x.t().contiguous().t() if transposed else x
     assert_equal(x, rht=True)
-    assert (cpu_quantize.quantize(x, rht=True).amax >= 4 * size * 0.99) or size < 1  # type: ignore[union-attr]
+    assert (cpu_quantize.quantize(x, Task(rht=True)).amax >= 4 * size * 0.99) or size < 1  # type: ignore[union-attr]
 
 
 @settings(deadline=None, max_examples=60)

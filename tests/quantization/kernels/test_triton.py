@@ -20,12 +20,13 @@ from monai_fp4.quantization.formats import philox
 from monai_fp4.quantization.formats.blocks import ScaledValues
 from monai_fp4.quantization.formats.rotation import rotate
 from monai_fp4.quantization.kernels import cpu_quantize, torch_quantize, triton_quantize, triton_support
+from monai_fp4.quantization.kernels.task import Task
 from monai_fp4.quantization.kernels.triton_device import as_fp32, random_words, rotate_inner
 from monai_fp4.quantization.kernels.triton_language import tl, triton
 from monai_fp4.quantization.kernels.triton_launch import as_matrix
 from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both, takes
 from monai_fp4.quantization.kernels.triton_support import available, may_fail
-from monai_fp4.quantization.numerics import STANDARD, scaled_values
+from monai_fp4.quantization.numerics import scaled_values
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
 
@@ -93,7 +94,7 @@ def test_equals_plain_torch(view, options, dtype, result, seed, binades):
         x = x.unsqueeze(0)
     if "amax" in options:
         options = {"amax": torch.tensor(options["amax"], device=DEVICE)}
-    assert_same(quantize(x, **options, dtype=result), torch_quantize.quantize(x, **options, dtype=result))
+    assert_same(quantize(x, Task(**options, dtype=result)), torch_quantize.quantize(x, Task(**options, dtype=result)))
 
 
 @needs_kernels
@@ -102,7 +103,7 @@ def test_equals_plain_torch(view, options, dtype, result, seed, binades):
 @pytest.mark.parametrize("options", OPTIONS[:5], ids=str)
 def test_every_option_for_every_dtype(options, dtype):
     x = numbers((18, 40), dtype, 3, 4)
-    assert_same(quantize(x, **options), torch_quantize.quantize(x, **options))
+    assert_same(quantize(x, Task(**options)), torch_quantize.quantize(x, Task(**options)))
 
 
 @needs_kernels
@@ -117,9 +118,9 @@ def test_every_option_for_every_dtype(options, dtype):
 )
 def test_both_operands_from_the_same_reads(shape, dtype, rht, keys, seed):
     x = numbers(shape, dtype, seed, 4)
-    row, column = quantize_both(x, rht=rht, row_key=keys[0], column_key=keys[1])
-    assert_same(row, torch_quantize.quantize(x, key=keys[0], dtype=torch.bfloat16))
-    assert_same(column, torch_quantize.quantize(x.mT, rht=rht, key=keys[1], dtype=torch.bfloat16))
+    row, column = quantize_both(x, Task(rht=rht, key=keys[0], dtype=torch.bfloat16), column_key=keys[1])
+    assert_same(row, torch_quantize.quantize(x, Task(key=keys[0], dtype=torch.bfloat16)))
+    assert_same(column, torch_quantize.quantize(x.mT, Task(rht=rht, key=keys[1], dtype=torch.bfloat16)))
     assert column.values.mT.is_contiguous()
 
 
@@ -128,9 +129,9 @@ def test_both_operands_from_the_same_reads(shape, dtype, rht, keys, seed):
 def test_both_operands_with_known_maxima():
     x = numbers((20, 30), torch.float32, 0, 3)
     maxima = torch.tensor(50.0, device=DEVICE), torch.tensor(70.0, device=DEVICE)
-    row, column = quantize_both(x, rht=True, amaxes=maxima)
-    assert_same(row, torch_quantize.quantize(x, amax=maxima[0], dtype=torch.bfloat16))
-    assert_same(column, torch_quantize.quantize(x.mT, rht=True, amax=maxima[1], dtype=torch.bfloat16))
+    row, column = quantize_both(x, Task(rht=True, dtype=torch.bfloat16), amaxes=maxima)
+    assert_same(row, torch_quantize.quantize(x, Task(amax=maxima[0], dtype=torch.bfloat16)))
+    assert_same(column, torch_quantize.quantize(x.mT, Task(rht=True, amax=maxima[1], dtype=torch.bfloat16)))
 
 
 SPECIAL = {
@@ -158,7 +159,7 @@ def test_special_numbers(name, dtype):
     for index, number in enumerate(SPECIAL[name]):
         x[3 + index, 5] = number
     for key in (None, 9):
-        assert_same(quantize(x, key=key), torch_quantize.quantize(x, key=key))
+        assert_same(quantize(x, Task(key=key)), torch_quantize.quantize(x, Task(key=key)))
     assert_same(quantize(x.mT), torch_quantize.quantize(x.mT))
 
 
@@ -167,7 +168,7 @@ def test_special_numbers(name, dtype):
 def test_a_nan_spoils_its_block_alone_where_the_maximum_is_known():
     x = torch.ones(2, 32, device=DEVICE)
     x[0, 3] = float("nan")
-    found = quantize(x, amax=torch.tensor(6.0, device=DEVICE)).values
+    found = quantize(x, Task(amax=torch.tensor(6.0, device=DEVICE))).values
     assert found[0, :16].isnan().all() and not found[0, 16:].isnan().any() and not found[1].isnan().any()
 
 
@@ -201,7 +202,7 @@ def test_rotation_sums_in_the_defined_order(dtype):
 def test_rotation_flushes_subnormal_bf16_numbers():
     x = (numbers((16, 32), torch.float32, 2, 2) * 2.0**-126).to(torch.bfloat16)
     assert 0 < ((x.abs() < 2.0**-126) & (x != 0)).sum() < x.numel()
-    assert_same(quantize(x, rht=True), torch_quantize.quantize(x, rht=True))
+    assert_same(quantize(x, Task(rht=True)), torch_quantize.quantize(x, Task(rht=True)))
 
 
 @needs_kernels
@@ -225,7 +226,7 @@ def test_random_words_are_those_of_philox():
 @quiet
 def test_the_key_decides_and_nothing_else():
     x = numbers((32, 64), torch.bfloat16, 0, 1)
-    first, again, other = (quantize(x, key=key).values for key in (4, 4, 5))
+    first, again, other = (quantize(x, Task(key=key)).values for key in (4, 4, 5))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -234,9 +235,10 @@ def test_the_key_decides_and_nothing_else():
 @quiet
 def test_scales_can_be_left_out():
     x = numbers((32, 40), torch.bfloat16, 0, 1)
-    for found in (quantize(x, with_scales=False), *quantize_both(x, with_scales=False)):
+    task = Task(with_scales=False)
+    for found in (quantize(x, task), *quantize_both(x, task)):
         assert found.scales.numel() == 0
-    assert torch.equal(quantize(x, with_scales=False).values, quantize(x).values)
+    assert torch.equal(quantize(x, task).values, quantize(x).values)
 
 
 @pytest.mark.parametrize(
@@ -268,14 +270,14 @@ def test_layouts_are_read_in_place(make, shape, along_rows, copied):
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.mT.contiguous().mT], ids=["rows", "columns"])
 def test_scales_that_are_subnormal_in_e4m3(options, view):
     x = view(subnormal_scales().to(DEVICE))
-    expected = torch_quantize.quantize(x, **options)
+    expected = torch_quantize.quantize(x, Task(**options))
     if not options.get("two_d"):
         assert len(expected.scales[expected.scales < 2**-6].unique()) == 8  # zero and all seven
-    assert_same(quantize(x, **options), expected)
+    assert_same(quantize(x, Task(**options)), expected)
 
 
 def test_a_cpu_tensor_is_left_to_others():
-    assert not takes(torch.ones(16, 16), STANDARD)
+    assert not takes(torch.ones(16, 16), Task())
 
 
 def test_says_why_it_is_not_available():
@@ -289,8 +291,8 @@ def test_a_failure_is_warned_about_once_and_ends_the_use(monkeypatch):
 
     monkeypatch.setattr(triton_support, "_failure", None)
     monkeypatch.setattr(triton_quantize, "row_operand", fail)
-    monkeypatch.setattr(triton_quantize, "takes", lambda x, scheme: triton_support.failure() is None)
-    monkeypatch.setattr(cpu_quantize, "takes", lambda x, scheme: False)  # it would come first
+    monkeypatch.setattr(triton_quantize, "takes", lambda x, task: triton_support.failure() is None)
+    monkeypatch.setattr(cpu_quantize, "takes", lambda x, task: False)  # it would come first
     x = torch.randn(16, 16)
     expected = torch_quantize.quantize(x).values
     with pytest.warns(RuntimeWarning, match="plain torch .* RuntimeError: PTX was not accepted"):

@@ -16,6 +16,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.kernels.dispatch import plain_torch
 from monai_fp4.quantization.layers import LAYER_TYPES, seed_rounding
 from monai_fp4.quantization.layers.cpu_operands import quantized, swap_pairs
+from monai_fp4.quantization.layers.operands import Encoding
 
 pytestmark = needs_bf16
 
@@ -120,8 +121,8 @@ def test_the_output_is_no_view_and_may_be_changed_in_place() -> None:
 @given(rows=st.integers(1, 70), length=st.integers(1, 70), taps=st.integers(1, 3), seed=st.integers(0, 2**31))
 def test_swapped_pairs_are_those_of_the_transposed_matrix(rows: int, length: int, taps: int, seed: int) -> None:
     weight = torch.randn(taps, rows, length, generator=torch.Generator().manual_seed(seed))
-    swapped = swap_pairs(quantized(weight, two_d=True, pairs=True), length)
-    expected = quantized(weight.mT, two_d=True, pairs=True)
+    swapped = swap_pairs(quantized(weight, Encoding(two_d=True), pairs=True), length)
+    expected = quantized(weight.mT, Encoding(two_d=True), pairs=True)
     assert torch.equal(swapped.values, expected.values) and torch.equal(swapped.amax, expected.amax)
 
 

@@ -77,8 +77,8 @@ def test_a_failure_of_triton_leaves_the_work_to_plain_torch(monkeypatch: pytest.
 
     monkeypatch.setattr(triton_support, "_failure", None)
     monkeypatch.setattr(triton_quantize, "row_operand", fail)
-    monkeypatch.setattr(triton_quantize, "takes", lambda x, scheme: triton_support.failure() is None)
-    monkeypatch.setattr(cpu_quantize, "takes", lambda x, scheme: False)
+    monkeypatch.setattr(triton_quantize, "takes", lambda x, task: triton_support.failure() is None)
+    monkeypatch.setattr(cpu_quantize, "takes", lambda x, task: False)
     layer = NVFP4Linear(64, 32, bias=False, recipe="full").to(DEVICE)
     x, _, _ = operands()
     with pytest.warns(RuntimeWarning, match="PTXAS error"):
