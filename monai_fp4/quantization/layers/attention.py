@@ -7,7 +7,7 @@ compute them by `monai_fp4.quantization.layers.attention_product`; the softmax b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -20,7 +20,18 @@ from monai_fp4.quantization.layers.custom_operator import observed
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.recipes import Recipe
 
-__all__ = ["ATTENTION_TYPES", "FP4Attention", "FP4SABlock", "FP4WindowAttention", "fp4_attention"]
+__all__ = [
+    "ATTENTION_TYPES",
+    "FP4Attention",
+    "FP4SABlock",
+    "FP4WindowAttention",
+    "fp4_attention",
+    "self_scores",
+    "window_scores",
+]
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""``a @ b.mT`` of two activations."""
 
 
 class FP4Attention:
@@ -47,6 +58,9 @@ class FP4Attention:
         new.recipe, new.active, new.history = recipe, True, LayerHistory()
         return new
 
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        return fp4_product(a, b, self.recipe, self.history)
+
     def _record(self) -> None:
         if not observed():  # operators count when they run
             self.history.record()
@@ -63,27 +77,11 @@ class FP4SABlock(FP4Attention, SABlock):
             output: Tensor = super().forward(x, attn_mask)
             return output
         self._record()
-        if self.use_combined_linear:
-            q, k, v = self.input_rearrange(self.qkv(x))
-        else:
-            q, k, v = (self.input_rearrange(project(x)) for project in (self.to_q, self.to_k, self.to_v))
-        if self.attention_dtype is not None:
-            q, k = q.to(self.attention_dtype), k.to(self.attention_dtype)
-        scores = fp4_product(q, k, self.recipe, self.history) * self.scale
-        if self.rel_positional_embedding is not None:
-            scores = self.rel_positional_embedding(x, scores, q)
-        tokens = x.shape[-2]
-        if self.causal:
-            if attn_mask is not None:
-                raise ValueError("Causal attention does not support attention masks.")  # as MONAI's block
-            scores = scores.masked_fill(self.causal_mask[:, :, :tokens, :tokens] == 0, float("-inf"))
-        if attn_mask is not None:
-            scores = scores.masked_fill(attn_mask[:, None, None, :] == 0, float("-inf"))
+        scores, v = self_scores(self, x, attn_mask, self._product)
         probabilities = scores.softmax(dim=-1)
         if self.save_attn:
             self.att_mat = probabilities.detach()
-        attended = fp4_product(self.drop_weights(probabilities), v.mT, self.recipe, self.history).to(v.dtype)
-        merged = self.out_rearrange(attended)
+        merged = self.out_rearrange(self._product(self.drop_weights(probabilities), v.mT).to(v.dtype))
         result: Tensor = self.drop_output(self.out_proj(merged) if self.include_fc else merged)
         return result
 
@@ -99,20 +97,51 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
             output: Tensor = super().forward(x, mask)
             return output
         self._record()
-        windows, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        scores = fp4_product(q * self.scale, k, self.recipe, self.history)
-        index = self.relative_position_index[:tokens, :tokens].reshape(-1)
-        scores = scores + self.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
-        if mask is not None:
-            shifted = scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]
-            scores = shifted.flatten(0, 1)
+        scores, v = window_scores(self, x, mask, self._product)
         probabilities = self.attn_drop(self.softmax(scores)).to(v.dtype)
-        attended = (
-            fp4_product(probabilities, v.mT, self.recipe, self.history).transpose(1, 2).reshape(windows, tokens, width)
-        )
+        attended = self._product(probabilities, v.mT).transpose(1, 2).reshape(x.shape)
         result: Tensor = self.proj_drop(self.proj(attended))
         return result
+
+
+def self_scores(block: Any, x: Tensor, mask: Tensor | None, product: Product) -> tuple[Tensor, Tensor]:
+    """The scores ``[B, heads, tokens, tokens]`` of an ``SABlock`` before the softmax, and its values.
+
+    Args:
+        block: MONAI's, or one of ours.
+        x: ``[B, tokens, C]``.
+        mask: ``[B, tokens]``, 0 where a token is left out, or None.
+        product: of queries and keys, ``q @ k.mT``.
+    """
+    if block.use_combined_linear:
+        q, k, v = block.input_rearrange(block.qkv(x))
+    else:
+        q, k, v = (block.input_rearrange(project(x)) for project in (block.to_q, block.to_k, block.to_v))
+    if block.attention_dtype is not None:
+        q, k = q.to(block.attention_dtype), k.to(block.attention_dtype)
+    scores = product(q, k) * block.scale
+    if block.rel_positional_embedding is not None:
+        scores = block.rel_positional_embedding(x, scores, q)
+    tokens = x.shape[1]
+    if block.causal:
+        if mask is not None:
+            raise ValueError("Causal attention does not support attention masks.")  # as MONAI's block
+        scores = scores.masked_fill(block.causal_mask[:, :, :tokens, :tokens] == 0, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(mask[:, None, None, :] == 0, float("-inf"))
+    return scores, v
+
+
+def window_scores(block: Any, x: Tensor, mask: Tensor | None, product: Product) -> tuple[Tensor, Tensor]:
+    """`self_scores` of a ``WindowAttention``, ``x`` being windows and ``mask`` ``[windows, tokens, tokens]``."""
+    tokens = x.shape[1]
+    q, k, v = block.qkv(x).unflatten(-1, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    scores = product(q * block.scale, k)
+    index = block.relative_position_index[:tokens, :tokens].reshape(-1)
+    scores = scores + block.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
+    if mask is not None:
+        scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+    return scores, v
 
 
 ATTENTION_TYPES: Mapping[type[nn.Module], type[FP4Attention]] = MappingProxyType(

@@ -11,6 +11,7 @@ Looking changes nothing: no gradients, no random numbers, no state.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor, nn
 
-from monai_fp4.quantization.layers.attention import FP4SABlock, FP4WindowAttention
+from monai_fp4.quantization.layers.attention import FP4Attention, self_scores, window_scores
 from monai_fp4.quantization.layers.attention_product import fp4_product
 
 __all__ = ["AttentionEntropy", "attention_entropy"]
@@ -84,8 +85,12 @@ class _Look:
             return
         given = (*args, *kwargs.values())
         x, mask = given[0], given[1] if len(given) > 1 else None
+        places = _few(x, block.num_heads)  # type: ignore[arg-type]
+        if mask is not None:  # of images, or of windows that repeat with each image
+            mask = mask[places % len(mask)]
+        scores_of = window_scores if isinstance(block, WindowAttention) else self_scores
         with torch.no_grad():
-            scores = _window_scores(block, x, mask) if isinstance(block, WindowAttention) else _scores(block, x, mask)
+            scores, _ = scores_of(block, x[places], mask, functools.partial(_product, block))
             # In FP32 whatever the block computes in, so that the sum over many small weights is one.
             logs = scores.float().log_softmax(dim=-1)
             # A token that is masked out has the weight 0, and 0 log 0 is 0.
@@ -101,35 +106,5 @@ def _few(x: Tensor, heads: int) -> Tensor:
     return (torch.arange(count, device=x.device) * len(x)) // count
 
 
-def _scores(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-    """``[images, heads, tokens, tokens]`` of MONAI's self-attention, before the softmax."""
-    places = _few(x, block.num_heads)
-    x = x[places]
-    if block.use_combined_linear:
-        q, k, _ = block.input_rearrange(block.qkv(x))
-    else:
-        q, k = (block.input_rearrange(project(x)) for project in (block.to_q, block.to_k))
-    if block.attention_dtype is not None:
-        q, k = q.to(block.attention_dtype), k.to(block.attention_dtype)
-    scores = _product(block, q, k, isinstance(block, FP4SABlock)) * block.scale
-    if block.rel_positional_embedding is not None:
-        scores = block.rel_positional_embedding(x, scores, q)
-    if block.causal:
-        scores = scores.masked_fill(block.causal_mask[:, :, : x.shape[1], : x.shape[1]] == 0, float("-inf"))
-    if mask is not None:
-        scores = scores.masked_fill(mask[places][:, None, None, :] == 0, float("-inf"))
-    return scores
-
-
-def _window_scores(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-    """``[windows, heads, tokens, tokens]`` of MONAI's window attention, before the softmax."""
-    places, tokens = _few(x, block.num_heads), x.shape[1]
-    q, k, _ = block.qkv(x[places]).unflatten(-1, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    scores = _product(block, q * block.scale, k, isinstance(block, FP4WindowAttention))
-    index = block.relative_position_index[:tokens, :tokens].reshape(-1)
-    scores = scores + block.relative_position_bias_table[index].reshape(tokens, tokens, -1).permute(2, 0, 1)
-    return scores if mask is None else scores + mask[places % len(mask)][:, None]
-
-
-def _product(block: Any, q: Tensor, k: Tensor, fp4: bool) -> Tensor:
-    return fp4_product(q, k, block.recipe) if fp4 and block.active else q @ k.mT
+def _product(block: nn.Module, q: Tensor, k: Tensor) -> Tensor:
+    return fp4_product(q, k, block.recipe) if isinstance(block, FP4Attention) and block.active else q @ k.mT
