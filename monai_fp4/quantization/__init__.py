@@ -11,7 +11,9 @@ A quantization researcher opens this wing and no other. In the order in which on
 `layers`             linear layers, convolutions and attention that multiply in FP4
 `backends`           whose layers `convert` swaps in: the emulation's, or Transformer Engine's
 `layer_rules`        which layers stay in high precision, and why
+`patterns`           names of layers, as options write them
 `heads`              which of them are output heads: `head_search` runs an example, `head_guess` guesses
+`conversion_plan`    what becomes of every layer, and its FP4 twin
 `conversion`         the swap, and back
 `class_swap`         how one layer changes its class, in place
 `streams`            whose random bits a converted model draws

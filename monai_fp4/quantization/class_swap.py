@@ -1,8 +1,9 @@
-"""Give a layer the class of its FP4 counterpart, in place, and take it back; and carry along what held its methods.
+"""Give a layer the class of its FP4 counterpart, in place, and take it back; and carry along what went past its class.
 
 Whatever refers to a layer sees its new class. What refers to one of its *methods* does not: a bound method, such as a
 ``layer.forward`` that a network kept in an attribute or in a list, holds the function of the class that the layer had.
-:func:`rebind_methods` finds those that the modules of a model keep, and binds them anew.
+:func:`rebind_methods` finds those that the modules of a model keep, and binds them anew. And torch's encoder layers
+evaluate past their layers, by a fused function of their weights: :func:`leave_fused_paths` switches that off.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from types import MethodType
 from typing import Any
@@ -20,7 +22,18 @@ from monai_fp4.quantization.layers import NVFP4Layer, sharded_class
 from monai_fp4.quantization.layers.attention import FP4Attention
 from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 
-__all__ = ["become", "become_float", "float_type_of", "has_own_forward", "rebind_methods"]
+__all__ = [
+    "become",
+    "become_float",
+    "float_type_of",
+    "has_own_forward",
+    "leave_fused_paths",
+    "rebind_methods",
+    "restore_fused_paths",
+]
+
+_FUSED = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
+"""Modules of torch that evaluate past their layers, and the attribute that allows it where it is not 0."""
 
 _DEPTH = 3  # lists within lists, and no further
 
@@ -76,6 +89,27 @@ def rebind_methods(model: nn.Module, before: Mapping[nn.Module, type[nn.Module]]
         for module in model.modules():
             for key in [key for key in module.__dict__ if key not in ("_parameters", "_buffers", "_modules")]:
                 _replace(module.__dict__, key, before, _DEPTH)
+
+
+def leave_fused_paths(model: nn.Module) -> list[str]:
+    """Switch off the fused evaluation of torch's encoder layers that hold FP4 layers, and say so in notes."""
+    found: Counter[str] = Counter()
+    for module in model.modules():
+        for kind, attribute in _FUSED:
+            if isinstance(module, kind) and any(float_type_of(each) is not None for each in module.modules()):
+                module.__dict__["_before_fp4"] = {attribute: getattr(module, attribute, 0)}
+                setattr(module, attribute, 0)
+                found[kind.__name__] += 1
+    return [
+        f"{number} x {kind}: torch's fused evaluation is off, so that evaluation computes in FP4 as training does"
+        for kind, number in found.items()
+    ]
+
+
+def restore_fused_paths(model: nn.Module) -> None:
+    """Undo `leave_fused_paths`."""
+    for module in model.modules():
+        module.__dict__.update(module.__dict__.pop("_before_fp4", {}))
 
 
 def _rebound(value: Any, before: Mapping[nn.Module, type[nn.Module]], depth: int) -> Any:

@@ -22,7 +22,6 @@ What stays in high precision is decided by `monai_fp4.quantization.layer_rules`;
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,27 +29,27 @@ import torch
 from torch import nn
 
 from monai_fp4.errors import ConfigError
-from monai_fp4.quantization.backends import AUTO, BACKENDS, Backend, select_backend
-from monai_fp4.quantization.class_swap import become, become_float, float_type_of, has_own_forward, rebind_methods
+from monai_fp4.quantization.backends import AUTO, select_backend
+from monai_fp4.quantization.class_swap import (
+    become,
+    become_float,
+    float_type_of,
+    has_own_forward,
+    leave_fused_paths,
+    rebind_methods,
+    restore_fused_paths,
+)
+from monai_fp4.quantization.conversion_plan import plan
 from monai_fp4.quantization.conversion_report import Action, ConversionReport, LayerReport
 from monai_fp4.quantization.coverage import Coverage
-from monai_fp4.quantization.heads import are_patterns, find_special_layers
-from monai_fp4.quantization.layer_rules import (
-    attends,
-    reason_by_attributes,
-    reason_by_channels,
-    reason_by_class,
-    reason_by_name,
-)
-from monai_fp4.quantization.layers import channels
-from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, FP4Attention, fp4_attention
-from monai_fp4.quantization.recipes import AttentionPrecision, Operand, Recipe, matches
+from monai_fp4.quantization.heads import find_special_layers
+from monai_fp4.quantization.layer_rules import KNOWN_ATTENTION
+from monai_fp4.quantization.layers.attention import FP4Attention
+from monai_fp4.quantization.patterns import named_by
+from monai_fp4.quantization.recipes import AttentionPrecision, Recipe, matches
 from monai_fp4.quantization.streams import check_stream, number_layers
 
 __all__ = ["Action", "ConversionReport", "LayerReport", "convert", "quantized_layers", "set_active", "unconvert"]
-
-_FUSED = ((nn.TransformerEncoderLayer, "activation_relu_or_gelu"), (nn.TransformerEncoder, "use_nested_tensor"))
-"""Modules of torch that evaluate past their layers, and the attribute that allows it where it is not 0."""
 
 
 def convert(
@@ -74,9 +73,10 @@ def convert(
             ``stem_names``, if it has them, name layers that stay in high precision.
         recipe: a name, the fields of a recipe, or a recipe.
         backend: a name of :data:`monai_fp4.quantization.backends.BACKENDS`, or ``"auto"``.
-        skip: patterns over full module names (:mod:`fnmatch`) of layers and attention blocks to leave alone.
-        heads: patterns over full module names of the output heads, which stay in high precision; an empty list for
-            none. By default they are found, see `monai_fp4.quantization.heads`.
+        skip: patterns over full module names of layers and attention blocks to leave alone, see
+            `monai_fp4.quantization.patterns`.
+        heads: patterns of the output heads, which stay in high precision; an empty list for none. By default they are
+            found, see `monai_fp4.quantization.heads`.
         example: an input of the model (a tuple or mapping of arguments) to find the heads with, by running it once.
         dtype: what the layers will compute in, for choosing the backend: give BF16 if the model will train under BF16
             autocast. By default the dtype of the autocast that is on now, else that of the parameters.
@@ -92,40 +92,12 @@ def convert(
     """
     _check_module(model)
     recipe = Recipe.from_config(recipe)
-    _check_skip(model, skip)
+    named_by("skip", skip, [name for name, _ in model.named_modules()], model)
     check_stream(stream)
     chosen = select_backend(backend, *_where(model, dtype))
     special = find_special_layers(model, heads, example)
     unconvert(model)
-    twins: dict[nn.Module, nn.Module] = {}
-    layers: list[LayerReport] = []
-    counted: set[nn.Parameter] = set()
-    for name, module in model.named_modules():
-        own = [p for p in module._parameters.values() if p is not None]
-        attention = fp4_attention(type(module))
-        unknown = attention is None and recipe.attention is AttentionPrecision.FP4 and attends(module)
-        if not own and attention is None and not unknown:
-            continue
-        reason = reason_by_name(name, recipe, skip)
-        if attention is not None or (unknown and not own):
-            twin, outcome = _attention(module, attention, recipe, reason)
-        else:
-            reason = reason or reason_by_class(module) or reason_by_channels(name, module, recipe, special)
-            twin, outcome = _layer(module, recipe, chosen, reason)
-        if twin is not None:
-            twins[module] = twin
-        sizes = channels(module) or (None, None)
-        layers.append(
-            LayerReport(
-                name=name,
-                kind=type(module).__name__,
-                in_channels=sizes[0],
-                out_channels=sizes[1],
-                parameters=sum(p.numel() for p in own if p not in counted and not nn.parameter.is_lazy(p)),
-                **outcome,
-            )
-        )
-        counted.update(own)
+    twins, layers = plan(model, recipe, skip, special, chosen)
     before = {module: type(module) for module in twins}
     for module, twin in twins.items():
         become(module, twin)
@@ -133,7 +105,7 @@ def convert(
     drawn = number_layers(twins, stream) if recipe.stochastic_rounding and twins else None
     notes = (
         *special.notes,
-        *_leave_fused_paths(model),
+        *leave_fused_paths(model),
         *_notes(model, recipe, layers, drawn if stream is None else None),
     )
     return model, ConversionReport(
@@ -163,8 +135,7 @@ def unconvert(model: nn.Module) -> nn.Module:
     for module in before:
         become_float(module)
     rebind_methods(model, before)
-    for module in model.modules():
-        module.__dict__.update(module.__dict__.pop("_before_fp4", {}))
+    restore_fused_paths(model)
     return model
 
 
@@ -191,73 +162,6 @@ def set_active(model: nn.Module, active: bool) -> int:
     return len(layers)
 
 
-def _layer(
-    module: nn.Module, recipe: Recipe, backend: Backend, reason: str | None
-) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Build the FP4 layer, or say why not."""
-    if reason is not None:
-        return None, {"action": Action.LEFT, "reason": reason}
-    refused = backend.refuses(module, recipe)
-    builder = BACKENDS["emulated"] if refused else backend
-    try:
-        replacement = builder.build(module, recipe)
-    except ConfigError as error:  # sizes that blocks do not allow; nothing is skipped silently, so the sentence is kept
-        return None, {"action": Action.LEFT, "reason": str(error)}
-    padding = _padding(module, recipe)
-    outcome = {
-        "action": Action.PADDED if padding else Action.SWAPPED,
-        "reason": "; ".join(filter(None, [padding, refused])) or "whole blocks",
-        "backend": builder.name,
-    }
-    return replacement, outcome
-
-
-def _attention(
-    module: nn.Module, kind: type[FP4Attention] | None, recipe: Recipe, reason: str | None
-) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Swap the block around the attention products; its projections are layers of their own."""
-    if reason is None and recipe.attention is not AttentionPrecision.FP4:
-        reason = f"recipe {recipe.name} keeps the products of attention in high precision"
-    if reason is None and kind is None:
-        reason = f"its products of attention stay in high precision: FP4 ones are known for {_known_attention()}"
-    if reason is None and has_own_forward(module):
-        reason = "its forward was replaced on this instance: convert before that"
-    reason = reason or reason_by_attributes(module)
-    if reason is not None or kind is None:
-        return None, {"action": Action.LEFT, "reason": reason}
-    outcome = {"action": Action.SWAPPED, "reason": "products of attention in FP4, softmax high", "backend": "emulated"}
-    return kind.from_float(module, recipe), outcome
-
-
-def _padding(module: nn.Module, recipe: Recipe) -> str:
-    sizes = channels(module)
-    if sizes is None:
-        return ""
-    inputs, outputs, groups = sizes
-    block = recipe.scheme_of(Operand.WEIGHT).block_size
-    padded = [
-        f"{side} channels {size // groups} -> {size // groups + missing}"
-        for side, size in (("input", inputs), ("output", outputs))
-        if (missing := -(size // groups) % block)
-    ]
-    return ", ".join(padded) + (" per group" if padded and groups > 1 else "")
-
-
-def _leave_fused_paths(model: nn.Module) -> list[str]:
-    """Switch off the fused evaluation of torch's encoder layers, which would read the weights past FP4 layers."""
-    found: Counter[str] = Counter()
-    for module in model.modules():
-        for kind, attribute in _FUSED:
-            if isinstance(module, kind) and any(True for _ in quantized_layers(module)):
-                module.__dict__["_before_fp4"] = {attribute: getattr(module, attribute, 0)}
-                setattr(module, attribute, 0)
-                found[kind.__name__] += 1
-    return [
-        f"{number} x {kind}: torch's fused evaluation is off, so that evaluation computes in FP4 as training does"
-        for kind, number in found.items()
-    ]
-
-
 def _where(model: nn.Module, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     """Device of the model, and the dtype that its layers will compute in as far as it is known."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -279,22 +183,6 @@ def _check_module(model: object) -> None:
         )
 
 
-def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
-    if not are_patterns(skip):
-        raise ConfigError(f"skip expected a list of patterns over module names, found {skip!r}: put it in a list")
-    names = [name for name, _ in model.named_modules()]
-    for pattern in skip:
-        if not any(matches(name, pattern) for name in names):
-            raise ConfigError(
-                f"skip expected patterns that match a module of {type(model).__name__}, found {pattern!r}, which"
-                f" matches none: the names look like {', '.join(map(repr, names[1:4]))}"
-            )
-
-
-def _known_attention() -> str:
-    return f"MONAI's {', '.join(kind.__name__ for kind in ATTENTION_TYPES)}, and classes that declare `fp4_type`"
-
-
 def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport], stream: int | None) -> tuple[str, ...]:
     notes = []
     if stream:
@@ -311,7 +199,7 @@ def _notes(model: nn.Module, recipe: Recipe, layers: Sequence[LayerReport], stre
         notes.append("no layer computes in FP4: this model trains exactly as under recipe bf16")
     attends = any(isinstance(module, FP4Attention) for module in model.modules())
     if recipe.attention is AttentionPrecision.FP4 and not attends:
-        notes.append(f"attention in FP4 was asked for and no block was swapped; known are {_known_attention()}")
+        notes.append(f"attention in FP4 was asked for and no block was swapped; known are {KNOWN_ATTENTION}")
     for override in recipe.overrides:  # a note, not an error: one recipe may serve networks with different names
         if not any(matches(layer.name, override.pattern) for layer in layers):
             notes.append(f"override {override.pattern!r} of recipe {recipe.name} matches no layer of this model")

@@ -22,13 +22,12 @@ from typing import Any
 
 from torch import nn
 
-from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.head_guess import guess_heads, with_their_like
 from monai_fp4.quantization.head_search import reached_last
 from monai_fp4.quantization.layers import channels
-from monai_fp4.quantization.recipes import matches
+from monai_fp4.quantization.patterns import are_patterns, named_by, names_part
 
-__all__ = ["SpecialLayers", "are_patterns", "find_special_layers"]
+__all__ = ["SpecialLayers", "find_special_layers"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,6 @@ class SpecialLayers:
     stems: frozenset[str]
     how: str
     notes: tuple[str, ...] = ()
-
-
-def are_patterns(value: object) -> bool:
-    """Whether a value is a list, a tuple or a set of strings."""
-    return isinstance(value, list | tuple | set | frozenset) and all(isinstance(text, str) for text in value)
 
 
 def find_special_layers(
@@ -73,7 +67,7 @@ def find_special_layers(
     notes += more
     found: Iterable[str]
     if heads is not None:
-        found, how = _named(model, heads, layers), "named in heads"
+        found, how = named_by("heads", heads, layers, model), "named in heads"
     elif declared is not None:
         found, how = declared, "named in head_names of the network"
     elif example is not None:
@@ -83,25 +77,6 @@ def find_special_layers(
     else:
         found, how = guess_heads(model, layers)
     return SpecialLayers(frozenset(found), frozenset(stems or ()), how, notes)
-
-
-def _matching(layers: Iterable[str], pattern: str) -> set[str]:
-    return {name for name in layers if matches(name, pattern) or matches(name, f"{pattern}.*")}
-
-
-def _named(model: nn.Module, heads: Sequence[str], layers: Iterable[str]) -> set[str]:
-    if not are_patterns(heads):
-        raise ConfigError(f"heads expected a list of patterns over module names, found {heads!r}: put them in a list")
-    found = set()
-    for pattern in heads:
-        matching = _matching(layers, pattern)
-        if not matching:
-            raise ConfigError(
-                f"heads expected patterns that match a layer of {type(model).__name__}, found {pattern!r}, which"
-                f" matches none: the last layers are {', '.join(map(repr, list(layers)[-3:]))}"
-            )
-        found |= matching
-    return found
 
 
 def _declared(model: nn.Module, attribute: str, layers: Iterable[str]) -> tuple[set[str] | None, tuple[str, ...]]:
@@ -118,7 +93,8 @@ def _declared(model: nn.Module, attribute: str, layers: Iterable[str]) -> tuple[
         names: set[str] = set()
         texts = are_patterns(patterns)
         for pattern in patterns if texts else ():
-            names |= _matching(layers, f"{prefix}.{pattern}" if prefix else pattern)
+            whole = f"{prefix}.{pattern}" if prefix else pattern
+            names |= {name for name in layers if names_part(name, whole)}
         if names or (texts and not patterns):
             declared = (declared or set()) | names
         else:

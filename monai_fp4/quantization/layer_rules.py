@@ -25,11 +25,16 @@ from monai_fp4.quantization.class_swap import has_own_forward
 from monai_fp4.quantization.formats.rounding import dtype_names
 from monai_fp4.quantization.heads import SpecialLayers
 from monai_fp4.quantization.layers import LAYER_TYPES, channels, fp4_layer, overridden
+from monai_fp4.quantization.layers.attention import ATTENTION_TYPES, fp4_attention
 from monai_fp4.quantization.layers.base import ADDED_ATTRIBUTES
 from monai_fp4.quantization.numerics import BLOCK_SIZE, SUPPORTED_DTYPES
-from monai_fp4.quantization.recipes import Precision, Recipe, matches
+from monai_fp4.quantization.patterns import names_part
+from monai_fp4.quantization.recipes import AttentionPrecision, Precision, Recipe, matches
 
-__all__ = ["attends", "reason_by_attributes", "reason_by_channels", "reason_by_class", "reason_by_name"]
+__all__ = ["KNOWN_ATTENTION", "attends", "reason_to_stay"]
+
+KNOWN_ATTENTION = f"MONAI's {', '.join(kind.__name__ for kind in ATTENTION_TYPES)}, and classes that declare `fp4_type`"
+"""The attention blocks whose products can be in FP4, in words."""
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _FEW = 4  # channels of an image, classes of a small task; a bottleneck may have five to fifteen as well
@@ -46,7 +51,26 @@ _NO_PRODUCT: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 )
 
 
-def reason_by_class(module: nn.Module) -> str | None:
+def reason_to_stay(
+    name: str, module: nn.Module, recipe: Recipe, skip: Sequence[str], special: SpecialLayers, *, block: bool
+) -> str | None:
+    """Why a layer, or an attention ``block``, stays in high precision by the first rule that says so, or None."""
+    reason = _reason_by_name(name, recipe, skip)
+    if block:
+        return reason or _reason_by_attention(module, recipe) or _reason_by_attributes(module)
+    return reason or _reason_by_class(module) or _reason_by_channels(name, module, recipe, special)
+
+
+def _reason_by_attention(module: nn.Module, recipe: Recipe) -> str | None:
+    """Why the products of an attention block stay; its projections are layers of their own."""
+    if recipe.attention is not AttentionPrecision.FP4:
+        return f"recipe {recipe.name} keeps the products of attention in high precision"
+    if fp4_attention(type(module)) is None:
+        return f"its products of attention stay in high precision: FP4 ones are known for {KNOWN_ATTENTION}"
+    return "its forward was replaced on this instance: convert before that" if has_own_forward(module) else None
+
+
+def _reason_by_class(module: nn.Module) -> str | None:
     """Why a module of this class cannot be quantized, or None if it can."""
     for classes, reason in _NO_PRODUCT:
         if isinstance(module, classes):
@@ -79,10 +103,10 @@ def _reason_by_state(module: nn.Module) -> str | None:
         return f"its weight is {weight.dtype}, and FP4 is rounded from {dtype_names(SUPPORTED_DTYPES)}"
     if is_traceable_wrapper_subclass(weight) and not hasattr(weight, "full_tensor"):  # fully_shard gathers a DTensor
         return f"its weight is a {type(weight).__name__}, which is no tensor in plain memory"
-    return reason_by_attributes(module)
+    return _reason_by_attributes(module)
 
 
-def reason_by_attributes(module: nn.Module) -> str | None:
+def _reason_by_attributes(module: nn.Module) -> str | None:
     """Why a layer or attention block has no room for what its FP4 counterpart keeps beside its parameters, or None."""
     taken = [name for name in ADDED_ATTRIBUTES if hasattr(module, name)]
     return (
@@ -105,12 +129,12 @@ def _named_attention(module: nn.Module) -> bool:
     return re.search("attention|attn|SABlock", type(module).__name__, re.IGNORECASE) is not None
 
 
-def reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None:
+def _reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None:
     """Why the options leave the layer of this name out, or None."""
     if not recipe.quantizes:
         return f"recipe {recipe.name} keeps every layer in high precision"
     for pattern in skip:
-        if matches(name, pattern):
+        if names_part(name, pattern):
             return f"skip pattern {pattern!r}"
     override = _override(name, recipe)
     if override is not None and recipe.precision_of(name) is Precision.BF16:
@@ -118,7 +142,7 @@ def reason_by_name(name: str, recipe: Recipe, skip: Sequence[str]) -> str | None
     return None
 
 
-def reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: SpecialLayers) -> str | None:
+def _reason_by_channels(name: str, layer: nn.Module, recipe: Recipe, special: SpecialLayers) -> str | None:
     """Why a layer of a known class is left all the same, or None; an override of the recipe has the last word."""
     if _override(name, recipe) is not None:
         return None
