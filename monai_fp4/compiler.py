@@ -65,8 +65,8 @@ class _UnavailableError(Exception):
 
 
 _lock = RLock()
-_libraries: dict[Path, ctypes.CDLL | None] = {}
-_reasons: dict[Path, str] = {}
+_libraries: dict[Path, tuple[ctypes.CDLL | None, str]] = {}
+"""What each source became, and where it was built, or why it was not."""
 _warned: set[str] = set()
 
 
@@ -84,7 +84,7 @@ def load(source: Path, check: Check | None = None) -> ctypes.CDLL | None:
         The loaded library.
     """
     try:
-        return _libraries[source]
+        return _libraries[source][0]
     except KeyError:
         pass
     with _lock:
@@ -95,17 +95,17 @@ def load(source: Path, check: Check | None = None) -> ctypes.CDLL | None:
                 library, path = _build(source)
                 if check is not None and (fault := check(library)):
                     raise _UnavailableError(f"the library built from {source.name} is refused, {fault}")
-                _libraries[source], _reasons[source] = library, f"compiled, {path}"
+                _libraries[source] = library, f"compiled, {path}"
             except _UnavailableError as reason:
-                _libraries[source], _reasons[source] = None, str(reason)
+                _libraries[source] = None, str(reason)
                 _warn(source.stem, str(reason))
-        return _libraries[source]
+        return _libraries[source][0]
 
 
 def status() -> tuple[KernelStatus, ...]:
     """Report which of the libraries that this process asked for were built, and why the others were not."""
     return tuple(
-        KernelStatus(source.stem, _libraries[source] is not None, reason) for source, reason in _reasons.items()
+        KernelStatus(source.stem, library is not None, reason) for source, (library, reason) in _libraries.items()
     )
 
 
@@ -124,16 +124,14 @@ def _warn(name: str, reason: str) -> None:
 
 def _build(source: Path) -> tuple[ctypes.CDLL, Path]:
     """Load the library from the cache, or compile it into the cache."""
-    name = source.stem
     text = b"\0".join(_texts(source))
     compiler, version = _compiler()
     key = hashlib.sha256("\0".join([*compiler, version, *_FLAGS, _processor()]).encode() + text).hexdigest()[:32]
-    folder = _cache_folder()
-    target = folder / f"{name}-{key}.so"
+    target = _cache_folder() / f"{source.stem}-{key}.so"
     if (library := _open(target)) is None:
         _compile(compiler, source, target)
         if (library := _open(target)) is None:
-            raise _UnavailableError(f"what {shlex.join(compiler)} makes of {name}.cpp cannot be loaded ({folder})")
+            raise _UnavailableError(f"what {compiler[0]} makes of {source.name} cannot be loaded ({target.parent})")
     return library, target
 
 
@@ -237,13 +235,11 @@ def _cache_folder() -> Path:
             wanted = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monai-fp4"
         folders.insert(0, wanted / "kernels")
     for folder in folders:
-        try:
+        with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        # Code is loaded from here: nobody else may own the folder.
-        if os.access(folder, os.W_OK | os.X_OK) and folder.stat().st_uid == _user():
-            return folder
+            # Code is loaded from here: nobody else may own the folder.
+            if os.access(folder, os.W_OK | os.X_OK) and folder.stat().st_uid == _user():
+                return folder
     try:
         return Path(tempfile.mkdtemp(prefix="monai-fp4-"))
     except OSError as error:

@@ -23,7 +23,7 @@ from monai_fp4.quantization.numerics import plain_torch, scaled_values
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A process that has loaded nothing yet, with a cache of its own."""
-    for name, empty in (("_libraries", {}), ("_reasons", {}), ("_warned", set())):
+    for name, empty in (("_libraries", {}), ("_warned", set())):
         monkeypatch.setattr(compiler, name, empty)
     compiler._compiler.cache_clear()
     monkeypatch.setenv("MONAI_FP4_CACHE", str(tmp_path / "cache"))

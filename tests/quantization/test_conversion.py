@@ -187,7 +187,7 @@ def test_an_override_can_ask_for_stem_and_head() -> None:
 @pytest.mark.parametrize("pattern", ["model.0", "model.0.*", "model.0*"])
 def test_a_pattern_names_what_is_inside_too(pattern: str) -> None:
     """The name of a block in ``skip`` used to match that block, which is no layer, and to leave nothing out."""
-    model, report = convert(unet(), "full", skip=[pattern])
+    _, report = convert(unet(), "full", skip=[pattern])
     inside = [layer.reason for layer in report.layers if layer.name.startswith("model.0.") and layer.in_channels]
     assert inside and all(reason.startswith("skip pattern") for reason in inside)
     assert any(layer.quantized for layer in report.layers)

@@ -1,4 +1,4 @@
-"""Cut a tensor into tiles for the kernels of `triton_kernels`, and launch them.
+"""Cut a tensor into tiles for the kernels of `triton_row_kernels` and `triton_column_kernels`, and launch them.
 
 The kernels read matrices ``[N, R, C]`` with neighbouring C. Most tensors that layers quantize are such matrices without
 a copy: tokens ``[T, C]`` and their transpose, images in channels-first memory (``[N, C, H * W]``, blocks along the
@@ -82,7 +82,7 @@ def as_partials(amax: Tensor, device: torch.device) -> Tensor:
 
 def row_operand(x: Tensor, task: Task) -> ScaledValues:
     """Quantize ``[N, R, C]`` along C: values ``[N, R, C]`` and scales ``[N, R, B]``."""
-    from monai_fp4.quantization.kernels import triton_kernels as kernels
+    from monai_fp4.quantization.kernels import triton_row_kernels as kernels
 
     shape, two_d = x.shape, task.two_d
     if not two_d:
@@ -151,7 +151,8 @@ def both_operands(
 def _columns(
     x: Tensor, task: Task, both: bool, column_key: int | None, partials: Tensor | None
 ) -> tuple[ScaledValues, ScaledValues]:
-    from monai_fp4.quantization.kernels import triton_kernels as kernels
+    from monai_fp4.quantization.kernels import triton_column_kernels as kernels
+    from monai_fp4.quantization.kernels.triton_row_kernels import row_maxima
 
     items, rows, columns = x.shape
     stacked = -(-rows // BLOCK_SIZE)
@@ -182,7 +183,7 @@ def _columns(
         else:
             count, step = min(tiles, _PROGRAMS), 0
             partials = x.new_empty(count, dtype=torch.int32)
-            kernels.row_maxima[(count,)](
+            row_maxima[(count,)](
                 x, partials, rows, columns, *strides, tiles, ROTATE=False, PAIRED=paired, **wide, **_COMPILE
             )
         kernels.quantize_columns[(tiles,)](

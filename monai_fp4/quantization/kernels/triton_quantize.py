@@ -1,4 +1,4 @@
-"""Quantize tensors on CUDA GPUs, from Ampere on, with the kernels of `triton_kernels`.
+"""Quantize tensors on CUDA GPUs, from Ampere on, by Triton kernels.
 
 :func:`quantize` gives what ``numerics.scaled_values`` gives, bit for bit, and :func:`quantize_both` the row-wise and
 the column-wise operand of one matrix from the same reads. A tensor is read twice: once for its maximum, which scales

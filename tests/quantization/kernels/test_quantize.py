@@ -253,7 +253,6 @@ def test_processors_with_shorter_registers(
     monkeypatch.setattr(compiler, "_FLAGS", ("-O1", *(flag for flag in compiler._FLAGS if flag != "-O3")))
     monkeypatch.setattr(compiler, "_EXTRAS", (instructions,))
     monkeypatch.setattr(compiler, "_libraries", {})
-    monkeypatch.setattr(compiler, "_reasons", {})
     assert cpu_quantize.available()  # it has proved itself
     x = torch.randn(3, 35, 56, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 56)
     for dtype in SUPPORTED_DTYPES:

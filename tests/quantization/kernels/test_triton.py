@@ -21,10 +21,11 @@ from monai_fp4.quantization.formats.blocks import ScaledValues
 from monai_fp4.quantization.formats.rotation import rotate
 from monai_fp4.quantization.kernels import cpu_quantize, torch_quantize, triton_quantize, triton_support
 from monai_fp4.quantization.kernels.task import Task
-from monai_fp4.quantization.kernels.triton_device import as_fp32, random_words, rotate_inner
+from monai_fp4.quantization.kernels.triton_device import as_fp32, random_words
 from monai_fp4.quantization.kernels.triton_language import tl, triton
 from monai_fp4.quantization.kernels.triton_launch import as_matrix
 from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both, takes
+from monai_fp4.quantization.kernels.triton_rotation import rotate_inner
 from monai_fp4.quantization.kernels.triton_support import available, may_fail
 from monai_fp4.quantization.numerics import scaled_values
 
