@@ -131,9 +131,9 @@ def test_every_layer_asks_the_table(layer: nn.Module, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("scheme", [Scheme.FOUR_OVER_SIX, Scheme.MXFP4])
 def test_kernels_leave_formats_alone_that_they_do_not_know(scheme: Scheme) -> None:
-    x = torch.ones(16, 16)
-    assert not cpu_quantize.takes(x, scheme) and not triton_quantize.takes(x, scheme)
-    assert torch_quantize.takes(x, scheme)
+    x, task = torch.ones(16, 16), Task(scheme=scheme)
+    assert not cpu_quantize.takes(x, task) and not triton_quantize.takes(x, task)
+    assert torch_quantize.takes(x, task)
 
 
 def test_kernels_leave_other_devices_alone() -> None:
