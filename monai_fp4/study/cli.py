@@ -110,8 +110,9 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
     from monai_fp4.lock import FolderLock
     from monai_fp4.study.commands import write_study
     from monai_fp4.study.grid import check, code_version, extend_study
+    from monai_fp4.study.layout import CellStatus
     from monai_fp4.study.progress import SweepProgress
-    from monai_fp4.study.sweep import Sweep
+    from monai_fp4.study.sweep import Sweep, repair_record
 
     if args.retries < 0:
         raise ConfigError(f"retries must be 0 or more, but {args.retries} was given; correct it")
@@ -128,6 +129,8 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         definition, _ = extend_study(folder, wanted, manifest)  # another sweep may have begun it meanwhile
         if all(folder.finished(cell) for cell in cells):
             folder.write_definition(definition)
+            for cell in cells:  # their workers may have been killed when they had just ended
+                repair_record(folder, cell, CellStatus.DONE)
             print(f"All {len(cells)} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
             return 0
         executor = executor_type()  # before anything is written: a cluster may not answer
@@ -157,8 +160,11 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
             print(f"  {cell.id}: {error} (log: {folder.run_dir(cell) / 'run.log'})", file=sys.stderr)
     if result.disk_full:
         print("error: the disk is full, so no further cell was started; make room and sweep again", file=sys.stderr)
-    elif result.interrupted:
-        print("interrupted; the same command goes on after the last finished epoch of each cell", file=sys.stderr)
+    elif result.ended_by:
+        print(
+            f"ended by {result.ended_by.name}; the same command goes on after the last finished epoch of each cell",
+            file=sys.stderr,
+        )
     return result.exit_code
 
 

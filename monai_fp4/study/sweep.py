@@ -8,6 +8,7 @@ any time. Nothing that matters is in its memory: a new sweep learns everything f
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from monai_fp4.errors import MonaiFP4Error
+from monai_fp4.study import worker
 from monai_fp4.study.commands import arguments_of, epochs_of
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.executor import Executor, cell_resources
@@ -23,11 +25,11 @@ from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolde
 from monai_fp4.study.progress import State, SweepProgress
 from monai_fp4.study.worker import Outcome, Task
 
-__all__ = ["Sweep", "SweepResult", "timing_key", "timings"]
+__all__ = ["Sweep", "SweepResult", "repair_record", "timing_key", "timings"]
 
 POLL_SECONDS = 5.0
 """How often to look how far the running cells are; one that ends, and Ctrl-C, are heard of sooner."""
-STOP_SECONDS = 10.0
+STOP_SECONDS = worker.STOP_SECONDS + 5.0
 """How long the running cells have to end when a sweep is stopped."""
 
 
@@ -39,20 +41,20 @@ class SweepResult:
         done: cells that are complete, those from before included.
         failed: cell -> its last error.
         waiting: cells that were not run, or were cut off.
-        interrupted: whether the user stopped it.
+        ended_by: SIGINT or SIGTERM, if one stopped it.
         disk_full: whether a full disk stopped it.
     """
 
     done: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
     waiting: list[Cell] = field(default_factory=list)
-    interrupted: bool = False
+    ended_by: signal.Signals | None = None
     disk_full: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 when all is done, 130 when interrupted, else 1."""
-        return 130 if self.interrupted else int(bool(self.failed or self.waiting))
+        """0 when all is done, 128 and the signal's number when one stopped it, else 1."""
+        return 128 + self.ended_by if self.ended_by else int(bool(self.failed or self.waiting))
 
 
 class Sweep:
@@ -107,25 +109,27 @@ class Sweep:
 
     def run(self) -> SweepResult:
         """Run until nothing is left to do, the disk is full, or SIGINT or SIGTERM arrives."""
-        self._begin()
-        try:
-            with interruptible():
-                while self._running or (self._todo and not self.result.disk_full):
+        with interruptible() as come:
+            try:
+                self._begin()
+                while not come and (self._running or (self._todo and not self.result.disk_full)):
                     self._submit()
                     for handle, outcome in self.executor.wait(self._running, POLL_SECONDS):
                         self._end(self._running.pop(handle), outcome)
                     self._poll()
-        except KeyboardInterrupt:
-            self.result.interrupted = True
-            self._stop()
-        finally:
-            self._clean()
+            except KeyboardInterrupt:
+                come = come or [signal.SIGINT]
+            finally:
+                if come:
+                    self.result.ended_by = come[0]
+                    self._stop(come[0])
+                self._clean()
         for cell in self._cells:
             if cell not in self.result.done and cell not in self.result.failed:
                 # A cell may have ended just when the sweep was stopped.
                 ended = self.folder.finished(cell)
                 (self.result.done if ended else self.result.waiting).append(cell)
-                self._repair_record(cell, CellStatus.DONE if ended else CellStatus.WAITING)
+                repair_record(self.folder, cell, CellStatus.DONE if ended else CellStatus.WAITING)
         return self.result
 
     def _begin(self) -> None:
@@ -135,18 +139,10 @@ class Sweep:
         for cell in self._cells:
             if self.folder.finished(cell):
                 self.result.done.append(cell)
-                self._repair_record(cell, CellStatus.DONE)
+                repair_record(self.folder, cell, CellStatus.DONE)
             else:
                 self._todo.append(cell)
-                self._repair_record(cell, CellStatus.WAITING)
-
-    def _repair_record(self, cell: Cell, status: CellStatus, error: str = "") -> None:
-        """Put right what a worker that was killed could not write any more."""
-        record = self.folder.record(cell)
-        stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
-        if stale and (record.status, record.error) != (status, error):
-            with contextlib.suppress(MonaiFP4Error):  # such as a full disk; the next sweep puts it right
-                self.folder.write_record(cell, replace(record, status=status, error=error))
+                repair_record(self.folder, cell, CellStatus.WAITING)
 
     def _submit(self) -> None:
         while self._todo and not self.result.disk_full:
@@ -189,7 +185,7 @@ class Sweep:
                 self.result.failed[cell] = error
             else:
                 self._todo.append(cell)
-            self._repair_record(cell, CellStatus.FAILED, error)
+            repair_record(self.folder, cell, CellStatus.FAILED, error)
         metrics = self.folder.metrics(cell) if status == "done" else None
         self.progress.ended(cell, dict(outcome), metrics.get("auprc") if metrics else None, self._state())
 
@@ -229,9 +225,11 @@ class Sweep:
         with contextlib.suppress(OSError):  # on a full disk; then the few that are queued fail by themselves
             self._stop_file.touch()
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         """End what runs, and wait for it to say so."""
-        self.progress.say(f"stopping {len(self._running)} cells; the same command goes on")
+        self.progress.close()  # a second signal would leave the terminal as the bars have it
+        cells = f"{len(self._running)} cells end after their step"
+        self.progress.say(f"{number.name}: {cells}; a second one ends them and the sweep at once")
         self._raise_stop_file()
         for handle in self._running:
             self.executor.cancel(handle)
@@ -241,12 +239,23 @@ class Sweep:
                 cell = self._running.pop(handle)
                 if outcome["status"] == "done":
                     self.result.done.append(cell)
+                elif outcome["status"] == "failed":
+                    self.result.failed[cell] = outcome["error"]
 
     def _clean(self) -> None:
         self.progress.close()
         self.executor.close()  # ends what has not ended by itself
         with contextlib.suppress(OSError):
             self._stop_file.unlink(missing_ok=True)
+
+
+def repair_record(folder: StudyFolder, cell: Cell, status: CellStatus, error: str = "") -> None:
+    """Put right what a worker that was killed could not write any more."""
+    record = folder.record(cell)
+    stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
+    if stale and (record.status, record.error) != (status, error):
+        with contextlib.suppress(MonaiFP4Error):  # such as a full disk; the next sweep puts it right
+            folder.write_record(cell, replace(record, status=status, error=error))
 
 
 def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str, str], list[float]]:

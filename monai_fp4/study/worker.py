@@ -30,6 +30,8 @@ __all__ = ["Outcome", "Task", "run_task"]
 ORPHAN_SECONDS = 30.0
 """How long to wait for a process of an earlier sweep to let go of the cell."""
 
+STOP_SECONDS = 60.0
+"""How long a training has to end after its step."""
 POLL_SECONDS = 1.0
 """How long a request to stop may go unheard."""
 _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "enforce fail at inline_container")
@@ -211,7 +213,7 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

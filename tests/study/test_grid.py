@@ -24,7 +24,7 @@ from monai_fp4.study.cli import definition_of, run_sweep
 from monai_fp4.study.commands import write_study
 from monai_fp4.study.estimate import Estimate, time_left
 from monai_fp4.study.grid import check, extend_study, numbers, seeds_of
-from monai_fp4.study.layout import StudyFolder
+from monai_fp4.study.layout import CellRecord, CellStatus, StudyFolder
 from monai_fp4.study.variants import ADDITIONS, grid_recipes, recipe_of
 
 SMALL = ["--archs", "unet", "--scales", "500k", "--recipes", "bf16,sr", "--epochs", "2", "--image_size", "32,32"]
@@ -190,6 +190,11 @@ def test_the_same_command_again_runs_nothing(command: Any, tmp_path: Path, capsy
     said = f"All 2 cells are done: monai-fp4 report {shlex.quote(str(tmp_path / 'study'))}"
     assert code == 0 and not executor.started and said in capsys.readouterr().out
     assert {name: data for name, (_, data) in contents(tmp_path / "study").items()} == before
+    folder = StudyFolder(tmp_path / "study")
+    for cell in folder.read_definition().cells():  # as a worker leaves it that was killed when its cell had just ended
+        folder.write_record(cell, CellRecord(status=CellStatus.RUNNING))
+    command()
+    assert {folder.record(cell).status for cell in folder.read_definition().cells()} == {CellStatus.DONE}
 
 
 def test_a_study_may_grow(command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,12 +165,43 @@ def test_a_signal_stops_the_cells_and_loses_nothing(tmp_path: Path, number: sign
     executor, handler = Scripted(script, at_once=2), signal.getsignal(number)
     running = sweep(tmp_path, executor)
     result = running.run()
-    assert result.interrupted and result.exit_code == 130 and [cell.id for cell in result.done] == [first.id]
+    assert result.exit_code == 128 + number and [cell.id for cell in result.done] == [first.id]
     assert second.id in executor.cancelled and executor.closed and len(result.waiting) == 3
     assert {running.folder.record(cell).status for cell in result.waiting} == {CellStatus.WAITING}
     assert signal.getsignal(number) is handler and not list(running.folder.path.glob(".stop*"))
     executor = Scripted(done)
     assert sweep(tmp_path, executor).run().exit_code == 0 and len(executor.started) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("way", ["swallowed", "raised anew"])  # as a destructor does, and as Ray does
+def test_a_signal_is_heard_whatever_becomes_of_its_exception(tmp_path: Path, number: int, way: str) -> None:
+    def script(task: Task, attempt: int) -> Outcome | None:
+        try:
+            if task["cell"] == definition().cells()[0].id:
+                os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            if way == "raised anew":
+                raise KeyboardInterrupt from None
+        return None
+
+    result = sweep(tmp_path, Scripted(script)).run()
+    assert result.exit_code == 128 + number and len(result.waiting) == 4
+
+
+def test_a_second_signal_ends_the_sweep_at_once(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+import test_sweep
+test_sweep.Scripted.cancel = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+test_sweep.sweep(Path(sys.argv[1]), test_sweep.Scripted(lambda *_: os.kill(os.getpid(), signal.SIGINT))).run()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
+    assert ended.returncode == -signal.SIGTERM
 
 
 def test_a_cell_takes_a_share_of_a_gpu_where_there_is_one(tmp_path: Path) -> None:
