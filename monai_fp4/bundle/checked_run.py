@@ -18,7 +18,7 @@ from monai.bundle import ConfigWorkflow, scripts
 from monai.utils import ensure_tuple
 
 from monai_fp4.bundle.foreign import check_bundle, check_config, read_config_file
-from monai_fp4.bundle.session import check_options, error_in_chain, install_error_hook
+from monai_fp4.bundle.session import check_options, error_in_chain, install_error_hook, listen_to_sigterm
 from monai_fp4.errors import ConfigError
 
 __all__ = ["run", "run_command"]
@@ -31,7 +31,11 @@ def run_command(words: Sequence[str]) -> None:
     install_error_hook()
     trusted = TRUST in words
     given = [word for word in words if word != TRUST]
-    fire.Fire(scripts.run if trusted else run, command=given or ["--help"], name="monai-fp4 run")
+    put_back = listen_to_sigterm()
+    try:
+        fire.Fire(scripts.run if trusted else run, command=given or ["--help"], name="monai-fp4 run")
+    finally:
+        put_back()
 
 
 def run(

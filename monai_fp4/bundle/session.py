@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from ast import literal_eval
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +46,7 @@ __all__ = [
     "check_options",
     "error_in_chain",
     "install_error_hook",
+    "listen_to_sigterm",
     "pick_device",
     "summary_writer",
 ]
@@ -251,6 +252,7 @@ def check_command_line(argv: Sequence[str]) -> None:
     """
     if not argv or not argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py"):
         return
+    listen_to_sigterm()  # in a process that ends with its run; in a notebook it would stay
     known = _top_level_ids(argv)
     command = getattr(scripts, argv[1] if argv[1:] else "run", scripts.run)
     parameters = [p for call in (command, ConfigWorkflow) for p in inspect.signature(call).parameters.values()]
@@ -296,7 +298,6 @@ def error_in_chain(error: BaseException | None) -> MonaiFP4Error | None:
 def install_error_hook() -> None:
     """Print the user's errors as one sentence rather than a traceback; ``MONAI_FP4_DEBUG=1`` shows all of it.
 
-    SIGTERM ends the process with a sentence too, wherever it is; a training that has begun ends after its step.
     MONAI instantiates the config, so it stands between our errors and the terminal; the hook is set only once a bundle
     has begun to run and leaves every other exception as it was.
     """
@@ -317,7 +318,6 @@ def install_error_hook() -> None:
 
     hook.is_monai_fp4 = True  # type: ignore[attr-defined]
     sys.excepthook = hook
-    _listen_to_sigterm()
     of_threads = threading.excepthook
 
     def thread_hook(args: threading.ExceptHookArgs) -> None:
@@ -329,12 +329,15 @@ def install_error_hook() -> None:
     threading.excepthook = thread_hook
 
 
-def _listen_to_sigterm() -> None:
-    # Several processes wait for each other within the system, where Python hears nothing: there the system's way is
-    # quicker. Somebody else's handler, such as Ray's, stays.
+def listen_to_sigterm() -> Callable[[], None]:
+    """Have SIGTERM end a process that runs a bundle with a sentence, wherever it is, until what is returned is called.
+
+    Several processes wait for each other within the system, where Python hears nothing: there the system's way is
+    quicker. Somebody else's handler, such as Ray's, stays.
+    """
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1 and threading.current_thread() is threading.main_thread()
     if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
+        return lambda: None
     process = os.getpid()
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -345,3 +348,9 @@ def _listen_to_sigterm() -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+
+    def put_back() -> None:
+        if signal.getsignal(signal.SIGTERM) is end:  # not that of whoever came later
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    return put_back

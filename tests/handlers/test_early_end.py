@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from study_cells import eventually
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, item, metrics, refusal, train, workflow
 
+from monai_fp4.cli import main
 from monai_fp4.errors import ConfigError
 from monai_fp4.handlers.early_end import EarlyEnd
 
@@ -76,6 +79,7 @@ def test_sigterm_before_the_first_step_ends_it_at_once_with_a_sentence(tiny: Dat
         "from tiny_runs import Dataset, workflow; from monai_fp4.bundle import session\n"
         "def stay(*_):\n    print('staying', flush=True)\n    time.sleep(300)\n"
         "session.prepare_data = stay\n"
+        "import monai.bundle; sys.argv[0] = monai.bundle.__path__[0] + '/__main__.py'; del sys.argv[5:]\n"
         "workflow(Dataset(Path(sys.argv[2]), Path(sys.argv[3])), Path(sys.argv[4])).initialize()\n"
     )
     folder = tmp_path / "run"
@@ -123,19 +127,63 @@ def test_a_second_signal_ends_it_at_once(tiny: Dataset, tmp_path: Path) -> None:
     train(tiny, tmp_path / "run")  # nobody holds the folder
 
 
+def _stumble(engine: Engine) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    "how", ["left before its first step", "finished", "refused", "failed", "cut short", "in a thread"]
+)
+def test_a_process_has_its_own_handlers_back_after_a_run(tiny: Dataset, tmp_path: Path, how: str, own: bool) -> None:
+    """As in a notebook, in a worker of Ray and here."""
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if own:
+            for number in found:
+                signal.signal(number, lambda *_: None)
+        before = [signal.getsignal(number) for number in found]
+        flow = workflow(tiny, tmp_path / "run", epochs=2, **({"fold": 99} if how == "refused" else {}))
+
+        def go() -> None:
+            flow.initialize()
+            if how != "left before its first step":
+                reaction = {"failed": _stumble, "cut short": Engine.terminate}.get(how, lambda _: None)
+                item(flow, "train#trainer").add_event_handler(Events.ITERATION_STARTED(once=3), reaction)
+                flow.run()
+                flow.finalize()
+
+        if how == "in a thread":
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(go).result()
+        else:
+            with pytest.raises(RuntimeError) if how in ("refused", "failed") else nullcontext():
+                go()
+        assert [signal.getsignal(number) for number in found] == before
+    finally:
+        for number, handler in found.items():
+            signal.signal(number, handler)
+
+
+def test_a_command_has_its_handlers_back_after_a_run(tiny: Dataset, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    options = TINY | tiny.options | {"epochs": 1, "output_dir": str(tmp_path / "run"), "fold": 99}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert main(["run", "--config_file", str(BUNDLES / "unet_500k_bf16.json"), *words]) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_signal_during_validation_ends_the_run_after_the_patient(
     tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flow = workflow(tiny, tmp_path / "run")
     flow.initialize()
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     evaluator = item(flow, "validate#evaluator")
     evaluator.add_event_handler(Events.ITERATION_STARTED(once=1), lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
         flow.run()
     assert ended.value.code == 128 + signal.SIGTERM and evaluator.state.iteration == 1
     assert "ended by SIGTERM after step 2 (epoch 1); no epoch was finished before" in capsys.readouterr().err
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert metrics(train(tiny, tmp_path / "run"))["finished"] is True
 
 
