@@ -21,7 +21,7 @@ from monai_fp4.data.folds import parts_of
 from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import AUTO, LAYOUTS
 from monai_fp4.data.manifest import refuse_existing, save_manifest, shipped_manifests
-from monai_fp4.data.pseudonyms import KEYS, KeyFile, open_keys
+from monai_fp4.data.pseudonyms import KEYS, KeyFile, hide, open_keys
 from monai_fp4.data.records import Header, Manifest, Reading, Split
 from monai_fp4.errors import ConfigError
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 __all__ = ["add_parser"]
+
+_GIVEN = ("format", "folds", "seed", "split", "split_rule", "description", "patient_pattern", "series", "channels")
+"""Options of ``build`` that go to `find_and_examine` as they are."""
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> _SubParsersAction[argparse.ArgumentParser]:
@@ -120,23 +123,13 @@ def _build(options: argparse.Namespace) -> int:
     if not options.force:
         refuse_existing(options.output)  # before reading everything, not after
     keys = open_keys(options.pseudonyms, options.output) if options.pseudonyms else None
-    manifest, findings = find_and_examine(
-        options.dataset_dir,
-        format=options.format,
-        folds=options.folds,
-        seed=options.seed,
-        split=options.split,
-        split_rule=options.split_rule,
-        name=options.name or (Path(options.output).stem if keys else None),  # the folder's name may say whose it is
-        groups=read_groups(options.groups) if options.groups else None,
-        description=options.description,
-        patient_pattern=options.patient_pattern,
-        series=options.series,
-        channels=options.channels,
-        reading=_reading(options),
-    )
+    given = {name: getattr(options, name) for name in _GIVEN}
+    name = options.name or (Path(options.output).stem if keys else None)  # the folder's name may say whose it is
+    groups = read_groups(options.groups) if options.groups else None
+    reading = _reading(options)
+    manifest, findings = find_and_examine(options.dataset_dir, name=name, groups=groups, reading=reading, **given)
     if keys:
-        manifest, keys = keys.hide(manifest)
+        manifest, keys = hide(manifest, keys)
         keys.save()
     path = save_manifest(manifest, options.output, force=options.force)
     print("\n".join(findings.facts))

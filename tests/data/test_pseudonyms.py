@@ -20,7 +20,7 @@ from small_data import lgg_ids, write_lgg, write_nifti, write_png
 from monai_fp4.data import Manifest, build_manifest, check_manifest, load_datalist, load_manifest, pseudonyms
 from monai_fp4.data.cli import add_parser
 from monai_fp4.data.patients import read_patient
-from monai_fp4.data.pseudonyms import KEYS, KeyFile, located, open_keys
+from monai_fp4.data.pseudonyms import KEYS, KeyFile, hide, located, open_keys
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 
 NAMES = [f"Planted_Jane_{number}" for number in range(6)]
@@ -129,7 +129,7 @@ def test_a_later_build_gives_the_same_person_the_same_pseudonym_and_earlier_mani
 
 def test_the_split_of_the_paper_holds_out_pseudonyms(tmp_path: Path) -> None:
     manifest = load_manifest("lgg_paper")
-    hidden, keys = KeyFile(tmp_path / "keys.json", bytes(range(32))).hide(manifest)
+    hidden, keys = hide(manifest, KeyFile(tmp_path / "keys.json", bytes(range(32))))
     for name, held_out in manifest.splits.items():
         for part in ("val", "test"):
             found = getattr(hidden.splits[name], part)
@@ -270,7 +270,7 @@ def test_two_builds_at_once_lose_no_name(tmp_path: Path, keys: Path) -> None:
     KeyFile(keys, bytes(32)).save()
     both = [open_keys(keys, tmp_path / "shared" / "m.json") for _ in manifests]
     for opened, manifest in zip(both, manifests, strict=True):
-        opened.hide(manifest)[1].save()
+        hide(manifest, opened)[1].save()
     assert sorted(content(keys)["patients"].values()) == NAMES
     stranger = KeyFile(keys, bytes(range(32)))
     with pytest.raises(DataError, match="another build wrote it meanwhile"):
@@ -283,7 +283,7 @@ def test_builds_that_write_at_the_same_moment_lose_nothing(tmp_path: Path, keys:
 
     def add(number: int) -> None:
         few = replace(manifest, patients=manifest.patients[number : number + 1])
-        hidden = KeyFile(keys, bytes(32)).hide(few)[1]
+        hidden = hide(few, KeyFile(keys, bytes(32)))[1]
         while True:
             try:
                 hidden.save()
