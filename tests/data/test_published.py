@@ -187,6 +187,18 @@ def test_visits_of_one_person_are_in_one_fold(name, tmp_path):
     assert len(people) == 3 and all(len(folds) == 1 for folds in people.values())
 
 
+def test_the_films_of_acdc_are_named_and_left_for_the_frames_that_have_masks(tmp_path):
+    acdc(tmp_path / "whole", whole=True)
+    acdc(tmp_path / "frames", whole=False)
+    manifest, text = build(tmp_path / "whole", name="acdc")
+    films = ", ".join(f"patient{n:03d}/patient{n:03d}_4d.nii.gz" for n in range(3))
+    assert f"not read, as no rule takes them: {films}" in text
+    assert manifest == build(tmp_path / "frames", name="acdc")[0]
+    (tmp_path / "whole" / "patient001" / "patient001_frame12_gt.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"a mask for patient001/patient001_frame12\.nii\.gz"):
+        build(tmp_path / "whole", format="beside")
+
+
 TABLE = r"list patient, image and mask of each in a CSV table there, for --format table$"
 
 REFUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
@@ -218,7 +230,6 @@ REFUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "DRIVE": (
         each(slice_of, "images/{n}_training.tif", "1st_manual/{n}_manual1.gif"), r"expected a mask for |found no masks"
     ),
-    "ACDC": (lambda root: acdc(root, whole=True), r"one mask .* in .*patient000, found none beside"),
     "TotalSegmentator": (
         each(volume, "s{n:04d}/ct.nii.gz", "s{n:04d}/segmentations/liver.nii.gz"), r"one mask .*, found none beside"
     ),

@@ -35,6 +35,8 @@ _LGG = re.compile(r"(?:^|/)([^/]+)/\1_\d+\.tiff?$", re.IGNORECASE)
 
 def _find(listing: Listing) -> list[FoundPatient]:
     names = {path: parts[0] for path in listing.files if (parts := split_suffix(path))}
+    framed = {name.rpartition("_frame")[0] for name in names.values()}  # as in ACDC, whose films have no masks
+    names = {path: name for path, name in names.items() if not (name.endswith("_4d") and name[:-3] in framed)}
     masks, images = _apart(names, MASK_ENDING, None)
     if not masks:
         masks, images = _apart(names, MASK_BEGINNING, IMAGE_BEGINNING)
