@@ -6,6 +6,7 @@ look better than it is. The copy is found by its files: by their paths, and by t
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 from pathlib import PurePosixPath
@@ -56,8 +57,8 @@ def slice_number(image: str) -> int | None:
     >>> slice_number("TCGA_CS_4941_19960909/TCGA_CS_4941_19960909_12.tif")
     12
     """
-    tail = PurePosixPath(image).stem.rpartition("_")[2]
-    return int(tail) if tail.isascii() and tail.isdigit() else None
+    number = re.search(r"(?:^|_)([0-9]{1,9})$", PurePosixPath(image).stem)
+    return int(number[1]) if number else None
 
 
 def _check_names(manifest: Manifest, source: str) -> None:

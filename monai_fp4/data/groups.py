@@ -10,7 +10,7 @@ from monai_fp4.data.folds import assign_folds
 from monai_fp4.data.layouts import FoundPatient
 from monai_fp4.data.layouts.listing import composed
 from monai_fp4.data.records import Patient, Split
-from monai_fp4.data.tables import fold_of, read_table, split_of
+from monai_fp4.data.tables import fold_and_split, read_table
 from monai_fp4.errors import DataError, unknown_name
 
 __all__ = ["folds_of", "read_groups", "with_fields"]
@@ -73,8 +73,7 @@ def with_fields(
             patient,
             group=row.get("group", patient.group),
             person=row.get("person") or patient.person,
-            fold=fold_of(row, "the table of groups"),
-            split=split_of(row, "the table of groups"),
+            **fold_and_split(row, "the table of groups"),
         )
         if (row := fields.get(patient.id)) is not None else patient for patient in found
     )  # fmt: skip

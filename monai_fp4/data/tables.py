@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_fp4.data.records import Split
 from monai_fp4.errors import DataError, unknown_name
 
-__all__ = ["columns_of", "fold_of", "read_table", "split_of"]
+__all__ = ["columns_of", "fold_and_split", "read_table"]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -61,28 +63,18 @@ def columns_of(path: Path) -> list[str]:
     return [name.strip().lower() for name in first]
 
 
-def fold_of(row: Mapping[str, str], source: str) -> int | None:
-    """The field ``fold`` as a number; ``None`` where it is empty.
+def fold_and_split(row: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The fields ``fold``, a number, and ``split`` of a row; ``None`` where they are empty.
 
     Raises:
-        DataError: no whole number from 0 on.
+        DataError: a fold that is no whole number from 0 on, or a split that is neither train nor test.
     """
-    text = row.get("fold", "")
-    if text and not (text.isascii() and text.isdigit()):
-        raise DataError(f"expected a fold as a whole number from 0 on in {source}, found {text!r}; correct it")
-    return int(text) if text else None
-
-
-def split_of(row: Mapping[str, str], source: str) -> Split | None:
-    """The field ``split``; ``None`` where it is empty.
-
-    Raises:
-        DataError: neither train nor test.
-    """
-    text = row.get("split", "").lower()
-    if text and text not in tuple(Split):
-        raise unknown_name(f"split in {source}", text, [each.value for each in Split], DataError)
-    return Split(text) if text else None
+    fold, split = row.get("fold", ""), row.get("split", "").lower()
+    if fold and not re.fullmatch(r"[0-9]{1,9}", fold):
+        raise DataError(f"expected a fold as a whole number from 0 on in {source}, found {fold[:80]!r}; correct it")
+    if split and split not in tuple(Split):
+        raise unknown_name(f"split in {source}", split, [each.value for each in Split], DataError)
+    return {"fold": int(fold) if fold else None, "split": Split(split) if split else None}
 
 
 def _delimiter(text: str) -> str:

@@ -216,7 +216,7 @@ def test_a_cache_that_a_gpu_can_hold_moves_there(monkeypatch):
     dataset = SliceDataset.__new__(SliceDataset)
     dataset.device, dataset.transform, dataset._batched = torch.device("cuda:0"), None, None
     dataset._images, dataset._labels = [torch.zeros(2, 3, 4, 4).half()], [torch.zeros(2, 1, 4, 4, dtype=torch.uint8)]
-    dataset._cache_on_device(0.3)
+    dataset._cache_on_device()
     assert moved == [(torch.float16, torch.device("cuda:0")), (torch.uint8, torch.device("cuda:0"))]
 
 

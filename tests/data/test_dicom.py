@@ -93,6 +93,19 @@ def test_series_are_channels_and_a_pattern_chooses(tmp_path):
         build(tmp_path, series="T2", format="dicom")
 
 
+@pytest.mark.parametrize("number", [b"ab", b"1\\2"])
+def test_a_series_number_that_is_none_is_nobodys_matter(tmp_path, number):
+    two_patients(tmp_path)
+    for path in (tmp_path / "anna").glob("IM*"):
+        data = pydicom.dcmread(path)
+        data.SeriesNumber = "7" * len(number)
+        data.save_as(path)
+        given = b"IS" + bytes([len(number) + len(number) % 2, 0])
+        assert given + b"7" * len(number) in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(given + b"7" * len(number), given + number))
+    assert build(tmp_path).channels == ("FLAIR",)
+
+
 def test_a_localizer_and_files_that_are_none_are_listed_and_left(tmp_path):
     two_patients(tmp_path)
     scout = slices(5, description="scout", patient="anna", shape=(4, 4, 1))

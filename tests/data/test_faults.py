@@ -128,6 +128,7 @@ DICOM_FAULTS: dict[str, tuple[Damage, str]] = {
     "no rows": (without("Rows", slice(1)), r"pixels in the DICOM file"),
     "no bits": (without("BitsAllocated"), r"truncated or damaged"),
     "no series": (without("SeriesInstanceUID", slice(1)), r"a SeriesInstanceUID in the DICOM file .*IM0000"),
+    "a series that is none": (setting("SeriesInstanceUID", "1.2.x"), r"a SeriesInstanceUID in .*IM.*, found 1\.2\.x"),
     "cut in half": (cut(0.9), r"IM.*(truncated or damaged|whose header cannot be read)"),
     "cut in the header": (cut(0.3), r"IM.*(truncated or damaged|cannot be read)|SeriesInstanceUID in .*IM|mm between"),
     "a compression that is none": (

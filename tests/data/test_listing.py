@@ -234,6 +234,7 @@ def test_folds_and_splits_of_ones_own(tmp_path):
         ("patient,fold\na,0\nb,1\n", r"every patient in a table of folds, found 3 that are not there, 'c' first"),
         ("patient,fold\na,0\nb,1\nc,\nd,1\ne,0\n", r"a fold of every patient or of none, found none of 'c'"),
         ("patient,fold\na,x\nb,1\nc,1\nd,1\ne,0\n", r"whole number from 0 on .*'x'"),
+        (f"patient,fold\na,{'1' * 5000}\nb,1\nc,1\nd,1\ne,0\n", r"whole number from 0 on .*'1{80}'; correct"),
         ("patient,fold\na,0\nb,2\nc,2\nd,2\ne,0\n", r"folds numbered from 0 on without a gap .*, found 0, 2; number"),
         ("patient,split\na,validation\nb,\nc,\nd,\ne,\n", r"split .*'validation' is not known"),
         (

@@ -224,10 +224,11 @@ def test_folds_that_do_not_fit(document, number, field, value, message, tmp_path
         load(document, tmp_path)
 
 
-def test_a_slice_gap(document, tmp_path):
+@pytest.mark.parametrize(("number", "found"), [("3", "3"), ("2" * 5000, "None")])
+def test_a_slice_gap(document, tmp_path, number, found):
     images = document["patients"][0]["images"]
-    images.append(images[0] | {"image": "p0/p0_3.tif", "mask": "p0/p0_3_mask.tif"})
-    with pytest.raises(DataError, match=r"without a gap, found 3 after 1"):
+    images.append(images[0] | {"image": f"p0/p0_{number}.tif", "mask": "p0/p0_3_mask.tif"})
+    with pytest.raises(DataError, match=rf"without a gap, found {found} after 1"):
         load(document, tmp_path)
 
 

@@ -73,7 +73,7 @@ def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listin
     masks += [path for path in paths if (stem(path) or "").lower() in ("mask", "seg") and reader_of(path) is not DICOM]
     images = _images(series, listing, root)
     if not images or len(masks) != 1:
-        seen = listed([_name(each) for each in series])
+        seen = listed(sorted(map(_name, series)))
         if images and not masks and any(each.modality == "RTSTRUCT" for each in series):
             raise DataError(
                 f"expected a mask of voxels (a DICOM-SEG, mask.nii.gz or seg.nii.gz) in {root}, found contours "

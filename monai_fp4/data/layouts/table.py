@@ -16,7 +16,7 @@ from pathlib import Path
 
 from monai_fp4.data.layouts.layout import FoundPatient, Layout
 from monai_fp4.data.layouts.listing import Listing, composed
-from monai_fp4.data.tables import columns_of, fold_of, read_table, split_of
+from monai_fp4.data.tables import columns_of, fold_and_split, read_table
 from monai_fp4.errors import DataError, listed
 
 __all__ = ["TABLE", "is_table"]
@@ -93,9 +93,8 @@ def _patient(
         tuple((row[name], row["mask"]) for row in rows for name in images),
         channels if len(channels) > 1 or channels != ("image",) else None,
         person=first.get("person", ""),
-        fold=fold_of(first, source),
-        split=split_of(first, source),
         files=(Path(source).name,),
+        **fold_and_split(first, source),
     )
 
 

@@ -87,7 +87,7 @@ def behind(path: Path) -> Iterator[Path]:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """All series below a folder, in the order of their numbers; files that are no DICOM are passed over.
+    """All series below a folder, in the order of their files; those that are no DICOM are passed over.
 
     Raises:
         DataError: files of two patients.
@@ -98,18 +98,18 @@ def find_series(folder: Path) -> list[Series]:
         header = header_of(path)
         if header is None or header.get("DirectoryRecordSequence") is not None:
             continue
-        if "SeriesInstanceUID" not in header:
-            raise DataError(f"expected a SeriesInstanceUID in the DICOM file {path}, found none; fetch it again")
+        uid = str(header.get("SeriesInstanceUID") or "none")
+        if not is_series(series_path("", uid)):
+            raise DataError(f"expected a SeriesInstanceUID in the DICOM file {path}, found {uid}; fetch it again")
         people.setdefault(str(header.get("PatientID", "")), path)
-        found[str(header.SeriesInstanceUID)].append((path, header))
+        found[uid].append((path, header))
     if len(people) > 1:
         (one, path), (other, other_path) = list(people.items())[:2]
         raise DataError(
             f"expected one patient below {folder}, found PatientID {one!r} in {path.name} and {other!r} in "
             f"{other_path.name}; give each patient a folder"
         )
-    series = [Series(uid, tuple(path for path, _ in files), files[0][1]) for uid, files in found.items()]
-    return sorted(series, key=lambda each: (int(each.header.get("SeriesNumber") or 0), each.uid))
+    return [Series(uid, tuple(path for path, _ in files), files[0][1]) for uid, files in found.items()]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
