@@ -20,7 +20,7 @@ The modality is kept too, where the training scans were DICOM: another one is re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -60,16 +60,20 @@ def summarize(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         scans: `facts` of each.
     """
-    spacings = [scan["spacing"] for scan in scans if scan["spacing"] is not None]
     return {
         "scans": len(scans),
-        "spacing": [[min(axis), max(axis)] for axis in zip(*spacings, strict=True)],
+        "spacing": _ranges(scan["spacing"] for scan in scans if scan["spacing"] is not None),
         "planes": sorted({scan["plane"] for scan in scans if scan["plane"] is not None}),
         "slices": [min(scan["slices"] for scan in scans), max(scan["slices"] for scan in scans)],
         "modalities": [sorted(set(each) - {""}) for each in zip(*(scan["modality"] for scan in scans), strict=True)],
-        "mean": [[min(channel), max(channel)] for channel in zip(*(scan["mean"] for scan in scans), strict=True)],
-        "spread": [[min(channel), max(channel)] for channel in zip(*(scan["spread"] for scan in scans), strict=True)],
+        "mean": _ranges(scan["mean"] for scan in scans),
+        "spread": _ranges(scan["spread"] for scan in scans),
     }
+
+
+def _ranges(scans: Iterable[Sequence[float]]) -> list[list[float]]:
+    """The least and the most of each axis, or channel."""
+    return [[min(each), max(each)] for each in zip(*scans, strict=True)]
 
 
 def check_summary(document: Mapping[str, Any], channels: int, path: Any) -> dict[str, Any]:

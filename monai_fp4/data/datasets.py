@@ -30,7 +30,7 @@ __all__ = ["CACHE_SHARE", "PatientDataset", "SliceDataset"]
 logger = logging.getLogger(__name__)
 
 CACHE_SHARE = 0.3
-"""Of a GPU's free memory, the most that the training set may take."""
+"""Of a GPU's free memory, the most that the training set may take; network and activations need the rest."""
 
 
 class SliceDataset(Dataset):
@@ -51,8 +51,7 @@ class SliceDataset(Dataset):
         seed: what the transform's random state follows.
         progress: show a bar while reading, in a terminal.
         device: where the items are to be. On a CUDA device the cache is there as well if it takes no more than
-            ``cache_share`` of the memory that is free; the loader must then have no worker processes.
-        cache_share: of the device's free memory; the network and its activations need the rest.
+            `CACHE_SHARE` of the memory that is free; the loader must then have no worker processes.
         normalization: what is done to a volume's intensities, with the methods ``scales`` and ``scale`` of
             `NormalizeForegroundd`, which it is by default.
 
@@ -75,7 +74,6 @@ class SliceDataset(Dataset):
         seed: int = 0,
         progress: bool = True,
         device: torch.device | str = "cpu",
-        cache_share: float = CACHE_SHARE,
         normalization: Any = None,
     ) -> None:
         self.image_size = check_size(image_size)
@@ -106,7 +104,7 @@ class SliceDataset(Dataset):
         if any(labels.is_floating_point() for labels in self._labels):  # NaN where a voxel does not count
             self._labels = [labels.half() for labels in self._labels]
         self._index = [(p, s) for p, images in enumerate(self._images) for s in range(len(images))]
-        self._cache_on_device(cache_share)
+        self._cache_on_device()
 
     def __len__(self) -> int:
         """The number of slices, or of volumes."""
@@ -149,16 +147,17 @@ class SliceDataset(Dataset):
         for random in self._randomizable:
             random.set_random_state(state=self._random)
 
-    def _cache_on_device(self, share: float) -> None:
+    def _cache_on_device(self) -> None:
         """Move the cache to the device that items are wanted on, if it fits."""
         if self.device.type != "cuda" or (self.transform is not None and self._batched is None):
             return
         size = sum(tensor.nbytes for tensor in (*self._images, *self._labels))
         free = torch.cuda.mem_get_info(self.device)[0]
-        if size > share * free:
+        if size > CACHE_SHARE * free:
             warnings.warn(
                 f"the training set of {size / 2**30:.1f} GiB stays in the host's memory, since it would take more than "
-                f"{share:.0%} of the {free / 2**30:.1f} GiB free on {self.device}; batches are copied as they are used",
+                f"{CACHE_SHARE:.0%} of the {free / 2**30:.1f} GiB free on {self.device}; batches are copied as they "
+                "are used",
                 stacklevel=3,
             )
             return

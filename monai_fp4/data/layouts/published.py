@@ -15,14 +15,7 @@ from collections import defaultdict
 from typing import Any
 
 from monai_fp4.atomic import parse_json
-from monai_fp4.data.layouts.layout import (
-    FoundPatient,
-    Layout,
-    check_pairs,
-    check_same_channels,
-    one_per_name,
-    stem,
-)
+from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_pairs, check_same_channels, one_per_name, stem
 from monai_fp4.data.layouts.listing import Listing
 from monai_fp4.errors import DataError, listed
 

@@ -32,9 +32,9 @@ class Head:
     """Shape of a head and faults of its scanner.
 
     Attributes:
-        size: pixels along each side; slices: how many.
+        size: pixels along each side.
         slices: number of slices.
-        width: half the width; length: half the length, front to back.
+        width: half the width.
         length: half the length, front to back.
         shift: of the centre, right and down.
         tilt: half-angle tangent of the rotation in the plane.
@@ -70,7 +70,7 @@ class Lesion:
 
     Attributes:
         centre: where, as (u, v, w).
-        radius: mean radius; stretch: factors along the axes.
+        radius: mean radius.
         stretch: factors of the radius along the three axes.
         contrast: change of FLAIR against the tissue; negative: dark.
         softness: width of the fading edge, as a share of the radius.

@@ -18,11 +18,10 @@ __all__ = ["Segment", "grow_tree"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of tube: both ends, the radii there, and how many forks lie before it."""
+    """A piece of tube: both ends, and the radii there."""
 
     ends: tuple[Point, Point]
     radii: tuple[float, float]
-    generation: int
 
 
 def grow_tree(random: RandomState, root: Point, direction: Point, radius: float, thinnest: float) -> list[Segment]:
@@ -36,13 +35,13 @@ def grow_tree(random: RandomState, root: Point, direction: Point, radius: float,
         thinnest: a branch thinner than this is left out.
     """
     segments: list[Segment] = []
-    open_ends = [(root, _unit(direction), radius, 0)]
+    open_ends = [(root, _unit(direction), radius)]
     while open_ends:
-        start, heading, thick, generation = open_ends.pop()
+        start, heading, thick = open_ends.pop()
         length = (2.4 + 2.2 * float(random.random_sample())) * (0.02 + thick)
         end = _add(start, heading, length)
         thin = 0.94 * thick
-        segments.append(Segment((start, end), (thick, thin), generation))
+        segments.append(Segment((start, end), (thick, thin)))
         outward = (end[0] - root[0], end[1] - root[1], end[2] - root[2])
         for share in (uniform(random, 0.76, 0.92), uniform(random, 0.5, 0.76)):
             # A thick child goes on nearly straight, a thin one turns away; both go on outwards.
@@ -50,7 +49,7 @@ def grow_tree(random: RandomState, root: Point, direction: Point, radius: float,
             aside: Point = (uniform(random, -1.0, 1.0), uniform(random, -1.0, 1.0), uniform(random, -1.0, 1.0))
             child = _unit(_add(_add(heading, _unit(aside), turn), _unit(outward), 0.25))
             if thin * share >= thinnest:
-                open_ends.append((end, child, thin * share, generation + 1))
+                open_ends.append((end, child, thin * share))
     return segments
 
 

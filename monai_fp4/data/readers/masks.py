@@ -30,9 +30,9 @@ def values_of(mask: NDArray[Any]) -> tuple[float, ...]:
     >>> values_of(np.array([0, 0.9999999, 1, np.nan]))
     (0.0, 1.0, nan)
     """
-    top = mask.max()
-    if top == np.rint(top) and ((mask == 0) | (mask == top)).all():  # sorting all voxels takes ten times as long
-        return tuple(sorted({*([0.0] if (mask == 0).any() else []), float(top)}))
+    top = _only_value(mask)
+    if top is not None:
+        return tuple(sorted({*([0.0] if (mask == 0).any() else []), top}))
     values = np.unique(mask)
     return tuple(float(value) for value in np.unique(np.where(_whole(values), np.rint(values), values)))
 
@@ -55,11 +55,11 @@ def binary_mask(mask: NDArray[Any], paths: Sequence[str], reading: Reading) -> N
             above[_whole(mask) & np.isin(np.rint(mask), reading.ignore_label)] = IGNORED
         return above
     if not reading.labels and not reading.ignore_label:
-        top = mask.max()
-        if np.isfinite(top) and top == np.rint(top) and ((mask == 0) | (mask == top)).all():
+        top = _only_value(mask)
+        if top is not None and np.isfinite(top):
             return (mask != 0).view(np.uint8)
     values = values_of(mask)
-    if not all(np.isfinite(value) and value == round(value) for value in values):
+    if _is_soft(values):
         raise _refused(mask, paths, "whole numbers as labels in the mask", _REMEDY_SOFT, _is_soft)
     labels = mask if mask.dtype.kind in "biu" else np.rint(mask)
     ignored = np.isin(labels, reading.ignore_label) if reading.ignore_label else None
@@ -93,6 +93,12 @@ _REMEDY_LABELS = (
 _REMEDY_SOFT = (
     "say from which value on a soft mask is the lesion with --mask_threshold (NaN is below all), or save whole labels"
 )
+
+
+def _only_value(mask: NDArray[Any]) -> float | None:
+    """The one whole number beside 0 that a mask holds, which most do: sorting all voxels takes ten times as long."""
+    top = mask.max()
+    return float(top) if top == np.rint(top) and ((mask == 0) | (mask == top)).all() else None
 
 
 def _whole(values: NDArray[Any]) -> NDArray[np.bool_]:

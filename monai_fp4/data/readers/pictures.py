@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError
 
 from monai_fp4.data.readers.itk import read_image
 from monai_fp4.data.readers.limits import check_size
@@ -26,9 +26,8 @@ from monai_fp4.errors import DataError
 
 __all__ = ["PICTURES"]
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _DESCRIPTION = 258, 262, 0, 270
-_ORIENTATION, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 274, 277, 338, 339
-_UNSIGNED, _SIGNED = 1, 2
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
+_ORIENTATION = ExifTags.Base.Orientation
 _TIFF = (b"II", b"MM")
 _FORMATS = ("TIFF", "PNG", "JPEG", "BMP", "GIF")  # Pillow's others call programs and libraries that nobody needs here
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -39,11 +38,10 @@ _PARTS = re.compile(r"(?m)^(channels|frames)=0*([1-9]\d{0,8})\s*$|\bSize([CT])=.
 def _decode(source: Source) -> Decoded:
     # What Pillow warns of is either harmless metadata or followed by an exception.
     with warnings.catch_warnings(action="ignore"), _opened(source) as picture:
+        tags = _tags(picture)
         # Counting the pages of a TIFF reads its directories again, and most have one.
-        tags = getattr(picture, "tag_v2", None)
-        pages = getattr(picture, "n_frames", 1) if tags is None or tags.next else 1
-        if tags is not None:
-            _check_dimensions(str(tags.get(_DESCRIPTION, "")), pages, source)
+        pages = getattr(picture, "n_frames", 1) if getattr(tags, "next", True) else 1
+        _check_dimensions(str(tags.get(TiffImagePlugin.IMAGEDESCRIPTION, "")), pages, source)
         if pages == 1 or picture.format == "MPO":  # a telephone's JPEG, with a preview after the picture
             return Decoded(_page(picture, source), names=_colours(picture) if source.is_mask else {})
         if picture.format != "TIFF":
@@ -80,6 +78,11 @@ def _opened(source: Source) -> Image.Image:
     return picture
 
 
+def _tags(picture: Image.Image) -> Any:
+    """The tags of a TIFF; no tag of any other picture."""
+    return getattr(picture, "tag_v2", {})
+
+
 def _check_dimensions(description: str, pages: int, source: Source) -> None:
     """See that the pages of a TIFF are slices, and all there, as far as ImageJ or OME say so."""
     several = {match[1] or match[3]: int(match[2] or match[4]) for match in _PARTS.finditer(description)}
@@ -112,7 +115,9 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
     _check_samples(picture, source)
     if bits > 8 and picture.mode not in _GREY:
         return _deep_colours(source, bits)
-    inverted, tags = _inverted(picture), getattr(picture, "tag_v2", {})
+    tags = _tags(picture)
+    # Pillow sees to it for 8 bits that white is the highest number.
+    inverted = picture.mode in _GREY[2:] and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
     if picture.mode == "P":
         if source.is_mask:
             _check_palette(picture, source.path)
@@ -120,7 +125,7 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     elif picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         picture = picture.convert("RGB")
-    upright = getattr(picture, "tag_v2", {_ORIENTATION: 0}).get(_ORIENTATION, 1) == 1
+    upright = picture.format == "TIFF" and tags.get(_ORIENTATION, 1) == 1
     values = _of_their_sign(np.asarray(picture if upright else ImageOps.exif_transpose(picture)), tags, bits)
     if inverted:
         values = np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else -values
@@ -135,8 +140,8 @@ def _page(picture: Image.Image, source: Source) -> NDArray[Any]:
 
 def _check_samples(picture: Image.Image, source: Source) -> None:
     """See that Pillow shows all values of a pixel; it passes over those that are neither colour nor transparency."""
-    tags = getattr(picture, "tag_v2", {})
-    samples, extra = int(tags.get(_SAMPLES_PER_PIXEL, 1)), tags.get(_EXTRA_SAMPLES, ())
+    tags = _tags(picture)
+    samples, extra = int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)), tags.get(TiffImagePlugin.EXTRASAMPLES, ())
     if samples > 1 and (samples > len(picture.getbands()) or (0 in extra and picture.mode in ("RGBX", "RGB", "L"))):
         raise DataError(
             f"expected grey or red, green and blue in {source.path}, found {samples} values a pixel; save one "
@@ -146,7 +151,7 @@ def _check_samples(picture: Image.Image, source: Source) -> None:
 
 def _of_their_sign(values: NDArray[Any], tags: Any, bits: int) -> NDArray[Any]:
     """Numbers that Pillow takes for unsigned bytes or signed words, as the tags of a TIFF say."""
-    form = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    form = tags.get(TiffImagePlugin.SAMPLEFORMAT, (_UNSIGNED,))[0]
     if form == _SIGNED and bits == 8 and values.dtype == np.uint8:
         return values.view(np.int8)
     if form == _UNSIGNED and bits == 32 and values.dtype == np.int32:
@@ -158,15 +163,8 @@ def _bits(picture: Image.Image, data: bytes) -> int:
     """Bits of each colour of a file, of which Pillow's picture may have kept eight."""
     if picture.format == "PNG":
         return data[24]  # the first chunk, IHDR: two lengths, a name, width and height, then the depth
-    tags = getattr(picture, "tag_v2", {})
-    found = tags.get(_BITS_PER_SAMPLE, 8)
+    found = _tags(picture).get(TiffImagePlugin.BITSPERSAMPLE, 8)
     return max(found) if isinstance(found, tuple) else int(found)
-
-
-def _inverted(picture: Image.Image) -> bool:
-    """Whether white is zero and Pillow has not seen to it, as it does for 8 bits."""
-    tags = getattr(picture, "tag_v2", {})
-    return picture.mode not in ("1", "L") and picture.mode in _GREY and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _deep_colours(source: Source, bits: int) -> NDArray[Any]:
