@@ -67,6 +67,14 @@ def png_patients(root, n=4, slices=3, **kw):
     return "png"
 
 
+def converted(root, folder, mode):
+    """Pictures, of which images or masks are saved in another mode of Pillow."""
+    png_patients(root)
+    for path in (root / folder).glob("*.png"):
+        Image.open(path).convert(mode).save(path)
+    return "png"
+
+
 def tif(path, data, **kw):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(data).save(path, **kw)
@@ -403,25 +411,16 @@ def case_dash_names(root):
 
 
 def case_rgba(root):
-    png_patients(root)
-    for path in (root / "images").glob("*.png"):
-        Image.open(path).convert("RGBA").save(path)
-    return "png"
+    return converted(root, "images", "RGBA")
 
 
 def case_la(root):
-    png_patients(root)
-    for path in (root / "images").glob("*.png"):
-        Image.open(path).convert("LA").save(path)
-    return "png"
+    return converted(root, "images", "LA")
 
 
 def case_palette_images(root):
     """Greyscale saved with a palette (GIF-like, ImageJ LUT)."""
-    png_patients(root)
-    for path in (root / "images").glob("*.png"):
-        Image.open(path).convert("P").save(path)
-    return "png"
+    return converted(root, "images", "P")
 
 
 def case_palette_masks(root):
@@ -436,17 +435,11 @@ def case_palette_masks(root):
 
 
 def case_one_bit_masks(root):
-    png_patients(root)
-    for path in (root / "masks").glob("*.png"):
-        Image.open(path).convert("1").save(path)
-    return "png"
+    return converted(root, "masks", "1")
 
 
 def case_rgb_masks(root):
-    png_patients(root)
-    for path in (root / "masks").glob("*.png"):
-        Image.open(path).convert("RGB").save(path)
-    return "png"
+    return converted(root, "masks", "RGB")
 
 
 def case_16bit_grey(root):

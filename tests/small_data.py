@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from PIL import Image
+
+from monai_fp4.data.cli import add_parser
 
 
 def write_lgg(root: Path, patients: dict[str, int], size: int = 16, seed: int = 0) -> Path:
@@ -65,3 +68,11 @@ def write_nifti(
         label[1, 2, 3] = 1
         nibabel.save(nibabel.Nifti1Image(label, affine), root / patient / f"{mask}.nii.gz")
     return root
+
+
+def run_manifest(*arguments: object) -> int:
+    """The command ``manifest`` with these arguments; what it refuses is raised."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    options = parser.parse_args(["manifest", *map(str, arguments)])
+    return options.func(options)

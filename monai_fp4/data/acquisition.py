@@ -55,11 +55,7 @@ def facts(place: Place | None, scales: Sequence[Scale], *, slices: int = 0) -> d
 
 
 def summarize(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The range of many scans, at least one, as plain JSON; no number of a single patient is in it beside the extremes.
-
-    Args:
-        scans: `facts` of each.
-    """
+    """The range of the `facts` of scans, as plain JSON; no number of a single patient is in it beside the extremes."""
     return {
         "scans": len(scans),
         "spacing": _ranges(scan["spacing"] for scan in scans if scan["spacing"] is not None),
@@ -77,12 +73,7 @@ def _ranges(scans: Iterable[Sequence[float]]) -> list[list[float]]:
 
 
 def check_summary(document: Mapping[str, Any], channels: int, path: Any) -> dict[str, Any]:
-    """What `summarize` gave, read back from a file that anybody may have written.
-
-    Args:
-        document: the file's content.
-        channels: how many the run was trained on.
-        path: the file.
+    """What `summarize` gave of so many channels, read back from a file that anybody may have written.
 
     Returns:
         The summary; ``slices`` is ``[0, 0]``, and nothing stands in ``modalities``, where an earlier version wrote it.
@@ -112,13 +103,7 @@ def check_summary(document: Mapping[str, Any], channels: int, path: Any) -> dict
 
 
 def outside(known: Mapping[str, Any], scan: Mapping[str, Any], channels: Sequence[str]) -> list[str]:
-    """Where a scan lies outside of what a run was trained on, a sentence each, by the rule of this module.
-
-    Args:
-        known: `summarize` of the training scans.
-        scan: `facts` of the other.
-        channels: what the channels are called.
-    """
+    """Where the `facts` of a scan lie outside of what `summarize` gave, a sentence each, by the rule of this module."""
     found = []
     if scan["spacing"] is not None and not known["spacing"]:
         found.append("the training scans had no known spacing, so that of this scan was not compared")

@@ -21,11 +21,7 @@ __all__ = ["check_patients", "slice_number"]
 
 
 def check_patients(manifest: Manifest, source: str) -> None:
-    """Check that the patients of a manifest do not contradict each other.
-
-    Args:
-        manifest: what to check.
-        source: the file or folder that it comes from, for the message of an error.
+    """Check that a manifest's patients do not contradict each other; ``source`` is the file or folder that it is from.
 
     Raises:
         DataError: a patient listed twice or in two folds, a file of two patients, a slice missing within a patient, a

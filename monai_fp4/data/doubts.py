@@ -33,16 +33,7 @@ def doubts_of(
     reading: Reading,
     named: bool = False,
 ) -> Iterator[str]:
-    """Say what is doubtful.
-
-    Args:
-        format: the layout.
-        channels: their names.
-        found: the patients.
-        examined: what was seen in each.
-        reading: what the user said of the files.
-        named: whether the user's own table or pattern says who is who.
-    """
+    """Say what is doubtful; ``named``: the user's own table or pattern says who is who."""
     seen = {entry.id: each for entry, each in zip(found, examined, strict=True)}
     yield from _of_channels(channels, seen)
     yield from _of_masks(seen, reading)

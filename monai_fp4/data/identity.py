@@ -65,11 +65,7 @@ def _parted(keys: Collection[str]) -> tuple[set[str], set[str]]:
 
 
 def content_of(manifest: Manifest, parts: Mapping[str, Iterable[Patient]]) -> dict[str, Any]:
-    """What a run keeps of its manifest beside the patients' ids, as plain JSON.
-
-    Args:
-        manifest: the manifest.
-        parts: patients by what they are for.
+    """What a run keeps of its manifest and of who is in which part, beside the patients' ids, as plain JSON.
 
     Returns:
         ``channels``; ``images``, the keys of each patient's images by id; ``content``, a hash of everything that the

@@ -112,11 +112,7 @@ def _validator() -> Any:
 
 
 def from_json(document: Any, source: str) -> Manifest:
-    """Turn parsed JSON into a manifest.
-
-    Args:
-        document: what ``json.load`` returned.
-        source: the file, for the message of an error.
+    """Turn parsed JSON into a manifest; ``source`` is the file that it comes from.
 
     Raises:
         DataError: a field that is missing, unknown, or not as the schema wants it.
@@ -195,11 +191,7 @@ def save_manifest(manifest: Manifest, path: str | os.PathLike[str], *, force: bo
 
 
 def refuse_existing(path: str | os.PathLike[str], what: str = "manifest") -> None:
-    """Raise if there is something at ``path`` already.
-
-    Args:
-        path: of the file to write.
-        what: it is.
+    """Raise if there is something at the path of a file to write already; ``what`` it is to be.
 
     Raises:
         DataError: there is.

@@ -20,11 +20,7 @@ __all__ = ["without_paths"]
 
 @contextmanager
 def without_paths(patient: str, images: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-    """Leave paths out of the errors of the block.
-
-    Args:
-        patient: the key.
-        images: the patient's files, with the paths ``image`` and ``mask``.
+    """Leave the paths of a patient's ``image`` and ``mask`` files out of the errors of the block.
 
     Raises:
         DataError: that of the block, in other words.

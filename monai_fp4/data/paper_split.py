@@ -31,10 +31,7 @@ _SHARE = 0.2
 
 
 def paper_splits(slices: Mapping[str, tuple[int, int]]) -> dict[str, HeldOut]:
-    """Draw the holdout and the folds.
-
-    Args:
-        slices: patient -> number of slices, and number of those with tumour.
+    """Draw the holdout and the folds, from each patient's number of slices and number of those with tumour.
 
     Returns:
         ``holdout`` and ``0`` to ``4`` -> whom they hold out; all others are trained on.

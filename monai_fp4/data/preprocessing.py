@@ -84,12 +84,7 @@ def read_patients(
 
 
 def threads_for(patients: int, volume_bytes: int, free: int) -> int:
-    """How many patients to read at once, so that those on the way fit into the memory that is left.
-
-    Args:
-        patients: how many there are.
-        volume_bytes: of one patient's image in float32.
-        free: bytes that are left beside what is kept; below zero where the system does not tell.
+    """How many patients to read at once, so that their images fit into the bytes that are free; below zero: not known.
 
     >>> threads_for(2, 2**20, 2**40), threads_for(100, 2**30, 3 * 2**30)
     (2, 1)

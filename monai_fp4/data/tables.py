@@ -16,11 +16,7 @@ __all__ = ["columns_of", "fold_and_split", "read_table"]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table, names of columns in lower case, all without spaces around them.
-
-    Args:
-        path: the table; its first line names the columns.
-        columns: those that must be there.
+    """The rows of a table, names of columns in lower case, all without spaces around them; ``columns`` must be there.
 
     Raises:
         DataError: no such file, no text, a column that is missing, a row with more fields than columns, or no row.

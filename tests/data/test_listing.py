@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -13,11 +12,10 @@ import pytest
 import scan_cases
 import SimpleITK
 from PIL import Image
-from small_data import write_nifti, write_png
+from small_data import run_manifest, write_nifti, write_png
 
 from monai_fp4.data import Manifest, check_manifest, load_datalist, load_manifest
 from monai_fp4.data.build import find_and_examine
-from monai_fp4.data.cli import add_parser
 from monai_fp4.data.groups import read_groups
 from monai_fp4.data.layouts import Listing
 from monai_fp4.data.patients import read_patient
@@ -310,19 +308,10 @@ def test_nnunet_without_a_mask_or_with_one_channel_less(tmp_path):
 # --- The command
 
 
-def run(arguments: Sequence[object]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["manifest", "build", *map(str, arguments)])
-    return options.func(options)
-
-
 def test_the_command_says_what_it_found(tmp_path, capsys):
     root, _ = scan_cases.write("second_rater", tmp_path)
     output = tmp_path / "m.json"
-    assert run(["--dataset_dir", root, "--folds", 2, "--output", output]) == 0
+    assert run_manifest("build", *["--dataset_dir", root, "--folds", 2, "--output", output]) == 0
     said = capsys.readouterr()
     for line in (
         "format nifti: 4 patients",
@@ -337,22 +326,8 @@ def test_the_command_says_what_it_found(tmp_path, capsys):
 def test_what_is_said_on_the_command_line_is_in_the_manifest(tmp_path):
     root, _ = scan_cases.write("mask_multilabel", tmp_path)
     output = tmp_path / "m.json"
-    run(
-        [
-            "--dataset_dir",
-            root,
-            "--folds",
-            2,
-            "--output",
-            output,
-            "--labels",
-            1,
-            "--ignore_label",
-            4,
-            "--channels",
-            "ct",
-        ]
-    )
+    options = ["--dataset_dir", root, "--folds", 2, "--output", output]
+    run_manifest("build", *options, "--labels", 1, "--ignore_label", 4, "--channels", "ct")
     manifest = load_manifest(output)
     assert manifest.reading.to_json() == {"labels": [1], "ignore_label": [4]} and manifest.channels == ("ct",)
     mask = read_patient(load_datalist(manifest, root, "all", "train")[0]).mask[0]
@@ -377,7 +352,7 @@ def test_what_is_said_on_the_command_line_is_in_the_manifest(tmp_path):
 def test_options_that_do_not_fit(tmp_path, options, sentence):
     root, _ = scan_cases.write("two_patients", tmp_path)
     with pytest.raises((ConfigError, DataError), match=sentence):
-        run(["--dataset_dir", root, "--folds", 2, "--output", tmp_path / "m.json", *options])
+        run_manifest("build", *["--dataset_dir", root, "--folds", 2, "--output", tmp_path / "m.json", *options])
 
 
 def test_a_folder_whose_name_is_a_number(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -15,22 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import small_dicom
-from small_data import lgg_ids, write_lgg, write_nifti, write_png
+from small_data import lgg_ids, run_manifest, write_lgg, write_nifti, write_png
 
 from monai_fp4.data import Manifest, build_manifest, check_manifest, load_datalist, load_manifest, pseudonyms
-from monai_fp4.data.cli import add_parser
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.pseudonyms import KEYS, KeyFile, hide, located, open_keys
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 
 NAMES = [f"Planted_Jane_{number}" for number in range(6)]
-
-
-def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["manifest", *map(str, arguments)])
-    return options.func(options)
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def keys(tmp_path: Path) -> Path:
 def build(data: Path, keys: Path | None, output: Path, *options: object) -> Manifest:
     output.parent.mkdir(exist_ok=True)
     hidden = ("--pseudonyms", keys) if keys else ()
-    assert run("build", "--dataset_dir", data, "--folds", 2, "--output", output, *hidden, *options) == 0
+    assert run_manifest("build", "--dataset_dir", data, "--folds", 2, "--output", output, *hidden, *options) == 0
     return load_manifest(output)
 
 
@@ -162,7 +153,7 @@ def test_a_key_file_with_the_manifest_is_refused_before_anything_is_read(tmp_pat
     (tmp_path / "shared").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "shared")
     with pytest.raises(DataError, match="expected the key file apart from the manifest"):
-        run(
+        run_manifest(
             "build", "--dataset_dir", tmp_path, "--output", tmp_path / "shared/m.json", "--pseudonyms", tmp_path / place
         )
     assert list((tmp_path / "shared").iterdir()) == []

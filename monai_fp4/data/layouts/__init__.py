@@ -85,11 +85,7 @@ def data_root(dataset_dir: str | Path) -> Path:
 
 
 def find_patients(listing: Listing, name: str = AUTO) -> tuple[str, tuple[FoundPatient, ...]]:
-    """List the patients of a data folder, sorted by id.
-
-    Args:
-        listing: the files of the folder.
-        name: of the layout, or ``"auto"``.
+    """List the patients of a data folder, sorted by id, in the layout of that name or in the one that fits it best.
 
     Returns:
         The layout's name, and the patients.

@@ -29,13 +29,7 @@ _MOST = 40
 
 
 def remedies(listing: Listing, find: Callable[[Listing], str | None], *, table: bool = True) -> str:
-    """What to do, to be put behind a refusal.
-
-    Args:
-        listing: the files of the folder.
-        find: the name of the layout that fits a folder, if one does.
-        table: whether a table would help, which lists files and no series.
-    """
+    """What to do, to be put behind a refusal; a ``table`` lists files and no series."""
     found = [_conversions(listing), _deeper(listing, find)]
     found.append("or list patient, image and mask of each in a CSV table there, for --format table" if table else "")
     return "".join(f"; {each}" for each in found if each)

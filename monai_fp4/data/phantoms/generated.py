@@ -17,16 +17,10 @@ __all__ = ["write_patients"]
 def write_patients(
     folder: str | Path, name: str, patients: Sequence[str], write_patient: Callable[[Path, int], None]
 ) -> Path:
-    """Write the folders of all patients.
+    """Write the folders of all patients, each by a function that is given the new folder and the number, from 0.
 
     The files appear all at once: they are written beside ``folder`` under another name, which is then changed. A write
     that was interrupted leaves nothing that looks like data, and of several processes the first one wins.
-
-    Args:
-        folder: a folder that does not exist, or is empty.
-        name: of the data set, for messages.
-        patients: their ids, each the name of a folder.
-        write_patient: called with a patient's new folder and number, from 0.
 
     Returns:
         ``folder``.

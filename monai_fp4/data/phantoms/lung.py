@@ -22,16 +22,7 @@ __all__ = ["draw_lungs"]
 def draw_lungs(
     hu: Field, lung: Field, cage: Field, chest: Chest, nodules: Sequence[Nodule], axes: Axes, random: RandomState
 ) -> tuple[Field, NDArray[np.bool_]]:
-    """Fill the lungs.
-
-    Args:
-        hu: the body, ``[H, W, D]``.
-        lung: share of lung in each voxel.
-        cage: distance in the cage, 1 on the inner side of the ribs.
-        chest: what it is like.
-        nodules: what to put into it.
-        axes: where the voxels are.
-        random: draws the rest.
+    """Fill the lungs of a body ``[H, W, D]``; ``cage`` is the distance in the cage, 1 on the inner side of the ribs.
 
     Returns:
         The values, and True where there is a nodule.

@@ -25,15 +25,7 @@ class Segment:
 
 
 def grow_tree(random: RandomState, root: Point, direction: Point, radius: float, thinnest: float) -> list[Segment]:
-    """One tree, the trunk first.
-
-    Args:
-        random: draws lengths, directions and forks.
-        root: where the trunk begins.
-        direction: where it goes, of any length.
-        radius: of the trunk.
-        thinnest: a branch thinner than this is left out.
-    """
+    """One tree, the trunk first; a branch thinner than ``thinnest`` is left out."""
     segments: list[Segment] = []
     open_ends = [(root, _unit(direction), radius)]
     while open_ends:

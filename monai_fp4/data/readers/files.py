@@ -36,14 +36,7 @@ def digest_of(path: Path, reader: Reader) -> str:
 
 
 def load(path: Path, digest: str | None, reader: Reader, *, is_mask: bool, reading: Reading) -> Decoded:
-    """Read a file once, check that it is the one that the manifest names, and decode it.
-
-    Args:
-        path: the file.
-        digest: its SHA-256; ``None`` or empty: not checked.
-        reader: what decodes it.
-        is_mask: whether it holds labels.
-        reading: what the user said of the files.
+    """Read a file once, check that its SHA-256 is that of the manifest, if it names one, and decode it.
 
     Raises:
         DataError: no such file, one that cannot be decoded, or another one than the manifest names.

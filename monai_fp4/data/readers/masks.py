@@ -78,11 +78,7 @@ def binary_mask(mask: NDArray[Any], paths: Sequence[str], reading: Reading) -> N
 
 
 def looks_inverted(mask: NDArray[np.uint8]) -> bool:
-    """Whether lesion and background seem to be exchanged: most voxels are lesion, and so are all corners of all slices.
-
-    Args:
-        mask: ``[H, W, D]`` of 0 and 1.
-    """
+    """Whether lesion and background of ``[H, W, D]`` seem exchanged: most voxels are lesion, and so are all corners."""
     return bool((mask[[0, 0, -1, -1], [0, -1, 0, -1]] == 1).all() and (mask == 1).mean() > 0.5)
 
 
