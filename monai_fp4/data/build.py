@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from monai_fp4.data.checks import check_patients
 from monai_fp4.data.datalist import patient_record, prepare_data
+from monai_fp4.data.every_patient import every_patient
 from monai_fp4.data.examination import Examined, Findings, examine
 from monai_fp4.data.folds import check_folds
 from monai_fp4.data.groups import folds_of, with_fields
@@ -34,12 +34,8 @@ from monai_fp4.errors import ConfigError, DataError, listed, unknown_name
 
 __all__ = ["SPLIT_RULES", "build_manifest", "check_manifest", "find_and_examine"]
 
-R = TypeVar("R")
-
 SPLIT_RULES = ("folds", "paper")
 """Ways to choose whom to validate and to test on."""
-_FEW = 5
-_PATH = re.compile(r"\S*/\S*")
 
 
 def build_manifest(dataset_dir: str | Path, **options: Any) -> Manifest:
@@ -110,7 +106,7 @@ def find_and_examine(
     listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series), groups or ())
     format, found = find_patients(listing, format)
     found = with_fields(found, groups)
-    both = _each(found, lambda entry: _read(entry, root, Split(split), reading))
+    both = every_patient(found, lambda entry: _read(entry, root, Split(split), reading))
     patients, examined = zip(*both, strict=True)
     channels = _channels(layout_of(format), found, examined, root, channels)
     named = patient_pattern is not None or format == "table" or {entry.id for entry in found} <= listing.named
@@ -164,36 +160,6 @@ def _read(entry: FoundPatient, root: Path, split: Split, reading: Reading) -> tu
         voxels=examined.voxels,
     )
     return patient, examined
-
-
-def _each(patients: Sequence[Any], work: Callable[[Any], R]) -> list[R]:
-    """Work on every patient; those that are wrong are named together.
-
-    Raises:
-        DataError: one or more are wrong.
-    """
-    done, wrong = [], {}
-    for patient in tqdm(patients, desc="patients", disable=None):
-        try:
-            done.append(work(patient))
-        except DataError as error:
-            wrong[patient.id] = str(error)
-    if len(wrong) == 1:
-        raise DataError(next(iter(wrong.values())))
-    if wrong:
-        alike: dict[str, list[str]] = {}  # by what is wrong, whatever file it is in
-        for patient, reason in wrong.items():
-            alike.setdefault(_PATH.sub("", reason), []).append(patient)
-        told = [
-            f"{first}: {wrong[first]}" + (f" (the same: {', '.join(others)})" if others else "")
-            for first, *others in alike.values()
-        ]
-        rest = [patient for group in list(alike.values())[_FEW:] for patient in group]
-        reasons = " | ".join([*told[:_FEW], *([f"and {', '.join(rest)}"] if rest else [])])
-        raise DataError(
-            f"expected all {len(patients)} patients to be readable, found {len(wrong)} that are not; {reasons}"
-        )
-    return done
 
 
 def _channels(
@@ -254,5 +220,5 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
                 "build the manifest again"
             )
 
-    _each(manifest.patients, check)
+    every_patient(manifest.patients, check)
     return manifest

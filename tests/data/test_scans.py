@@ -72,7 +72,7 @@ PICTURES = [
 
 REFUSED: Mapping[str, tuple[str, dict[str, Any] | None]] = {
     "mask_soft": (r"p0.mask\.nii\.gz, found 0, 0\.333.*--mask_threshold", {"mask_threshold": 0.5}),
-    "mask_multilabel": (r"4 that are not; p0: .*found 0, 1, 2; say .*--labels.* \| p3: ", {"labels": (1, 2, 4)}),
+    "mask_multilabel": (r"4 that are not; p0: .* 0, 1, 2; say .*--labels.*the same: p1, p2, p3", {"labels": (1, 2, 4)}),
     "mask_one_class_each": (r"1 in 3 patients, 2 in 3 patients .*--labels 1 2", {"labels": (1, 2)}),
     "mask_int8_minus1": (r"-1 in 1 patients, 1 in 3 patients.*--labels -1 1", {"labels": (-1, 1)}),
     "mask_nan_background": (r"p0.mask\.nii\.gz, found 1, nan.*NaN is below all", {"mask_threshold": 0.5}),
