@@ -30,11 +30,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from monai_fp4.errors import ConfigError
 
 __all__ = [
+    "Replacements",
     "make_folder",
     "make_private",
     "make_private_folder",
@@ -44,6 +45,7 @@ __all__ = [
     "read_json",
     "read_json_file",
     "name_beside",
+    "ours_alone",
     "remove_leftovers",
     "replacing",
     "write_atomically",
@@ -51,6 +53,8 @@ __all__ = [
 
 SHARED_FILES = "MONAI_FP4_SHARED_FILES"
 """An environment variable: ``"1"`` leaves the mode of files and folders to the umask."""
+ours_alone: set[IO[Any]] = set()
+"""Open files whose locks end with this process: those that it forks close their copies at once."""
 _BESIDE = ".monai_fp4.tmp"
 _TIDY: set[Path] = set()
 """Folders from which this process has removed what killed ones had left."""
@@ -59,6 +63,16 @@ LARGEST_JSON = 2**28
 _DEEPEST = 64
 _DIGITS = 20
 """A 64-bit integer has no more, with its sign."""
+
+
+def _let_go() -> None:
+    for file in ours_alone:
+        with suppress(OSError):
+            os.close(file.fileno())  # the parent's goes on, and closing is no unlocking
+    ours_alone.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
@@ -77,43 +91,99 @@ def _is_shared() -> bool:
     return os.environ.get(SHARED_FILES) == "1"
 
 
-@contextmanager
-def replacing(path: Path, *, shared: bool = False, flush_folder: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` once the block has ended, and leaves no trace if it fails.
+class Replacements:
+    """Files that are written beside their places, and take them one after the other once all are written.
 
-    Args:
-        path: the file's place; its folder must exist.
-        shared: whether the file is made to be passed on, so that the umask alone says who may read it.
-        flush_folder: whether the folder's entry is flushed too. Of files that are written one after the other, the last
-            one flushes for all: what was renamed before it is then on the disk as well.
+    The two halves are apart since the second one waits for the disk: a training goes on while a thread does it. Whoever
+    is killed in between leaves each file old or new, and none new whose predecessors are old.
 
-    Yields:
-        The file beside it, open for writing bytes.
-
-    Raises:
-        ConfigError: when the system does not let it be written (no space, no permission), be it
-            behind a RuntimeError of the block. Other errors of the block pass through.
+    >>> import tempfile
+    >>> folder, files = Path(tempfile.mkdtemp()), Replacements()
+    >>> for name in ("weights", "description"):
+    ...     with files.open(folder / name) as file:
+    ...         _ = file.write(name.encode())
+    >>> files.take_places()
+    >>> sorted(path.name for path in folder.iterdir())
+    ['description', 'weights']
     """
-    if path.parent not in _TIDY:
-        remove_leftovers(path.parent)
-        _TIDY.add(path.parent)
-    beside = name_beside(path)
-    try:
-        with _opened(beside, shared) as file:
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, BinaryIO]] = []
+
+    @contextmanager
+    def open(self, path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+        """Open the file that is to take the place of ``path``; if the block fails, no file of these leaves a trace.
+
+        Args:
+            path: the file's place; its folder must exist.
+            shared: whether the file is made to be passed on, so that the umask alone says who may read it.
+
+        Yields:
+            The file beside it, open for writing bytes.
+
+        Raises:
+            ConfigError: when the system does not let it be written (no space, no permission), be it
+                behind a RuntimeError of the block. Other errors of the block pass through.
+        """
+        if path.parent not in _TIDY:
+            remove_leftovers(path.parent)
+            _TIDY.add(path.parent)
+        with self._discarded_on_failure(path):
+            file = _opened(name_beside(path), shared)
+            self._files.append((path, file))
             with suppress(OSError):  # no such file yet, or a file system without modes
-                beside.chmod(S_IMODE(path.stat().st_mode) & 0o777)
+                name_beside(path).chmod(S_IMODE(path.stat().st_mode) & 0o777)
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        if flush_folder:
-            _flush_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):  # such as that it was not even begun
-            beside.unlink()
-        if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
-            raise not_writable(path, reason) from error
-        raise
+
+    def take_places(self) -> None:
+        """Flush each file to the disk and rename it, in the order in which they were opened; then flush the folder.
+
+        Raises:
+            ConfigError: when the system does not let it; files that have their place by then keep it.
+        """
+        folders = {path.parent for path, _ in self._files}
+        while self._files:
+            path, file = self._files[0]
+            with self._discarded_on_failure(path):
+                os.fsync(file.fileno())
+                name_beside(path).replace(path)
+            self._files.pop(0)
+            _close(file)
+        for folder in folders:
+            _flush_folder(folder)
+
+    def discard(self) -> None:
+        """Remove what has not taken its place."""
+        while self._files:
+            path, file = self._files.pop()
+            with suppress(OSError):  # such as that its folder is gone
+                name_beside(path).unlink()
+            with suppress(OSError):  # what it still holds does not fit onto a full disk
+                _close(file)
+
+    @contextmanager
+    def _discarded_on_failure(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, (OSError, RuntimeError)) and (reason := _system_error(error)) is not None:
+                raise not_writable(path, reason) from error
+            raise
+
+
+@contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` once the block has ended: `Replacements` of one, with its arguments.
+
+    Raises:
+        ConfigError: when the system does not let it be written.
+    """
+    files = Replacements()
+    with files.open(path, shared=shared) as file:
+        yield file
+    files.take_places()
 
 
 def _opened(beside: Path, shared: bool) -> BinaryIO:
@@ -123,8 +193,14 @@ def _opened(beside: Path, shared: bool) -> BinaryIO:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
+            ours_alone.add(file)
             return file
         file.close()  # removed between its opening and its locking
+
+
+def _close(file: BinaryIO) -> None:
+    ours_alone.discard(file)
+    file.close()
 
 
 def read_json(path: Path) -> Any:

@@ -21,24 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from monai_fp4.atomic import make_folder, not_writable, open_private
+from monai_fp4.atomic import make_folder, not_writable, open_private, ours_alone
 from monai_fp4.errors import ConfigError
 
 __all__ = ["FolderLock"]
 
 INHERITED = "MONAI_FP4_LOCK"
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_held: set[IO[str]] = set()
-
-
-def _let_go() -> None:
-    for file in _held:
-        with contextlib.suppress(OSError):
-            os.close(file.fileno())  # of this copy; the parent's goes on, and closing is no unlocking
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 class FolderLock:
@@ -73,7 +62,7 @@ class FolderLock:
         """Take the lock."""
         while self._file is None:
             self._file = self._take()
-        _held.add(self._file)
+        ours_alone.add(self._file)
         try:
             os.ftruncate(self._file.fileno(), 0)
             os.pwrite(self._file.fileno(), f"process {os.getpid()} on host {socket.gethostname()}".encode(), 0)
@@ -140,6 +129,6 @@ class FolderLock:
         if self._file is not None:
             if not self._inherited:
                 self.path.unlink(missing_ok=True)  # whoever has just opened it finds it gone, and begins anew
-            _held.discard(self._file)
+            ours_alone.discard(self._file)
             self._file.close()
             self._file = None

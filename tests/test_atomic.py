@@ -12,7 +12,15 @@ from typing import IO
 
 import pytest
 
-from monai_fp4.atomic import make_folder, make_private, read_json, replacing, write_atomically
+from monai_fp4.atomic import (
+    Replacements,
+    make_folder,
+    make_private,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_atomically,
+)
 from monai_fp4.errors import ConfigError
 
 
@@ -52,6 +60,67 @@ def test_what_fails_in_the_block_leaves_the_old_file_and_nothing_beside_it(
         fail()
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def _three(folder: Path, text: str) -> Replacements:
+    files = Replacements()
+    for name in "abc":
+        with files.open(folder / name) as file:
+            file.write(text.encode())
+    return files
+
+
+def _read(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_of_files_in_a_row_none_is_new_before_those_ahead_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _three(tmp_path, "old").take_places()
+    files, flush, left = _three(tmp_path, "new"), os.fsync, iter(range(9))
+    assert {name: text for name, text in _read(tmp_path).items() if len(name) == 1} == dict.fromkeys("abc", "old")
+
+    def full(handle: int) -> None:
+        if next(left) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"/b must be writable, .*No space left.*make room"):
+        files.take_places()
+    assert _read(tmp_path) == {"a": "new", "b": "old", "c": "old"}
+
+
+def test_of_files_in_a_row_all_are_discarded_if_one_cannot_be_written(tmp_path: Path) -> None:
+    _three(tmp_path, "old").take_places()
+    files = _three(tmp_path, "new")
+    with pytest.raises(KeyError), files.open(tmp_path / "d"):
+        raise KeyError
+    files.take_places()
+    assert _read(tmp_path) == dict.fromkeys("abc", "old")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_processes_that_a_writer_forks_do_not_keep_what_it_leaves(tmp_path: Path) -> None:
+    write = (
+        "import os, signal, sys, time; from pathlib import Path; from monai_fp4.atomic import replacing\n"
+        "with replacing(Path(sys.argv[1]) / 'file'):\n"
+        "    child = os.fork() or time.sleep(600)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", write, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        child = int(writer.stdout.readline())
+        try:
+            writer.wait()
+            assert len(list(tmp_path.iterdir())) == 1
+            remove_leftovers(tmp_path)
+            assert not list(tmp_path.iterdir())
+        finally:
+            os.kill(child, 9)
 
 
 def test_what_killed_writers_left_goes_with_the_next_write_in_the_folder(tmp_path: Path) -> None:

@@ -24,13 +24,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from monai_fp4.atomic import make_private, name_beside, read_json, remove_leftovers, replacing, write_atomically
+from monai_fp4.atomic import (
+    Replacements,
+    make_private,
+    name_beside,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_atomically,
+)
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
 from monai_fp4.bundle.options import NOT_OF_A_RUN, differences
@@ -63,6 +74,7 @@ class RunFolder:
         self.previous_path = self.path / "checkpoint.previous.pt"
         self.metrics_path = self.path / "metrics.json"
         self._earlier_events: list[Path] = []
+        self._replaced: Future[None] | None = None
 
     def check(self, config: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
         """See that the folder is free, or holds this very run; nothing is written.
@@ -113,9 +125,14 @@ class RunFolder:
             self.write_json("config.json", config)
         self.write_json("patients.json", patients)
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one of the folder's JSON files, whole or not at all."""
-        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+    def write_json(self, name: str, content: Mapping[str, Any], files: Replacements | None = None) -> None:
+        """Write one of the folder's JSON files, whole or not at all, at once or with the files that are given."""
+        text = json.dumps(content, indent=2) + "\n"
+        if files is None:
+            write_atomically(self.path / name, text)
+        else:
+            with files.open(self.path / name) as file:
+                file.write(text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the folder's JSON files.
@@ -164,13 +181,13 @@ class RunFolder:
         """Whether the run reached its last epoch."""
         return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
 
-    def save(self, path: Path, content: Mapping[str, Any], *, flush_folder: bool = True) -> None:
+    def save(self, path: Path, content: Mapping[str, Any], files: Replacements | None = None) -> None:
         """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
 
         Args:
             path: the file.
             content: what it is to hold.
-            flush_folder: False where another file of the folder is written next, see `replacing`.
+            files: those that it is to take its place with; None does so at once.
 
         Raises:
             ConfigError: when the folder cannot be written to (no space, no permission).
@@ -179,13 +196,47 @@ class RunFolder:
 
         try:
             # Given a path instead of a file, torch would keep the system's reason to itself.
-            with replacing(path, flush_folder=flush_folder) as file:
+            with replacing(path) if files is None else files.open(path) as file:
                 torch.save(dict(content), file)
         except RuntimeError as error:  # torch's own, without a reason of the system behind it
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
                 f"{path} must be writable, but torch says '{reason}'; make room and start again"
             ) from error
+
+    @contextmanager
+    def replacements(self) -> Iterator[Replacements]:
+        """Open files that take their places together, in a thread that waits for the disk while the training goes on.
+
+        The thread does no more than flush and rename: it holds nothing that a process which is forked meanwhile needs.
+
+        Raises:
+            ConfigError: when those before could not take theirs, see `settle`.
+        """
+        self.settle()
+        files = Replacements()
+        try:
+            yield files
+        except BaseException:
+            files.discard()
+            raise
+        thread = ThreadPoolExecutor(1)
+        self._replaced = thread.submit(files.take_places)
+        thread.shutdown(wait=False)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """See that all `replacements` are in their places.
+
+        Args:
+            wait: False looks whether that has failed by now, and waits for nothing.
+
+        Raises:
+            ConfigError: when the folder cannot be written to.
+        """
+        if self._replaced is not None and (wait or self._replaced.done()):
+            futures.wait([self._replaced])
+            done, self._replaced = self._replaced, None
+            done.result()
 
     def keep_checkpoint(self) -> None:
         """Keep the checkpoint, from which an epoch has been trained by now, beside the one that is to be written."""

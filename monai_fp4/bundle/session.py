@@ -192,7 +192,8 @@ class Session:
         return list(items[self.rank :: self.world_size])
 
     def wait(self) -> None:
-        """Wait for the other processes of the run."""
+        """Wait for the other processes of the run, and for the files that this one is writing."""
+        self._run_folder.settle()
         if self.world_size > 1:
             dist.barrier()
 

@@ -26,6 +26,7 @@ from ignite.engine import Engine, Events
 from monai_fp4.atomic import not_writable
 from monai_fp4.bundle.session import Session
 from monai_fp4.engines import on_failure, what_is_kept
+from monai_fp4.errors import ConfigError
 
 __all__ = ["EarlyEnd"]
 
@@ -89,6 +90,7 @@ class EarlyEnd:
             raise self._end(engine, self.number)
 
     def _end(self, engine: Engine, number: int) -> SystemExit:
+        self.session.run_folder.settle()
         state = engine.state
         if self.session.rank == 0:
             print(
@@ -99,8 +101,14 @@ class EarlyEnd:
         return SystemExit(128 + number)
 
     def _failed(self, engine: Engine, error: BaseException) -> BaseException | None:
-        self._restore(engine)
         ended: BaseException | None = None
+        try:
+            self.session.run_folder.settle()
+        except ConfigError as lost:  # what another error says is kept is not
+            ended = lost
+        self._restore(engine)
+        if ended is not None:
+            return ended
         if isinstance(error, OSError) and (error.errno in _DISK or self._of_the_run(error.filename)):
             ended = not_writable(self.session.run_folder.path, error)
         elif self.number and isinstance(error, RuntimeError):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from monai_fp4.atomic import write_atomically
+from monai_fp4.atomic import Replacements, name_beside
 from monai_fp4.bundle.archive import check_archive, checksum
 from monai_fp4.bundle.checkpoint import (
     check_count,
@@ -119,6 +119,7 @@ class Recorder:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_STARTED, self._start_iteration)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._losses.append(e.state.output["loss"]))
+        engine.add_event_handler(Events.TERMINATE, lambda _: self.folder.settle())
         engine.add_event_handler(Events.COMPLETED, self.finish)
         EarlyEnd(self.session).attach(engine, self.evaluator)
 
@@ -234,6 +235,7 @@ class Recorder:
         self._started = time.perf_counter()
 
     def _start_iteration(self, _engine: Engine) -> None:
+        self.folder.settle(wait=False)
         # Here, because after the epoch's last step the optimizer holds what the next epoch begins with.
         self._learning_rate = self.optimizer.param_groups[0]["lr"]
 
@@ -268,36 +270,40 @@ class Recorder:
                     f"a checkpoint must be finite, but after step {engine.state.iteration} (epoch {epoch}) NaN or"
                     f" infinity stands in '{names[0]}'; {what_is_kept(epoch)}; lower learning_rate or check the scans"
                 )
-            if self.best is entry:
-                self._keep_best(cohort_of(self.evaluator) if validated else None, entry)
-            checkpoint = state | {
-                "run": self._fingerprints,
-                "epoch": epoch,
-                "history": self.history,
-                "per_patient": self._without_names(),
-                "peak_memory_bytes": self.peak_memory_bytes,
-                "events": self.folder.event_sizes(),
-            }
-            if self._checkpoint_is_good:
-                self.folder.keep_checkpoint()
-            self.folder.save(self.folder.checkpoint_path, checkpoint, flush_folder=False)  # metrics.json does
-            self._checkpoint_is_good = True
-            if self.best is entry:
-                self._save_model(state["network"])
-            self._write_metrics(finished=False)
+            with self.folder.replacements() as files:
+                if self.best is entry:
+                    self._keep_best(cohort_of(self.evaluator) if validated else None, entry, files)
+                if self._checkpoint_is_good:
+                    self.folder.keep_checkpoint()
+                checkpoint = state | {
+                    "run": self._fingerprints,
+                    "epoch": epoch,
+                    "history": self.history,
+                    "per_patient": self._without_names(),
+                    "peak_memory_bytes": self.peak_memory_bytes,
+                    "events": self.folder.event_sizes(),
+                }
+                self.folder.save(self.folder.checkpoint_path, checkpoint, files)
+                self._checkpoint_is_good = True
+                if self.best is entry:
+                    self._save_model(state["network"], files)
+                self._write_metrics(finished=False, files=files)
         if self.patience is not None and epoch > self.warm_up and epoch - self.best["epoch"] >= self.patience:
             engine.terminate()
+        if engine.should_terminate or epoch == engine.state.max_epochs:
+            self.folder.settle()  # for whoever looks at them when the training is completed
 
     def _without_names(self) -> list[dict[str, Any]]:
         """Results by patient with numbers, since checkpoints are handed on; a patient of no manifest keeps its id."""
         numbers = {patient: number for number, patient in enumerate(self.session.validation_patients, 1)}
         return [row | {"patient": numbers.get(row["patient"], row["patient"])} for row in self.per_patient]
 
-    def _save_model(self, weights: Mapping[str, Any]) -> None:
-        self.folder.save(self.folder.model_path, weights, flush_folder=False)  # as above
-        self._model_checksum = checksum(self.folder.model_path)
+    def _save_model(self, weights: Mapping[str, Any], files: Replacements | None = None) -> None:
+        self.folder.save(self.folder.model_path, weights, files)
+        path = self.folder.model_path
+        self._model_checksum = checksum(path if files is None else name_beside(path))
 
-    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any]) -> None:
+    def _keep_best(self, cohort: Cohort | None, entry: dict[str, Any], files: Replacements) -> None:
         """Write the curve of the best epoch, and remember its patients."""
         threshold = entry.get("threshold")
         rows = cohort.per_patient(threshold) if cohort is not None and threshold is not None else []
@@ -310,8 +316,9 @@ class Recorder:
                 "fp": curve.fp.tolist(),
             }
             totals = {"positives": int(curve.positives), "negatives": int(curve.negatives)}
-            curve_file = json.dumps({"epoch": entry["epoch"]} | totals | columns)  # which nobody reads line by line
-            write_atomically(self.folder.path / "pr_curve.json", curve_file + "\n")
+            text = json.dumps({"epoch": entry["epoch"]} | totals | columns) + "\n"  # which nobody reads line by line
+            with files.open(self.folder.path / "pr_curve.json") as file:
+                file.write(text.encode())
 
     @property
     def best(self) -> dict[str, Any]:
@@ -343,7 +350,7 @@ class Recorder:
             print(f"Finished: {said}; the run is in {self.folder.path}.")
         self.session.wait()
 
-    def _write_metrics(self, finished: bool) -> None:
+    def _write_metrics(self, finished: bool, files: Replacements | None = None) -> None:
         options, best = self.session.options, self.best
         measured_on = "training patients (fold: all holds none out)" if options.fold == "all" else "validation patients"
         summary = {
@@ -361,6 +368,7 @@ class Recorder:
             }
             | summary
             | {"peak_memory_bytes": self.peak_memory_bytes, "per_patient": self.per_patient, "history": self.history},
+            files,
         )
 
 

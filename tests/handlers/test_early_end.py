@@ -305,7 +305,8 @@ def test_whoever_ends_by_a_signal_leaves_the_process_group(
 ) -> None:
     """A partner that was quicker has broken the exchange, and gloo aborts a process that ends without leaving."""
     left: list[bool] = []
-    session: Any = SimpleNamespace(rank=1, release=lambda: None, close=lambda: left.append(True))
+    folder = SimpleNamespace(settle=lambda: None)
+    session: Any = SimpleNamespace(rank=1, run_folder=folder, release=lambda: None, close=lambda: left.append(True))
     handler = EarlyEnd(session)
     handler.number = signal.SIGTERM
     engine: Any = SimpleNamespace(state=SimpleNamespace(iteration=1, epoch=1))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from study_cells import eventually
 from tiny_runs import Dataset, item, refusal, train, workflow
 from torch import nn
 from torch.optim import Optimizer
@@ -48,6 +54,7 @@ def small_run(
     rank: int = 0,
     spoil: Callable[[nn.Module, Optimizer, int], None] = lambda network, optimizer, step: None,
     fold: int | str = 0,
+    watch: Callable[[Engine], Any] = lambda engine: None,
     **choice: Any,
 ) -> tuple[nn.Module, Optimizer, list[list[float]]]:
     """Train a linear layer for epochs of three steps; its network, its optimizer, and the losses of each epoch."""
@@ -78,8 +85,9 @@ def small_run(
         world_size=1,
         validation_patients=[],
     )
-    session.wait = session.release = lambda: None
+    session.wait = session.release = session.close = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
+    watch(engine)
     recorder = Recorder(session, network, optimizer, schedule, evaluator, **choice)  # type: ignore[arg-type]
     handlers = [Validation(session, evaluator), recorder]  # type: ignore[arg-type]
     for handler in handlers if validate_first else handlers[::-1]:
@@ -494,6 +502,7 @@ def test_weights_of_the_latest_epoch_are_written_anew(cut_off: Path, damage: Cal
 def test_a_run_does_not_finish_without_its_weights(tmp_path: Path) -> None:
     def lose(_network: nn.Module, _optimizer: Optimizer, step: int) -> None:
         if step == 8:
+            assert eventually(lambda: written(tmp_path)["best_epoch"] == 2)
             (tmp_path / "model.pt").unlink()
 
     with pytest.raises(ConfigError, match=r"model\.pt must hold the weights of epoch 2, but No such file"):
@@ -519,6 +528,140 @@ def test_a_run_that_is_cut_off_between_two_files_goes_on_as_if_it_had_not_been(
     small_run(tmp_path / "run")
     assert written(tmp_path / "run") == written(tmp_path / "whole")
     assert check_archive(tmp_path / "run" / "model.pt") == check_archive(tmp_path / "whole" / "model.pt")
+
+
+def test_a_run_that_is_killed_at_any_file_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run(tmp_path / "whole")
+    replace = Path.replace
+
+    def killed_at(number: int) -> int:
+        count = iter(range(100))
+
+        def kill(self: Path, target: Path) -> Path:
+            if next(count) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", kill)
+        process = multiprocessing.get_context("fork").Process(target=small_run, args=(tmp_path / str(number),))
+        process.start()
+        process.join(60)
+        monkeypatch.undo()
+        return process.exitcode or 0
+
+    number = 0
+    while killed_at(number) == -signal.SIGKILL:
+        folder = tmp_path / str(number)
+        small_run(folder)
+        assert written(folder) == written(tmp_path / "whole")
+        assert check_archive(folder / "model.pt") == check_archive(tmp_path / "whole" / "model.pt")
+        assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "model.pt", "metrics.json"}
+        number += 1
+    assert number == 11, "checkpoint and metrics of three epochs, weights of two, two links, and metrics at the end"
+
+
+class Disk:
+    """A disk that is slow, or full, for the thread that flushes; `done` says when it goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, full_at: int = -1, slow: bool = False) -> None:
+        flush, count = os.fsync, iter(range(1000))
+        self.done = threading.Event()
+        if not slow:
+            self.done.set()
+
+        def fsync(handle: int) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                assert self.done.wait(60)
+                if next(count) == full_at:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            flush(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_a_training_goes_on_while_its_checkpoint_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, seen = Disk(monkeypatch, slow=True), []
+
+    def look(_network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+        if step == 5:
+            seen.extend(path.suffix for path in tmp_path.iterdir())
+            # A process that is forked meanwhile, as those that load data are, finds nothing locked.
+            other = lambda: (disk.done.set(), small_run(tmp_path / "other"))  # noqa: E731
+            process = multiprocessing.get_context("fork").Process(target=other)
+            process.start()
+            process.join(60)
+            assert process.exitcode == 0 and written(tmp_path / "other")["finished"]
+            disk.done.set()
+
+    small_run(tmp_path, spoil=look)
+    assert seen and set(seen) == {".tmp"}, "nothing has its place before it is on the disk"
+    assert _epoch(tmp_path / "checkpoint.pt") == 3 and written(tmp_path)["finished"]
+
+
+@pytest.mark.parametrize("other", [None, NumericsError("a loss"), SystemExit(143)])
+@pytest.mark.parametrize(("full_at", "epochs", "kept"), [(4, 3, 1), (5, 2, 2), (4, 2, 1)])
+def test_a_disk_that_the_thread_finds_full_is_one_sentence_before_any_other(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_at: int,
+    epochs: int,
+    kept: int,
+    other: BaseException | None,
+) -> None:
+    """Of the four flushes of each of two epochs, the first is of the checkpoint and the second of the weights."""
+    Disk(monkeypatch, full_at)
+
+    def fail(_network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+        if step == 7 and other is not None:
+            raise other
+
+    with pytest.raises(ConfigError, match=r"must be writable, .*No space left on device.*make room"):
+        small_run(tmp_path / "run", epochs=epochs, spoil=fail)
+    monkeypatch.undo()
+    run = tmp_path / "run"
+    assert _epoch(run / "checkpoint.pt") == kept and written(run)["best_epoch"] == 1 and not written(run)["finished"]
+    assert not list(run.glob("*.tmp"))
+    small_run(run)
+    small_run(tmp_path / "whole")
+    assert written(run) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_says_what_is_kept_once_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    disk = Disk(monkeypatch, slow=True)
+
+    def interrupt(_network: nn.Module, _optimizer: Optimizer, step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), number)
+            threading.Timer(0.05, disk.done.set).start()
+
+    with pytest.raises(SystemExit):
+        small_run(tmp_path, spoil=interrupt)
+    assert "checkpoint.pt keeps epoch 1" in capsys.readouterr().err
+    assert _epoch(tmp_path / "checkpoint.pt") == 1 and written(tmp_path)["best_epoch"] == 1
+
+
+@pytest.mark.parametrize(("epochs", "terminate"), [(1, None), (3, None), (3, 4), (3, 5), (3, 6)])
+def test_whoever_looks_when_the_training_is_completed_finds_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, terminate: int | None
+) -> None:
+    """Whatever comes first, and whether the training has run its course or was terminated within an epoch."""
+    slow, flush, seen = threading.Event(), os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: (slow.wait(0.02), flush(handle))[1])
+
+    def watch(engine: Engine) -> None:
+        if terminate is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=terminate), lambda _: engine.terminate())
+        engine.add_event_handler(Events.COMPLETED, lambda _: seen.append(written(tmp_path)["history"][-1]["epoch"]))
+
+    small_run(tmp_path, epochs=epochs, watch=watch)
+    assert seen == [epochs if terminate is None else 1]
+    small_run(tmp_path, epochs=epochs + 1, scores=[0.1] * 4)
+    assert written(tmp_path)["history"][-1]["epoch"] == epochs + 1
 
 
 def test_a_run_without_its_checkpoints_says_that_it_begins_anew(
