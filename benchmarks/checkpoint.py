@@ -86,7 +86,8 @@ def train(bundle: str, folder: Path, epochs: int) -> dict[str, list[tuple[float,
     trainer.add_event_handler(Events.ITERATION_STARTED, steps.begin)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, steps.end)
     flow.run()
-    return {"step": steps.seconds, "checkpoint": checkpoints.seconds, "flush": flushes.seconds or [(0.0, 0.0)]}
+    measured = {"step": steps.seconds, "checkpoint": checkpoints.seconds, "flush": flushes.seconds}
+    return {what: seconds for what, seconds in measured.items() if seconds}
 
 
 def measured(version: Path, bundle: str, epochs: int) -> dict[str, list[list[float]]]:
@@ -150,7 +151,7 @@ def main() -> None:
         for bundle in options.bundles:
             cells[bundle] = compare(bundle, Path(name), options.rounds, options.epochs)
             for what, cell in cells[bundle].items():
-                numbers = [f"{cell[n][k]:.4f} s {k} {n}" for k in ("clock", "processor") for n in ("before", "now")]
+                numbers = [f"{v:.4f} s {k} {n}" for n in ("before", "now") for k, v in cell.get(n, {}).items()]
                 print(bundle, what, ", ".join(numbers), flush=True)
             results.write({"cells": cells})
 

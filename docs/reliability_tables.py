@@ -46,8 +46,9 @@ def checkpoint_cost() -> str:
         for bundle, cells in content["cells"].items():
             for what, cell in cells.items():
                 for kind, label in (("processor", "of processor time"), ("clock", "by the clock")):
-                    before, now = cell["before"][kind], cell["now"][kind]
-                    numbers = [f"{1000 * before:.2f}", f"{1000 * now:.2f}", f"{now / before:.3f}"]
+                    before, now = cell.get("before", {}).get(kind), cell["now"][kind]
+                    compared = ("", "") if before is None else (f"{1000 * before:.2f}", f"{now / before:.3f}")
+                    numbers = [compared[0], f"{1000 * now:.2f}", compared[1]]
                     rows.append([f"`{bundle}`", what, label, *numbers])
         load = content["run"]["load_average"]["before"]
         size = "x".join(map(str, protocol["image_size"]))
