@@ -199,6 +199,17 @@ def test_the_films_of_acdc_are_named_and_left_for_the_frames_that_have_masks(tmp
         build(tmp_path / "whole", format="beside")
 
 
+ISIC = ("ISIC2018_Training_Input/ISIC_{n:07d}.jpg", "ISIC2018_Training_GroundTruth/ISIC_{n:07d}_segmentation.png")
+
+
+def test_isic_is_read_with_a_pattern_for_its_pictures(tmp_path):
+    each(slice_of, *ISIC)(tmp_path)
+    manifest, text = build(tmp_path, patient_pattern=r"(ISIC_\d+)")
+    assert manifest.format == "png" and "not read" not in text
+    assert [patient.id for patient in manifest.patients] == [f"ISIC_{n:07d}" for n in range(3)]
+    assert all(patient.images[0].mask.endswith(f"{patient.id}_segmentation.png") for patient in manifest.patients)
+
+
 TABLE = r"list patient, image and mask of each in a CSV table there, for --format table$"
 
 REFUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
@@ -223,9 +234,9 @@ REFUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
         each(slice_of, "a/b/images/{n}.png", "a/b/masks/{n}.png"), r"give .*a.b as dataset_dir, which is in"
     ),
     "CHASE": (chase, r"found 8 \.png, 4 \.jpg; as beside: expected masks called as their images and _mask"),
-    "ISIC": (
-        each(slice_of, "ISIC2018_Input/ISIC_{n:07d}.jpg", "ISIC2018_GroundTruth/ISIC_{n:07d}_segmentation.png"),
-        r"expected a mask for ISIC2018_Input/ISIC_0000000\.jpg .*, found none; name it alike",
+    "ISIC without a pattern": (
+        lambda root: [each(slice_of, *ISIC)(root), *(slice_of(root / n.format(n=1), 1, (20, 20)) for n in ISIC)],
+        r"slices of one size .*such as '\(\[\^/\]\+\)\[\.\]'",
     ),
     "DRIVE": (
         each(slice_of, "images/{n}_training.tif", "1st_manual/{n}_manual1.gif"), r"expected a mask for |found no masks"

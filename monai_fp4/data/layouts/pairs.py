@@ -10,10 +10,6 @@ mask's name may end in ``_mask``, ``_seg`` or ``_segmentation``, or begin with `
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
-
 from monai_fp4.data.layouts.layout import (
     IMAGE_BEGINNING,
     MASK_BEGINNING,
@@ -34,25 +30,26 @@ _FOLDERS = {
     "images": ("images", "image", "imgs", "img", "imagestr"),
     "masks": ("masks", "mask", "labels", "label", "segmentations", "labelstr"),
 }
+_ENDINGS = {"images": ("_input", "_data"), "masks": ("_groundtruth",)}
+"""Of the folders' names in ISIC 2016 and 2018."""
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
-    images = _by_name(_folder(listing, "images"), set())
-    masks = _by_name(_folder(listing, "masks"), images.keys())
+    images = one_per_name(_folder(listing, "images"), _name)
+    masks = one_per_name(
+        _folder(listing, "masks"),
+        lambda path: _name(path) if _name(path) in images else MASK_ENDING.sub("", _name(path)),
+    )
     if not images.keys() & masks.keys():  # image_1 and mask_1
-        images, masks = _without(IMAGE_BEGINNING, images), _without(MASK_BEGINNING, masks)
+        images = one_per_name(images.values(), lambda path: IMAGE_BEGINNING.sub(r"\1", _name(path)))
+        masks = one_per_name(masks.values(), lambda path: MASK_BEGINNING.sub(r"\1", MASK_ENDING.sub("", _name(path))))
     check_pairs(images, masks, listing.root)
     return with_slices(images, masks, listing)
 
 
-def _without(beginning: re.Pattern[str], files: Mapping[str, str]) -> dict[str, str]:
-    """Files by their names without what all masks, or images, begin with."""
-    names = {path: beginning.sub(r"\1", name) for name, path in files.items()}
-    return one_per_name(files.values(), names.get)
-
-
 def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
     found = [name for name in listing.folders if name.lower() in _FOLDERS[kind]]
+    found = found or [name for name in listing.folders if name.lower().endswith(_ENDINGS[kind])]
     if len(found) != 1:
         raise DataError(
             f"expected pairs of the same name in the folders images and masks of {listing.root}, found "
@@ -62,17 +59,9 @@ def _folder(listing: Listing, kind: str) -> tuple[str, ...]:
     return tuple(path for path in listing.folders[found[0]] if split_suffix(path))
 
 
-def _by_name(paths: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Files by their path within ``images`` or ``masks``, without the ending of the format or of a mask."""
-    known = set(known)
-
-    def name(path: str) -> str:
-        inner = PurePosixPath(path).relative_to(path.partition("/")[0])
-        parts = split_suffix(inner.as_posix())
-        assert parts is not None
-        return parts[0] if parts[0] in known else MASK_ENDING.sub("", parts[0]) if known else parts[0]
-
-    return one_per_name(paths, name)
+def _name(path: str) -> str:
+    """The path of a file within ``images`` or ``masks``, without the ending of its format."""
+    return (split_suffix(path.partition("/")[2]) or ("",))[0]
 
 
 PAIRS = Layout(summary="pictures (or volumes) under the same names in `images` and `masks`", find=_find)

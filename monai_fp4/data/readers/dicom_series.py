@@ -73,7 +73,7 @@ def is_series(path: str | Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether a path of a manifest stands for something: a file, or the folder of a series."""
-    return path.is_file() or (is_series(path) and Path(_UID.sub("", str(path))).is_dir())
+    return path.is_file() or (is_series(path) and _folder_of(path).is_dir())
 
 
 def behind(path: Path) -> Iterator[Path]:
@@ -81,9 +81,12 @@ def behind(path: Path) -> Iterator[Path]:
     if not is_series(path):
         yield path
         return
-    folder = Path(_UID.sub("", str(path)))
-    yield folder
-    yield from (file for file in _walk(folder) if file.is_symlink())
+    yield _folder_of(path)
+    yield from (file for file in _walk(_folder_of(path)) if file.is_symlink())
+
+
+def _folder_of(path: Path) -> Path:
+    return Path(_UID.sub("", str(path)))
 
 
 def find_series(folder: Path) -> list[Series]:
@@ -200,7 +203,7 @@ def series_files(path: Path) -> list[Path]:
     match = _UID.search(str(path))
     if match is None:
         return [path]
-    folder = Path(str(path)[: match.start()])
+    folder = _folder_of(path)
     files = [file for file in _walk(folder) if _uid_of(file, *_state(file)) == match[1]]
     if not files:
         raise DataError(
