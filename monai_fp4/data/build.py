@@ -183,6 +183,13 @@ def _channels(
             f"expected {len(names[0])} different names of channels for {', '.join(names[0])}, found "
             f"{', '.join(wanted)}; give one for each"
         )
+    own = [name.lower() for name in names[0]]
+    for at, name in enumerate(wanted):
+        if name.lower() in own and own.index(name.lower()) != at:
+            raise ConfigError(
+                f"expected names for the channels {', '.join(names[0])}, in this order, found '{name}', which is "
+                f"another channel's own, for '{names[0][at]}'; leave --channels out, or name them in the files' order"
+            )
     return tuple(wanted) or names[0]
 
 

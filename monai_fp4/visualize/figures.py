@@ -125,7 +125,10 @@ def overlay_figure(overlays: Sequence[Overlay], *, threshold: float, title: str 
         below.set_title(
             f"{counts.tp + counts.fn:,} lesion voxels: {counts.fn:,} missed\n{counts.fp:,} false alarms", fontsize=8
         )
-    figure.colorbar(panels[1, -1].images[0], ax=panels[1].tolist(), label="probability", fraction=0.03, pad=0.01)
+    figure.colorbar(
+        panels[1, -1].images[0], ax=panels.ravel().tolist(), label="probability", shrink=0.5, anchor=(0, 0),
+        fraction=0.03, pad=0.01,
+    )  # fmt: skip
     lines = [
         Line2D([], [], color=_TRUTH, label="reference"),
         Line2D([], [], color=_PREDICTION, linestyle="dashed", label=f"model, at or above {threshold:.3g}"),
@@ -183,5 +186,6 @@ def _mark_sides_and_scale(axes: Any, overlay: Overlay) -> None:
         axes.transData, length / overlay.spacing[1], f"{length:g} mm", "lower right", color="white", frameon=False,
         fontproperties=FontProperties(size=7),
     )  # fmt: skip
-    bar.txt_label.get_children()[0].set_path_effects(around)
+    for part in (bar.txt_label, bar.size_bar):
+        part.get_children()[0].set_path_effects(around)
     axes.add_artist(bar)

@@ -355,6 +355,18 @@ def test_options_that_do_not_fit(tmp_path, options, sentence):
         run_manifest("build", *["--dataset_dir", root, "--folds", 2, "--output", tmp_path / "m.json", *options])
 
 
+def test_names_that_would_swap_channels_are_refused(tmp_path):
+    image, mask = scan_cases.scan(0)
+    for name in ("flair", "t1", "t2"):
+        scan_cases.nii(tmp_path / "in" / "p" / f"{name}.nii.gz", image)
+    scan_cases.nii(tmp_path / "in" / "p" / "mask.nii.gz", mask)
+    options = ["--dataset_dir", tmp_path / "in", "--split", "test", "--output", tmp_path / "m.json", "--channels"]
+    with pytest.raises(ConfigError, match=r"found 'T1', which is another channel's own, for 'flair'"):
+        run_manifest("build", *options, "T1", "FLAIR", "T2")
+    run_manifest("build", *options, "FLAIR", "T1", "other")
+    assert load_manifest(tmp_path / "m.json").channels == ("FLAIR", "T1", "other")
+
+
 def test_a_folder_whose_name_is_a_number(tmp_path, monkeypatch):
     """`--dataset_dir 2024` reaches us as a number where Fire reads the command line."""
     root, _ = scan_cases.write("two_patients", tmp_path)
