@@ -8,7 +8,7 @@
 `earlier`         configs of earlier versions, in today's names
 `session`         one process of one run: checks everything before a minute of training is spent
 `trained`         a finished run, taken up again
-`foreign`         whether a stranger's bundle may be run, and by `allowed` what it may name
+`foreign`         whether a stranger's bundle may be run: `allowed` names, `expressions` and `logging_file`
 `checked_run`     ``monai-fp4 run``: checked, then run
 `template`        one training bundle, stamped out of ``templates/train.json``
 `files`           everything in ``bundles/``

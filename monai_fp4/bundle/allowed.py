@@ -86,6 +86,7 @@ _EXCEPT = (
     "monai.transforms.utility.dictionary.TorchVision", "monai.transforms.utility.dictionary.RandTorchVision",
     "monai.transforms.post.", "monai.inferers.inferer.PatchInferer",  # a merger or filter may be any dotted name
     "monai.losses.perceptual.", "monai.networks.blocks.text_embedding.",  # fetch networks, or run them from a hub
+    "monai.networks.blocks.fcn.", "monai.networks.nets.ahnet.",
     "monai.networks.nets.cell_sam_wrapper.", "monai.networks.nets.densenet.", "monai.networks.nets.efficientnet.",
     "monai.networks.nets.flexible_unet.", "monai.networks.nets.hovernet.", "monai.networks.nets.milmodel.",
     "monai.networks.nets.netadapter.", "monai.networks.nets.resnet.", "monai.networks.nets.senet.",

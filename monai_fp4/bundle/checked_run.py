@@ -17,7 +17,8 @@ import fire  # type: ignore[import-untyped]
 from monai.bundle import ConfigWorkflow, scripts
 from monai.utils import ensure_tuple
 
-from monai_fp4.bundle.foreign import check_bundle, check_config, read_config_file
+from monai_fp4.bundle.foreign import check_config, read_config_file
+from monai_fp4.bundle.logging_file import logging_problems
 from monai_fp4.bundle.session import check_options, error_in_chain, install_error_hook, listen_to_sigterm
 from monai_fp4.errors import ConfigError
 
@@ -79,7 +80,7 @@ def run(
 
     logging = arguments.pop("logging_file", None) or configs / "logging.conf"
     if Path(logging).is_file():
-        _refuse(check_bundle(logging))
+        _refuse([f"{logging}: {problem}" for problem in logging_problems(Path(logging))])
     with _one_sentence(files[0]):  # a logging file or metadata that lack what they should have
         workflow = ConfigWorkflow(
             config_file=files, logging_file=str(logging) if Path(logging).is_file() else False, **arguments
@@ -87,8 +88,8 @@ def run(
     folder = configs.parent if configs.name == "configs" else configs
     for _ in range(2):  # before MONAI takes other files in, and after
         config = dict(workflow.parser.config)
-        if "trust_run_dir" in overridden:
-            config["trust_run_dir"] = False  # said by whoever runs it
+        if "trust_run_dir" in override:
+            config["trust_run_dir"] = False  # said by whoever runs it, not in a file of the bundle
         _refuse(check_config(config, folder))
         with _one_sentence(files[0]):  # a macro that names nothing
             workflow.parser.resolve_macro_and_relative_ids()

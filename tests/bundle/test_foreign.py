@@ -30,6 +30,10 @@ def target(name: Any, /, **arguments: Any) -> dict[str, Any]:
     return {"a": {"_target_": name, **arguments}}
 
 
+DEEP: list[Any] = []
+for _ in range(800):
+    DEEP = [DEEP]
+
 HOSTILE: dict[str, dict[str, Any]] = {
     # Names
     "a function of the system": target("os.system", command=f"touch {MARK}"),
@@ -72,6 +76,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "whatever torchvision has": target("monai.transforms.TorchVision", name="x"),
     "a loss that runs code of a hub": target("PerceptualLoss", spatial_dims=3, pretrained=True),
     "a network that fetches its weights": target("DenseNet121", spatial_dims=2, pretrained=True),
+    "a network whose encoder fetches its weights": target("AHNet", spatial_dims=2, pretrained=True),
+    "a block that fetches its weights": target("monai.networks.blocks.FCN", pretrained=True),
     "a cache of pickles": target("monai.data.PersistentDataset", data=[], cache_dir="."),
     "a decoder of pickles": target("torch.utils.data.datapipes.iter.RoutedDecoder"),
     "a runner of scripts": target("monai.apps.nnunet.nnUNetV2Runner", input_config="x"),
@@ -84,6 +90,18 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a disabled component": target("os.system", _disabled_=True),
     "a component that is handed on": target("os.system", _mode_="callable"),
     "the debugger": target("torch.nn.ReLU", _mode_="debug"),
+    "a class that is handed on": target("SupervisedTrainer", _mode_="callable"),
+    "a compiler among the arguments of a class that is handed on": {
+        "net": dict(NETWORK),
+        "a": {
+            "_target_": "Dataset",
+            "data": ["$('cpu', 1, [], @net, @net, @net) + (None,) * 18 + (True, {'options': {'cpp.cxx': ['/x.sh']}})"],
+            "transform": {
+                "_target_": "Compose", "unpack_items": True,
+                "transforms": {"_target_": "SupervisedTrainer", "_mode_": "callable"},
+            },
+        },
+    },
     "the debugger by reference": target("torch.nn.ReLU", _mode_="@b"),
     "a breakpoint": target("torch.nn.ReLU", _debug_=True),
     "deep within arguments": target("torch.nn.ReLU", x=[[{"y": {"_target_": "os.system"}}]]),
@@ -155,6 +173,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a macro that takes in itself": {"a": "%a"},
     "a macro of signs without end": {"a": "%" * 900_000},
     "a macro of files without end": {"a": "%" + ".json" * 150_000},
+    "a macro of a null": {"a": "%\0.json::a"},
+    "a macro of half a character": {"a": "%\ud800.json::a"},
+    "a macro into what lies deep": {"a": "%b", "b": DEEP},
+    "a name like many that is not there": {"a": ["%" + "c" * 900] * 9, **{f"{'b' * 400}{n}": 1 for n in range(99)}},
+    "relative ids that grow": {"k" * 30_000: {"a": "@#" * 15_000}},
+    "a long key over many values": {"k" * 30_000: ["a"] * 9000},
     "macros without end": {"a": ["%b"] * 1001, "b": 1},
     "macros of much": {"a": ["%b"] * 900, "b": [[1] * 20] * 90},
     "macros that count from the end": {"a": "%b::-1", "b": [1, "%c::-1"], "c": [{"_target_": "torch.nn.ReLU"}]},
@@ -205,6 +229,9 @@ TEXTS = {
     "names of Python.yaml": "a: !!python/name:os.system",
     "aliases that grow.yaml": "a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\n",
     "an alias of itself.yaml": "a: &a [*a]",
+    "brackets without end.yaml": "[" * 60_000,
+    "lists in lists without end.yaml": "- " * 30_000,
+    "keys that are keys without end.yaml": "? " * 30_000,
     "keys that are numbers.yaml": "a: {1: 2}",
     "dates.yaml": "a: 2020-01-01",
     "a handler.conf": f"[handler_x]\nclass=StreamHandler\nargs=({CODE},)",
@@ -305,7 +332,8 @@ def test_harmless_configs_pass(config: dict[str, Any]) -> None:
 
 
 RUNS = re.compile(
-    r"torch\.(load|hub)\b|\bpickle\.|\bsubprocess\b|(?<![\w.])(?<!def )(eval|exec|locate|import_module|load_module)\("
+    r"torch\.(load|hub)\b|models\.\w+\("
+    r"|\bpickle\.|\bsubprocess\b|(?<![\w.])(?<!def )(eval|exec|locate|import_module|load_module)\("
     r"|download_url\(|np\.load\(|optional_import\([^)]*name=[a-z_.{f]|cpp_extension"
     # Engines may compile without options; a method of every module is no name that a bundle may call.
     r"|torch\.compile\((?!network, \*\*compile_kwargs\)|self\._call_impl)"
@@ -407,6 +435,8 @@ def test_what_lies_beside_a_bundle_and_is_damaged_is_one_sentence(
         ["--config_file", "config.json", "--a#_target_", "os.system"],
         ["--config_file", "config.json", "--a", "%/etc/x.json"],
         ["--args_file", "args.json"],
+        ["--args_file", "trust.json"],
+        ["--config_file", "config.json", "--logging_file", "args.json"],
     ],
 )
 def test_what_a_command_line_adds_is_checked(
@@ -414,6 +444,8 @@ def test_what_a_command_line_adds_is_checked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("config.json").write_text(json.dumps({"a": dict(NETWORK), "run": ["@a"]}))
+    Path("trust.json").write_text(json.dumps({"config_file": "trusting.json", "trust_run_dir": True}))
+    Path("trusting.json").write_text(json.dumps({"trust_run_dir": False, "run": ["$1"]}))
     Path("args.json").write_text(json.dumps({"config_file": "config.json", "a::_target_": "os.system"}))
     assert main(["run", *words]) == 1
     assert "error: " in capsys.readouterr().err and not Path(MARK).exists()
