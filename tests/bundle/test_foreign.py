@@ -283,6 +283,13 @@ def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
     assert not Path(MARK).exists()
 
 
+def test_yaml_is_left_where_it_nests_too_deep(tmp_path: Path) -> None:
+    """PyYAML takes the square of the time over brackets that are never closed, and ends with another reason."""
+    (tmp_path / "a.yaml").write_text("a: " + "[" * 1000)
+    (finding,) = check_bundle(tmp_path)
+    assert "40 levels" in finding.reason
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "zeros.json").symlink_to("/dev/zero")
