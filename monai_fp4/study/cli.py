@@ -285,7 +285,7 @@ def _print_plan(
         else:
             left.append(seconds)
             time = "time unknown" if seconds is None else f"about {format_seconds(seconds)}"
-            said = f"{folder.record(cell).status}, {time}"
+            said = f"{folder.known_record(cell).status}, {time}"
         print(f"{cell.id}  {said}")
     print(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     if os.environ.get("RAY_ADDRESS"):

@@ -92,9 +92,16 @@ def arguments_of(
 
 
 def epochs_of(folder: StudyFolder, definition: StudyDefinition, cell: Cell) -> int:
-    """Count the epochs of a cell."""
+    """Count the epochs of a cell.
+
+    Raises:
+        ConfigError: its bundle in the study is damaged.
+    """
     given = {**definition.options, **dict(cell.further)}.get("epochs")
-    return int(given or _config(folder, definition, cell)["epochs"])
+    epochs = given or _config(folder, definition, cell).get("epochs")
+    if type(epochs) is not int or epochs < 1:
+        raise ConfigError(f"the bundle of {cell.id} must have a number of epochs, but {epochs!r} was found; restore it")
+    return epochs
 
 
 def _config_files(definition: StudyDefinition, cell: Cell) -> list[str]:
@@ -109,7 +116,14 @@ def _config(folder: StudyFolder | None, definition: StudyDefinition, cell: Cell)
         return training_config(cell.arch, cell.scale, "bf16") | protocol_config(definition.protocol)
     config: dict[str, Any] = {}
     for name in _config_files(definition, cell):
-        config |= read_json(folder.bundles_path / name)
+        config |= _read_bundle(folder.bundles_path / name)
+    return config
+
+
+def _read_bundle(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must hold a bundle, but holds a {type(config).__name__}; restore or remove it")
     return config
 
 
@@ -141,11 +155,12 @@ def write_study(
         if not path.exists():
             write_atomically(path, content)
             continue
-        kept = path.read_text(encoding="utf-8")
-        if path.suffix == ".json" and (present := brought_up_to_date(json.loads(kept))) != json.loads(kept):
-            kept = json.dumps(present, indent=4) + "\n"
+        config = _read_bundle(path) if path.suffix == ".json" else {}
+        kept = path.read_bytes()
+        if (present := brought_up_to_date(config)) != config:
+            kept = (json.dumps(present, indent=4) + "\n").encode()
             write_atomically(path, kept)
-        if kept != content:
+        if kept != content.encode():
             differing.append(name)
     copy = folder.path / definition.manifest
     if copy.suffix == ".json" and not copy.exists():

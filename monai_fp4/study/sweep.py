@@ -124,19 +124,29 @@ class Sweep:
                     self.result.ended_by = come[0]
                     self._stop(come[0])
                 self._clean()
+        done = self.result.done
+        self.result.done = [cell for cell in self._cells if self.folder.finished(cell)]
         for cell in self._cells:
-            if cell not in self.result.done and cell not in self.result.failed:
-                # A cell may have ended just when the sweep was stopped.
-                ended = self.folder.finished(cell)
-                (self.result.done if ended else self.result.waiting).append(cell)
-                repair_record(self.folder, cell, CellStatus.DONE if ended else CellStatus.WAITING)
+            if cell in self.result.done:  # it may have ended just when the sweep was stopped
+                self.result.failed.pop(cell, None)
+                repair_record(self.folder, cell, CellStatus.DONE)
+            elif cell in done:
+                self.result.failed[cell] = "its results were there, and are gone or damaged since; sweep again"
+            elif cell not in self.result.failed:
+                self.result.waiting.append(cell)
+                repair_record(self.folder, cell, CellStatus.WAITING)
         return self.result
 
     def _begin(self) -> None:
         for left in self.folder.path.glob(".stop-*"):  # of a sweep that was killed while it stopped
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                left.unlink()
         self._times = timings(self.folder, self.definition)
         for cell in self._cells:
+            try:
+                self.folder.record(cell)
+            except MonaiFP4Error as error:
+                self.progress.say(f"note: {error}; until then its attempts and seconds count from now")
             if self.folder.finished(cell):
                 self.result.done.append(cell)
                 repair_record(self.folder, cell, CellStatus.DONE)
@@ -172,7 +182,7 @@ class Sweep:
         status, error = outcome["status"], outcome.get("error", "")
         if status == "done":
             self.result.done.append(cell)
-            self._times.setdefault(timing_key(cell), []).append(self.folder.record(cell).seconds)
+            self._times.setdefault(timing_key(cell), []).append(self.folder.known_record(cell).seconds)
         elif status == "waiting":
             self._todo.append(cell)
         else:
@@ -186,14 +196,16 @@ class Sweep:
             else:
                 self._todo.append(cell)
             repair_record(self.folder, cell, CellStatus.FAILED, error)
-        metrics = self.folder.metrics(cell) if status == "done" else None
-        self.progress.ended(cell, dict(outcome), metrics.get("auprc") if metrics else None, self._state())
+        self.progress.ended(cell, dict(outcome), self._metrics(cell).get("auprc"), self._state())
+
+    def _metrics(self, cell: Cell) -> dict[str, Any]:
+        with contextlib.suppress(MonaiFP4Error):  # the cell's run says it, or the end of the sweep
+            return self.folder.metrics(cell) or {}
+        return {}
 
     def _epochs_done(self, cell: Cell) -> int:
-        with contextlib.suppress(MonaiFP4Error):
-            history = (self.folder.metrics(cell) or {}).get("history")
-            return len(history) if isinstance(history, list) else 0
-        return 0
+        history = self._metrics(cell).get("history")
+        return len(history) if isinstance(history, list) else 0
 
     def _poll(self) -> None:
         if time.monotonic() - self._polled >= POLL_SECONDS:
@@ -204,9 +216,9 @@ class Sweep:
         running: dict[Cell, float] = {}
         times = {key: list(values) for key, values in self._times.items()}
         for cell in self._running.values():
-            record = self.folder.record(cell)
-            if record.status is CellStatus.RUNNING:
-                running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
+            if self.folder.known_record(cell).status is CellStatus.RUNNING:
+                with contextlib.suppress(MonaiFP4Error):  # a damaged bundle, which the cell says
+                    running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
         estimate = Estimate(times)
         left = [estimate.seconds(*timing_key(cell)) for cell in self._todo]
         for cell in self._running.values():
@@ -251,9 +263,10 @@ class Sweep:
 
 def repair_record(folder: StudyFolder, cell: Cell, status: CellStatus, error: str = "") -> None:
     """Put right what a worker that was killed could not write any more."""
-    record = folder.record(cell)
+    record = folder.known_record(cell)
     stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
-    if stale and (record.status, record.error) != (status, error):
+    there = folder.path.is_dir()  # else the study was moved while its cells ran
+    if there and stale and (record.status, record.error) != (status, error):
         with contextlib.suppress(MonaiFP4Error):  # such as a full disk; the next sweep puts it right
             folder.write_record(cell, replace(record, status=status, error=error))
 
@@ -262,10 +275,9 @@ def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str,
     """Seconds of the cells that are done, by network and recipe (further axes count as the recipe's)."""
     times: dict[tuple[str, str], list[float]] = {}
     for cell in definition.cells():
-        if (folder.run_dir(cell) / "cell.json").exists() and folder.finished(cell):
-            seconds = folder.record(cell).seconds
-            if seconds > 0:
-                times.setdefault(timing_key(cell), []).append(seconds)
+        seconds = folder.known_record(cell).seconds
+        if seconds > 0 and folder.finished(cell):
+            times.setdefault(timing_key(cell), []).append(seconds)
     return times
 
 

@@ -79,7 +79,7 @@ def grid_recipes(text: str, own: Mapping[str, Any] = MappingProxyType({})) -> di
 
 def _variant(name: str, base: Any, additions: list[str]) -> Any:
     if not additions:
-        return {"name": name, **base} if isinstance(base, Mapping) else base
+        return {**base, "name": name} if isinstance(base, Mapping) else base
     start = dict(base) if isinstance(base, Mapping) else {"base": base}
     for addition in additions:
         start |= {"name": name, **ADDITIONS[addition]}

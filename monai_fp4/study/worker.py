@@ -90,23 +90,23 @@ def run_task(task: Task) -> Outcome:
 
     Never raises for what goes wrong in the cell: that is the outcome.
     """
-    if Path(task["stop_file"]).exists():
-        return {"status": "waiting", "error": "", "seconds": 0.0}
-    host = socket.gethostname()
-    study = Path(task["study"])
+    host, study = socket.gethostname(), Path(task["study"])
+    folder = study / "cells" / task["cell"]
     if importlib.util.find_spec("monai_fp4") is None:
         return _failed(
             f"every worker must have monai-fp4 installed, but the Python of host {host} ({sys.executable}) has not; "
             f"install it there with the version of the others"
         )
-    if not (study / "study.json").exists():
-        return _failed(
-            f"every worker must see the study folder, but host {host} has no {study}; put it on a shared file system"
-        )
-    folder = study / "cells" / task["cell"]
     from monai_fp4.atomic import make_private_folder  # here, where the package is known to be there
 
     try:
+        if Path(task["stop_file"]).exists():
+            return {"status": "waiting", "error": "", "seconds": 0.0}
+        if not (study / "study.json").exists():
+            return _failed(
+                f"every worker must see the study, but host {host} has no {study / 'study.json'}; put the study on a"
+                " shared file system, or restore the file"
+            )
         make_private_folder(folder)
         with open(folder / ".lock", "a+", opener=_open_private) as lock:
             if not _lock_cell(lock.fileno()):
@@ -115,10 +115,9 @@ def run_task(task: Task) -> Outcome:
                 )
             return _run(task, folder, lock.fileno(), host)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return {
             **_failed(f"{folder} must be writable, but the system says '{error.strerror or error}'"),
-            "disk_full": full,
+            "disk_full": error.errno in (errno.ENOSPC, errno.EDQUOT),
         }
 
 
@@ -245,12 +244,11 @@ def _now() -> str:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         content = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    counts = [content.get(name, 0) for name in ("seconds", "attempts")] if isinstance(content, dict) else [None]
-    return content if all(isinstance(count, (int, float)) for count in counts) else {}
+        counts = {"attempts": int(content.get("attempts", 0)), "seconds": float(content.get("seconds", 0.0))}
+        return dict(content) | counts
+    return {}
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,6 +55,22 @@ class Cell:
     def id(self) -> str:
         """The cell's folder below ``cells/``."""
         return f"{self.group}/fold{self.fold}_seed{self.seed}"
+
+    def differs_from(self, config: Mapping[str, Any]) -> str:
+        """The option in which a run's config is that of another cell, or nothing.
+
+        >>> Cell("unet", "500k", "sr", seed=3).differs_from({"arch": "unet", "recipe": {"name": "sr"}, "seed": 4})
+        'seed'
+        """
+        recipe = config.get("recipe")
+        found = {**config, "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe}
+        mine = {"arch": self.arch, "scale": self.scale, "recipe": self.recipe, "fold": self.fold, "seed": self.seed}
+        for name, value in {**mine, **dict(self.further)}.items():
+            there = found.get(name)
+            plain = there is not None and not isinstance(there, Mapping)  # the optimizer's section is none
+            if plain and there != value and _slug(there) != _slug(value):
+                return name
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)

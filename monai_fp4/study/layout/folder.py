@@ -64,7 +64,7 @@ class StudyFolder:
             ConfigError: when the file is damaged.
         """
         path = self.run_dir(cell) / "cell.json"
-        if not path.exists():
+        if not _is_there(path):
             return CellRecord()
         document = read_json(path)
         known = {item.name for item in fields(CellRecord)}
@@ -77,26 +77,58 @@ class StudyFolder:
                 f"{path} must hold a cell's 'status', 'seconds' and 'attempts', but does not; remove it and sweep again"
             ) from None
 
+    def known_record(self, cell: Cell) -> CellRecord:
+        """As `record`; a damaged one counts as none, since it is bookkeeping that the cell's next start begins anew."""
+        try:
+            return self.record(cell)
+        except ConfigError:
+            return CellRecord()
+
     def write_record(self, cell: Cell, record: CellRecord) -> None:
         """Write ``cell.json``, whole or not at all."""
         write_json(self.run_dir(cell) / "cell.json", asdict(record))
 
     def finished(self, cell: Cell) -> bool:
-        """Whether the cell's run reached its last epoch, which the run itself says."""
-        metrics = self.metrics(cell)
-        return metrics is not None and metrics.get("finished") is True
+        """Whether the cell's run reached its last epoch, which the run itself says.
+
+        With a damaged ``metrics.json``, or that of another cell, it has not: started again, the run says what is wrong.
+        """
+        try:
+            return (self.metrics(cell) or {}).get("finished") is True
+        except ConfigError:
+            return False
 
     def metrics(self, cell: Cell) -> dict[str, Any] | None:
         """The run's ``metrics.json`` as it is now, or None before its first epoch.
 
         Raises:
-            ConfigError: when the file is damaged.
+            ConfigError: when the file is damaged, or the folder holds the run of another cell.
         """
         path = self.run_dir(cell) / "metrics.json"
-        document = read_json(path) if path.exists() else None
-        if document is not None and not isinstance(document, dict):
+        if not _is_there(path):
+            return None
+        document = read_json(path)
+        if not isinstance(document, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(document).__name__}; restore it")
+        config_path = path.with_name("config.json")
+        config = read_json(config_path) if _is_there(config_path) else {}
+        if isinstance(config, dict) and (other := cell.differs_from(config)):
+            raise ConfigError(
+                f"{path.parent} must hold the run of this cell, but its config.json has another '{other}'; put the"
+                " folders of the cells back, or remove this one and sweep again"
+            )
         return document
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; one that the system does not let be looked at is, and reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
