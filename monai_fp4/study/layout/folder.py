@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,9 @@ class StudyFolder:
         document = read_json(path)
         if not isinstance(document, dict):
             raise ConfigError(f"{path} must hold a JSON object, but holds a {type(document).__name__}; restore it")
-        config_path = path.with_name("config.json")
-        config = read_json(config_path) if _is_there(config_path) else {}
+        config: Any = {}
+        with suppress(ConfigError):  # what is damaged tells nothing, and the run says so when it is started
+            config = read_json(path.with_name("config.json"))
         if isinstance(config, dict) and (other := cell.differs_from(config)):
             raise ConfigError(
                 f"{path.parent} must hold the run of this cell, but its config.json has another '{other}'; put the"
