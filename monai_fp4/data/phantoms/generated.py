@@ -11,7 +11,21 @@ from tqdm import tqdm
 
 from monai_fp4.errors import DataError
 
-__all__ = ["write_patients"]
+__all__ = ["institution_of", "patient_ids", "write_patients"]
+
+
+def institution_of(index: int) -> str:
+    """The institution of a patient, round robin; shares are uneven, as in life: C and D are small."""
+    return "ABACBADBCA"[index % 10]
+
+
+def patient_ids(begin: str, count: int) -> tuple[str, ...]:
+    """Ids of patients, with the institution and the number of each.
+
+    >>> patient_ids("PHANTOM_N", 2)
+    ('PHANTOM_NA_0001', 'PHANTOM_NB_0002')
+    """
+    return tuple(f"{begin}{institution_of(index)}_{index + 1:04d}" for index in range(count))
 
 
 def write_patients(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from monai_fp4.data.phantoms.chest import Chest, Nodule
 from monai_fp4.data.phantoms.chest_wall import draw_body
 from monai_fp4.data.phantoms.drawing import Field, noise, uniform
-from monai_fp4.data.phantoms.generated import write_patients
+from monai_fp4.data.phantoms.generated import institution_of, patient_ids, write_patients
 from monai_fp4.data.phantoms.lung import draw_lungs
 from monai_fp4.data.phantoms.nifti import encode_nifti
 
@@ -31,20 +31,14 @@ PATIENTS = 30
 SIZE = 128
 SPACING = (2.7, 2.7, 5.0)
 
-# The institution of each patient, round robin; HC and HD are small.
-_GROUPS = ("HA", "HB", "HA", "HC", "HB", "HA", "HD", "HB", "HC", "HA")
 # Noise of each institution's scanner in Hounsfield units, how much its kernel blurs, and whether it pads the corners.
-_SCANNERS = {"HA": (22.0, 0.20, True), "HB": (34.0, 0.05, False), "HC": (14.0, 0.45, True), "HD": (45.0, 0.10, False)}
+_SCANNERS = {"A": (22.0, 0.20, True), "B": (34.0, 0.05, False), "C": (14.0, 0.45, True), "D": (45.0, 0.10, False)}
 _WITHOUT_NODULE = (3, 10, 17, 23, 28)
 
 
 def nodules_patients(count: int = PATIENTS) -> tuple[str, ...]:
-    """Ids of the patients, ``CHEST_<institution>_<number>``.
-
-    >>> nodules_patients(2)
-    ('CHEST_HA_0001', 'CHEST_HB_0002')
-    """
-    return tuple(f"CHEST_{_GROUPS[index % len(_GROUPS)]}_{index + 1:04d}" for index in range(count))
+    """Ids of the patients, ``CHEST_<institution>_<number>``."""
+    return patient_ids("CHEST_H", count)
 
 
 def nodules_groups(count: int = PATIENTS) -> dict[str, str]:
@@ -96,7 +90,7 @@ def _unit(random: RandomState) -> float:
 
 
 def _draw_chest(index: int, size: int, random: RandomState) -> Chest:
-    spread, smooth, padded = _SCANNERS[_GROUPS[index % len(_GROUPS)]]
+    spread, smooth, padded = _SCANNERS[institution_of(index)]
     return Chest(
         size=size,
         slices=12 + int(5 * _unit(random)),

@@ -19,7 +19,7 @@ import numpy as np
 
 from monai_fp4.data.phantoms import drawing
 from monai_fp4.data.phantoms.anatomy import Head, Lesion, draw_head
-from monai_fp4.data.phantoms.generated import write_patients
+from monai_fp4.data.phantoms.generated import institution_of, patient_ids, write_patients
 from monai_fp4.data.phantoms.tiff import encode_tiff
 
 __all__ = ["PATIENTS", "TEST_PATIENTS", "phantom_patients", "write_phantom"]
@@ -27,20 +27,14 @@ __all__ = ["PATIENTS", "TEST_PATIENTS", "phantom_patients", "write_phantom"]
 PATIENTS = 24
 SIZE = 128
 
-# The institution of each patient, round robin; shares are uneven, as in life.
-_GROUPS = ("NA", "NB", "NA", "NC", "NB", "NA", "ND", "NB", "NC", "NA")
 # FLAIR contrast of the tumour against white matter, patient by patient: plain, faint, dark. 0: a head without tumour.
 _CONTRASTS = (0.34, 0.16, 0.26, 0.09, 0.38, -0.16, 0.22, 0.0, 0.30, 0.12, 0.20, 0.28)
 _WITHOUT_POST_CONTRAST = (5, 14)  # FLAIR in place of the sequence that is missing, as in ten patients of the LGG set
 
 
 def phantom_patients(count: int = PATIENTS) -> tuple[str, ...]:
-    """Ids of the patients, ``PHANTOM_<institution>_<number>``.
-
-    >>> phantom_patients(2)
-    ('PHANTOM_NA_0001', 'PHANTOM_NB_0002')
-    """
-    return tuple(f"PHANTOM_{_GROUPS[index % len(_GROUPS)]}_{index + 1:04d}" for index in range(count))
+    """Ids of the patients, ``PHANTOM_<institution>_<number>``."""
+    return patient_ids("PHANTOM_N", count)
 
 
 TEST_PATIENTS = phantom_patients()[-4:]
@@ -80,7 +74,7 @@ def _write_patient(folder: Path, index: int, size: int, seed: int) -> None:
 def make_patient(index: int, *, size: int = SIZE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw one patient: image uint8 ``[3, H, W, D]`` and mask uint8 ``[H, W, D]`` of 0 and 1."""
     random = np.random.RandomState(7919 * seed + index)
-    group = _GROUPS[index % len(_GROUPS)]
+    institution = institution_of(index)
     contrast = _CONTRASTS[index % len(_CONTRASTS)]
 
     uniform = partial(drawing.uniform, random)
@@ -94,10 +88,10 @@ def make_patient(index: int, *, size: int = SIZE, seed: int = 0) -> tuple[np.nda
         tilt=uniform(-0.08, 0.08),
         ventricles=uniform(0.8, 1.35),
         # Scanners differ more than heads do.
-        gains=tuple(uniform(70, 150) if group in ("NA", "NC") else uniform(130, 235) for _ in range(3)),
+        gains=tuple(uniform(70, 150) if institution in "AC" else uniform(130, 235) for _ in range(3)),
         curves=tuple(uniform(0.65, 1.5) for _ in range(3)),
         bias=uniform(0.10, 0.35),
-        noise=uniform(1.5, 4.0) if group != "NB" else uniform(3.0, 7.0),
+        noise=uniform(1.5, 4.0) if institution != "B" else uniform(3.0, 7.0),
         caps=uniform(0.0, 0.22),
         spots=int(7 * random.random_sample()),
         post_contrast=index not in _WITHOUT_POST_CONTRAST,

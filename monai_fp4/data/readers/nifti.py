@@ -61,6 +61,8 @@ def _decode(source: Source) -> Decoded:
 
 def _decode_pair(source: Source) -> Decoded:
     data, voxels = (file.read_bytes() for file in _files_of_pair(source.path))
+    if len(data) < min(_PAIR):
+        raise EOFError(f"a header of {len(data)} bytes")
     header = _header(data)
     if header is None or not _is_of_pair(header):
         raise DataError(

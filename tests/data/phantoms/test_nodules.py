@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from script_modules import imported
 from study_cells import study
 from tiny_runs import Dataset, command, evaluation, item, metrics, train, workflow
 
@@ -18,25 +15,16 @@ from monai_fp4.data import (
     build_manifest,
     load_datalist,
     load_manifest,
-    prepare_data,
     save_manifest,
     select_patients,
-    shipped_manifests,
     write_nodules,
 )
-from monai_fp4.data.manifest import manifest_dir
 from monai_fp4.data.patients import Volume, read_patient
 from monai_fp4.data.phantoms.drawing import Axes, inside, paint_tube
-from monai_fp4.data.phantoms.generators import GENERATORS
 from monai_fp4.data.phantoms.nifti import encode_nifti
 from monai_fp4.data.phantoms.nodules import PATIENTS, SPACING, make_nodules_patient, nodules_groups, nodules_patients
 from monai_fp4.errors import DataError
 from monai_fp4.study.commands import arguments_of, write_study
-
-
-@pytest.fixture(scope="module")
-def nodules(tmp_path_factory) -> Path:
-    return prepare_data("nodules", tmp_path_factory.mktemp("data") / "new" / "nodules")
 
 
 @pytest.fixture(scope="module")
@@ -48,56 +36,6 @@ def chests(nodules) -> dict[str, Volume]:
 # --- The files.
 
 
-def test_bytes_are_those_of_the_shipped_manifest(nodules):
-    written = {path.relative_to(nodules).as_posix(): path for path in nodules.rglob("*.nii")}
-    named = {}
-    for patient in load_manifest("nodules").patients:
-        for pair in patient.images:
-            named[pair.image], named[pair.mask] = pair.sha256, pair.mask_sha256
-    assert len(named) == 2 * PATIENTS
-    assert named.keys() == written.keys()
-    for name, digest in named.items():
-        assert hashlib.sha256(written[name].read_bytes()).hexdigest() == digest, name
-
-
-def test_shipped_manifest_has_not_drifted():
-    with imported(["shipped_manifests"]) as scripts:
-        assert scripts["shipped_manifests"].generated_manifest("nodules") == load_manifest("nodules")
-
-
-def test_every_generator_has_its_manifest_and_its_place_in_the_schema():
-    schema = json.loads((manifest_dir() / "manifest.schema.json").read_text(encoding="utf-8"))
-    assert [*GENERATORS, None] == schema["properties"]["generator"]["enum"]
-    shipped = {load_manifest(name).generator for name in shipped_manifests()} - {None}
-    assert shipped == set(GENERATORS)
-    for name, generator in GENERATORS.items():
-        manifest = load_manifest(name)
-        assert (manifest.format, manifest.description) == (generator.format, generator.description)
-        assert tuple(p.id for p in select_patients(manifest, 0, "test")) == tuple(sorted(generator.test_patients))
-
-
-def test_a_second_use_writes_nothing(nodules):
-    before = {path: path.stat().st_mtime_ns for path in nodules.rglob("*")}
-    assert prepare_data("nodules", nodules) == nodules
-    assert before == {path: path.stat().st_mtime_ns for path in nodules.rglob("*")}
-    assert [path.name for path in nodules.parent.iterdir()] == ["nodules"]
-
-
-def test_somebody_elses_folder_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"empty one at .* for the nodules, found files"):
-        write_nodules(tmp_path)
-    with pytest.raises(DataError, match=r"manifest 'nodules' .*found none of them"):
-        prepare_data("nodules", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="to write the nodules to"):
-        write_nodules(tmp_path / "file" / "nodules", patients=1, size=16)
-
-
 def test_a_file_that_was_changed_is_refused(nodules, tmp_path):
     [record, *_] = load_datalist("nodules", nodules, 0, "val")
     pair = record["images"][0]
@@ -107,18 +45,6 @@ def test_a_file_that_was_changed_is_refused(nodules, tmp_path):
     changed = record | {"images": [pair | {"image": str(tmp_path / "ct.nii")}]}
     with pytest.raises(DataError, match=r"SHA-256 differs"):
         read_patient(changed)
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail_at_the_third(index, **options):
-        if index == 2:
-            raise KeyboardInterrupt
-        return make_nodules_patient(index, **options)
-
-    monkeypatch.setattr("monai_fp4.data.phantoms.nodules.make_nodules_patient", fail_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        write_nodules(tmp_path / "nodules", size=24)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,72 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from script_modules import imported
 
-from monai_fp4.data import load_datalist, load_manifest, prepare_data, write_phantom
+from monai_fp4.data import load_datalist, write_phantom
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.phantoms.generated import write_patients
 from monai_fp4.data.phantoms.phantom import PATIENTS, make_patient, phantom_patients
 from monai_fp4.data.phantoms.tiff import encode_tiff
 from monai_fp4.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory) -> Path:
-    return prepare_data("phantom", tmp_path_factory.mktemp("data") / "new" / "phantom")
-
-
-def test_bytes_are_those_of_the_shipped_manifest(phantom):
-    written = {path.relative_to(phantom).as_posix(): path for path in phantom.rglob("*.tif")}
-    named = {}
-    for patient in load_manifest("phantom").patients:
-        for pair in patient.images:
-            named[pair.image], named[pair.mask] = pair.sha256, pair.mask_sha256
-    assert named.keys() == written.keys()
-    for name, digest in named.items():
-        assert hashlib.sha256(written[name].read_bytes()).hexdigest() == digest, name
-
-
-def test_shipped_manifest_has_not_drifted():
-    with imported(["shipped_manifests"]) as scripts:
-        assert scripts["shipped_manifests"].generated_manifest("phantom") == load_manifest("phantom")
-
-
-def test_a_second_use_writes_nothing(phantom):
-    before = {path: path.stat().st_mtime_ns for path in phantom.rglob("*")}
-    assert prepare_data("phantom", phantom) == phantom
-    assert before == {path: path.stat().st_mtime_ns for path in phantom.rglob("*")}
-    assert [path.name for path in phantom.parent.iterdir()] == ["phantom"]
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail_at_the_third(index, **options):
-        if index == 2:
-            raise KeyboardInterrupt
-        return make_patient(index, **options)
-
-    monkeypatch.setattr("monai_fp4.data.phantoms.phantom.make_patient", fail_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        write_phantom(tmp_path / "phantom", size=16)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert len(list(write_phantom(tmp_path / "empty", patients=2, size=16).iterdir())) == 2
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"empty one at .*mine"):
-        write_phantom(tmp_path / "mine")
-    with pytest.raises(DataError, match="found none of them"):
-        prepare_data("phantom", tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="to write the phantom"):
-        write_phantom(tmp_path / "file" / "phantom", patients=1, size=16)
 
 
 def test_a_disk_that_gets_full_leaves_nothing(tmp_path):
