@@ -1,12 +1,6 @@
-"""The figures of a report. `style` holds colours, markers, order and captions; each other module one kind of figure."""
+"""The figures of a report. `style` holds colours, markers, order and captions, `picture` their files."""
 
-from monai_fp4.report.figures.style import GROUP, Picture, describe_cells, look, not_drawn, save_picture
+from monai_fp4.report.figures.picture import Picture, save_picture
+from monai_fp4.report.figures.style import GROUP, describe_cells, look, not_drawn
 
-__all__ = [
-    "GROUP",
-    "Picture",
-    "describe_cells",
-    "look",
-    "not_drawn",
-    "save_picture",
-]
+__all__ = ["GROUP", "Picture", "describe_cells", "look", "not_drawn", "save_picture"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from monai_fp4.report.figures.style import Picture, describe_cells, grid, look, mark_empty, not_drawn
+from monai_fp4.report.figures.picture import Picture
+from monai_fp4.report.figures.style import describe_cells, grid, look, mark_empty, not_drawn
 from monai_fp4.report.tables import StudyTables
 
 __all__ = ["memory", "time"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from monai_fp4.report.figures.style import Picture, describe_cells, draw_interval, grid, look, mark_empty, single
+from monai_fp4.report.figures.picture import Picture
+from monai_fp4.report.figures.style import describe_cells, draw_interval, grid, look, mark_empty, single
 from monai_fp4.report.tables import StudyTables, metric_name
 
 __all__ = ["differences", "variance_explained"]

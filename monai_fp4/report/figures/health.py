@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_fp4.report.figures.style import Picture, describe_cells, grid, legend, look, single
-from monai_fp4.report.tables import StudyTables
+from monai_fp4.report.figures.picture import Picture
+from monai_fp4.report.figures.style import describe_cells, grid, legend, look, single, whole_epochs
+from monai_fp4.report.tables import KEYS, StudyTables
 
 __all__ = ["OPERANDS", "attention", "by_layer", "over_time"]
 
@@ -36,24 +37,21 @@ def over_time(tables: StudyTables, measure: str) -> Picture | None:
             for recipe in tables.recipes:
                 line = own[own["recipe"] == recipe].sort_values("epoch")
                 style = look(recipe, tables.recipes)
-                few = {"marker": style.marker, "markersize": 3.5} if len(line) <= 15 else {}
                 if len(line):
-                    panel.plot(line["epoch"], line[measure], linewidth=1.2, **few, **style.line)
+                    panel.plot(line["epoch"], line[measure], linewidth=1.2, **style.line_of(len(line)))
             if own.empty:
                 panel.annotate(
                     "not quantized, or not recorded", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8
                 )
             panel.set_title(f"{model}: {operand}", fontsize=9)
-            panel.locator_params(axis="x", integer=True, min_n_ticks=1)
+            whole_epochs(panel)
     figure.supylabel(words, fontsize=9)
     for panel in axes[-1]:
         panel.set_xlabel("epoch")
     legend(figure, tables, known["recipe"])
-    keys = ["model", "recipe", "fold", "seed"]
-    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
         f"{title} of the quantized layers' operands at the first step of each epoch: median over layers, seeds and"
-        f" folds; unfinished cells as far as they came. {describe_cells(cells)}"
+        f" folds; unfinished cells as far as they came. {describe_cells(tables.done_of(known))}"
     )
     alt = f"{title} against epoch by operand and recipe for {len(models)} models; numbers in the table of health."
     return Picture(f"health_{measure}", f"{title} over the training", caption, alt, figure, "health")
@@ -65,8 +63,7 @@ def by_layer(tables: StudyTables, model: str) -> Picture | None:
     known = known[np.isfinite(known["snr_db"])]
     if known.empty:
         return None
-    keys = ["model", "recipe", "fold", "seed"]
-    finished = known.merge(tables.done[keys], on=keys)
+    finished = known.merge(tables.done[KEYS], on=KEYS)
     if len(finished):  # a cell on its way would stand with an early epoch beside others' last
         known = finished
     latest = known["epoch"] == known.groupby(["recipe", "fold", "seed"])["epoch"].transform("max")
@@ -97,12 +94,11 @@ def by_layer(tables: StudyTables, model: str) -> Picture | None:
     panel.grid(visible=False)
     figure.colorbar(image, ax=panel, label="signal-to-noise ratio, dB", aspect=30, pad=0.02)
     slug = "".join(c if c.isalnum() else "_" for c in model)
-    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     caption = (
         f"Signal to noise of every quantized layer of {model} at the last epoch"
         f" {'recorded' if len(finished) else 'that unfinished cells have reached'}, mean over seeds and folds; white:"
         f" not quantized. Gaussian values have about 20 dB; 10 dB less are ten times the error's power."
-        f" {describe_cells(cells)}"
+        f" {describe_cells(tables.done_of(known))}"
     )
     worst = table.mean(axis=1).idxmin()
     alt = (
@@ -130,14 +126,12 @@ def attention(tables: StudyTables) -> Picture | None:
         panels[model].plot(line.index, line, marker=style.marker, markersize=3.5, **style.line)
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=f"attention {measure}{unit}")
-        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        whole_epochs(axes)
     legend(figure, tables, known["recipe"])
-    keys = ["model", "recipe", "fold", "seed"]
-    cells = tables.done.merge(known[keys].drop_duplicates(), on=keys)
     extremes = f"0 is all weight on one token, {'1' if unit else 'log(tokens)'} the same weight on all"
     caption = (
         f"Attention {measure}{unit} as the runs recorded it, of one validation batch, mean over layers, seeds and"
-        f" folds; unfinished cells as far as they came; {extremes}. {describe_cells(cells)}"
+        f" folds; unfinished cells as far as they came; {extremes}. {describe_cells(tables.done_of(known))}"
     )
     alt = f"Attention {measure} against epoch for {len(models)} models."
     return Picture("attention", f"Attention {measure}", caption, alt, figure, "attention")

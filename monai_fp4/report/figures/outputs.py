@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monai_fp4.report.figures.style import Picture, describe_cells, grid, legend, look, mark_empty, not_drawn, spread
+from monai_fp4.report.figures.picture import Picture
+from monai_fp4.report.figures.style import (
+    describe_cells,
+    grid,
+    legend,
+    look,
+    mark_empty,
+    name_recipes,
+    not_drawn,
+    spread,
+)  # fmt: skip
 from monai_fp4.report.tables import KEYS, StudyTables, reliability
 
 __all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]
@@ -33,9 +43,11 @@ def pr_curves(tables: StudyTables) -> Picture | None:
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     mark_empty(panels, curves["model"])
     legend(figure, tables, curves["recipe"], markers=False)
-    caption = f"Precision against recall {_WHERE}, at up to 500 thresholds that each run chose among its scores."
+    caption = (
+        f"Precision against recall {_WHERE}, at up to 500 thresholds that each run chose among its scores."
+        f" {_drawn(tables, tables.curves)}"
+    )
     alt = f"Precision-recall curves of {curves['recipe'].nunique()} recipes in {len(panels)} models."
-    caption = f"{caption} {_cells(tables, tables.curves)}"
     return Picture("pr_curves", "Precision-recall curves", caption, alt, figure, "curves")
 
 
@@ -79,7 +91,7 @@ def probabilities(tables: StudyTables) -> Picture | None:
     legend(figure, tables, scores["recipe"], markers=False)
     caption = (
         f"How often each probability is predicted, {_WHERE}; logarithmic, 42 bins. A comb of few bins says that four"
-        f" bits made the output discrete. {_cells(tables, tables.scores)}"
+        f" bits made the output discrete. {_drawn(tables, tables.scores)}"
     )
     alt = f"Histograms of predicted probabilities of {scores['recipe'].nunique()} recipes in {len(panels)} models."
     return Picture("probabilities", "Predicted probabilities", caption, alt, figure, "scores")
@@ -99,14 +111,13 @@ def distinct_levels(tables: StudyTables) -> Picture | None:
                 axes.plot(
                     place + spread(len(values)), values, style.marker, color=style.colour, markersize=4.5, alpha=0.7
                 )
-        axes.set_xticks(range(len(tables.recipes)), tables.recipes, rotation=60, ha="right", rotation_mode="anchor")
+        name_recipes(axes, tables.recipes)
         axes.set(xlim=(-0.6, len(tables.recipes) - 0.4), ylabel="distinct probabilities")
         if done["distinct_scores"].max() > 10 * done["distinct_scores"].min():
             axes.set_yscale("log")
         else:
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.margins(y=0.15)
-        axes.grid(axis="x", visible=False)
     mark_empty(panels, done["model"])
     missing = not_drawn(tables, done["recipe"])
     caption = (
@@ -139,7 +150,7 @@ def reliability_curves(tables: StudyTables) -> Picture | None:
     legend(figure, tables, scores["recipe"])
     caption = (
         f"Reliability {_WHERE}: below the dotted diagonal a network is too sure of a lesion. The Tversky loss, which"
-        f" counts missed voxels more than false alarms, pulls it there. {_cells(tables, tables.scores)}"
+        f" counts missed voxels more than false alarms, pulls it there. {_drawn(tables, tables.scores)}"
     )
     alt = (
         f"Reliability curves of {scores['recipe'].nunique()} recipes in {len(panels)} models; errors in the table of"
@@ -160,6 +171,5 @@ def _finished(tables: StudyTables, table: pd.DataFrame) -> pd.DataFrame:
     return tables.in_main_fold(table).merge(tables.done[KEYS], on=KEYS)
 
 
-def _cells(tables: StudyTables, table: pd.DataFrame) -> str:
-    drawn = tables.done.merge(_finished(tables, table)[KEYS].drop_duplicates(), on=KEYS)
-    return describe_cells(drawn)
+def _drawn(tables: StudyTables, table: pd.DataFrame) -> str:
+    return describe_cells(tables.done_of(tables.in_main_fold(table)))

@@ -8,19 +8,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
+from monai_fp4.report.figures.picture import Picture
 from monai_fp4.report.figures.style import (
     GROUP,
-    Picture,
     describe_cells,
     draw_interval,
     grid,
     legend,
     look,
     mark_empty,
+    name_recipes,
     not_drawn,
     single,
     spread,
-)
+    whole_epochs,
+)  # fmt: skip
 from monai_fp4.report.statistics import FEW, mean_interval
 from monai_fp4.report.tables import StudyTables, metric_name
 
@@ -61,11 +63,10 @@ def curves(tables: StudyTables, measure: str) -> Picture | None:
                 )
         if finished:
             mean = pd.concat(finished).groupby("epoch")[measure].mean()
-            marks = {"marker": style.marker, "markersize": 3.5} if len(mean) <= 15 else {}
-            axes.plot(mean.index, mean, linewidth=1.6, zorder=3, **marks, **style.line)
+            axes.plot(mean.index, mean, linewidth=1.6, zorder=3, **style.line_of(len(mean)))
     for axes in panels.values():
         axes.set(xlabel="epoch", ylabel=label)
-        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        whole_epochs(axes)
         # Within a decade a logarithmic axis would have a single number on it.
         if measure != "auprc" and known[measure].gt(0).all() and known[measure].max() > 10 * known[measure].min():
             axes.set_yscale("log")
@@ -103,9 +104,9 @@ def auprc_by_scale(tables: StudyTables) -> Picture | None:
             for place, scale in enumerate(scales):
                 values = own.loc[(own["recipe"] == recipe) & (own["scale"] == scale), "auprc"]
                 if len(values):
-                    means.append((place + offset, *_dots(panel, place + offset, values, style)))
+                    means.append((place + offset, _dots(panel, place + offset, values, style)))
             if means:
-                panel.plot([m[0] for m in means], [m[1] for m in means], linewidth=1, alpha=0.8, **style.line)
+                panel.plot(*zip(*means, strict=True), linewidth=1, alpha=0.8, **style.line)
         panel.set(title=f"{arch} {variant}".strip(), xlabel="scale", xlim=(-0.5, len(scales) - 0.5))
         panel.set_xticks(range(len(scales)), scales)
     for panel in axes.ravel()[len(rows) :]:
@@ -148,10 +149,9 @@ def percent_of_baseline(tables: StudyTables, paired: pd.DataFrame, metric: str =
                     "none", (place, 100), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=7,
                     color="0.35", rotation=90,
                 )  # fmt: skip
-        axes.set_xticks(range(len(recipes)), recipes, rotation=60, ha="right", rotation_mode="anchor")
+        name_recipes(axes, recipes)
         axes.set(xlim=(-0.6, len(recipes) - 0.4), ylabel="% of BF16")
         axes.margins(y=0.15)
-        axes.grid(axis="x", visible=False)
     mark_empty(panels, pairs["model"], "no finished pair")
     extra = [Patch(color=_SHADE, label="SR / RHT / 2D group")] if grouped else []
     legend(figure, tables, recipes, extra)
@@ -209,9 +209,8 @@ def five_folds(tables: StudyTables) -> Picture | None:
                         handles.append(dots[0])
         low = own["auprc"].min()
         axes.set_ylim(max(0.0, low - 0.25 * (own["auprc"].max() - low) - 0.02), None)
-        axes.set_xticks(range(len(tables.recipes)), tables.recipes, rotation=60, ha="right", rotation_mode="anchor")
+        name_recipes(axes, tables.recipes)
         axes.set(ylabel="AUPRC")
-        axes.grid(axis="x", visible=False)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8)
     caption = (
         "AUPRC of each fold (mean over its seeds) as a dot, the mean of the folds as a bar with its 95 % t interval."
@@ -222,11 +221,11 @@ def five_folds(tables: StudyTables) -> Picture | None:
     return Picture("folds", f"Comparison over {len(folds)} folds", caption, alt, figure, "cells")
 
 
-def _dots(axes: Any, place: float, values: pd.Series, style: Any, wide: float = 0.03) -> tuple[float]:
+def _dots(axes: Any, place: float, values: pd.Series, style: Any, wide: float = 0.03) -> float:
     """Every value a dot, the mean a marker with its interval; returns the mean."""
     interval = mean_interval(values)
     axes.plot(place + spread(len(values), wide), values, "o", color=style.colour, ms=2.6, alpha=0.45, mew=0, zorder=2)
     axes.plot(place, interval.mean, style.marker, color=style.colour, markersize=5.5, zorder=4)
     if interval.n > 1:
         draw_interval(axes, place, interval.low, interval.high, n=interval.n, colour=style.colour)
-    return (interval.mean,)
+    return interval.mean

@@ -7,7 +7,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from monai_fp4.report.figures.style import Picture, look, single, spread
+from monai_fp4.report.figures.picture import Picture
+from monai_fp4.report.figures.style import look, single, spread
 from monai_fp4.report.survey import Survey
 
 __all__ = ["intensities", "lesion_volumes"]

@@ -9,40 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monai_fp4.atomic import write_atomically
 from monai_fp4.quantization.recipes import RECIPES
 from monai_fp4.report.statistics import FEW
 from monai_fp4.report.tables import StudyTables
 
 __all__ = [
-    "GROUP",
-    "Look",
-    "Picture",
-    "describe_cells",
-    "draw_interval",
-    "grid",
-    "legend",
-    "look",
-    "mark_empty",
-    "not_drawn",
-    "picture_bytes",
-    "save_picture",
-    "single",
-    "spread",
-]
+    "GROUP", "STYLE", "Look", "describe_cells", "draw_interval", "grid", "legend", "look", "mark_empty", "name_recipes",
+    "not_drawn", "single", "spread", "whole_epochs",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,38 +41,12 @@ class Look:
         """Arguments of a line without markers."""
         return {"color": self.colour, "linestyle": self.dashes}
 
-
-@dataclass
-class Picture:
-    """A figure of the report with what stands around it.
-
-    Attributes:
-        name: of its files.
-        title: heading.
-        caption: what is drawn, and from how many cells, seeds and folds.
-        alt: what a reader who cannot see it should know.
-        figure: the drawing.
-        data: name of the CSV and Parquet files it was drawn from.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    figure: Figure
-    data: str = ""
-
-    @property
-    def width(self) -> int:
-        """Width on a page, in CSS pixels."""
-        return round(self.figure.get_figwidth() * 96)
-
-    @property
-    def height(self) -> int:
-        """Height on a page, in CSS pixels."""
-        return round(self.figure.get_figheight() * 96)
+    def line_of(self, points: int) -> dict[str, Any]:
+        """Arguments of a line through so many points; of few, each has a marker."""
+        return self.line | ({"marker": self.marker, "markersize": 3.5} if points <= _FEW_POINTS else {})
 
 
+_FEW_POINTS = 15
 _SOLID = "-"
 _DASHED, _DOTTED, _MIXED = (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5))
 _LOOKS = {
@@ -111,17 +68,11 @@ _OWN = [
 GROUP = tuple(name for name, r in RECIPES.items() if r.stochastic_rounding or r.hadamard or r.two_d_weights)
 """The recipes with stochastic rounding, the Hadamard transform or 2D scales: shaded in the figures."""
 
-_STYLE = {
+STYLE = {
     "font.size": 9, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "monai-fp4",
     "svg.fonttype": "path", "figure.facecolor": "white",
 }  # fmt: skip
-
-
-_KINDS: dict[str, tuple[Any, dict[str, None]]] = {
-    "png": (FigureCanvasAgg, {"Software": None}),
-    "svg": (FigureCanvasSVG, {"Date": None}),
-}
 
 
 def look(recipe: str, recipes: Sequence[str] = ()) -> Look:
@@ -150,7 +101,7 @@ def grid(
     if len(columns) == 1:  # one scale: side by side, as wide as three
         places = {model: divmod(number, 3) for number, model in enumerate(wanted)}
     height, width = (1 + max(place[axis] for place in places.values()) for axis in (0, 1))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         size = (max(panel[0] * width + 0.4, 4.6), panel[1] * height + 0.9)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(height, width, squeeze=False, **kwargs)
@@ -176,6 +127,17 @@ def draw_interval(axes: Any, place: float, low: float, high: float, *, n: int, c
     axes.add_collection(line, autolim=n >= FEW)
 
 
+def name_recipes(axes: Any, recipes: Sequence[str]) -> None:
+    """Write a recipe at each place from 0 on, below a panel."""
+    axes.set_xticks(range(len(recipes)), recipes, rotation=60, ha="right", rotation_mode="anchor")
+    axes.grid(axis="x", visible=False)
+
+
+def whole_epochs(axes: Any) -> None:
+    """Number an axis of epochs by whole ones."""
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+
+
 def mark_empty(panels: dict[str, Any], drawn: Iterable[str], words: str = "no finished cell") -> None:
     """Say in a panel that there is nothing to draw, rather than show empty axes."""
     filled = set(drawn)
@@ -197,7 +159,7 @@ def single(
     width: float = 6.4, height: float = 3.8, rows: int = 1, columns: int = 1, **kwargs: Any
 ) -> tuple[Figure, Any]:
     """A figure in the report's style that has no panel a model."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
@@ -212,7 +174,7 @@ def legend(
         Line2D([], [], label=name, marker=style.marker if markers else "", markersize=5, **style.line)
         for name, style in looks.items()
     ]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         columns = min(6, max(3, int(figure.get_figwidth() / 1.5)))
         figure.legend(handles=[*handles, *extra], loc="outside lower center", ncols=columns, fontsize=8)
 
@@ -236,24 +198,6 @@ def describe_cells(cells: pd.DataFrame) -> str:
     parts = [count, f"{seeds} seed{'s' if seeds != 1 else ''}", listed("fold", "fold", "folds")]
     parts += [listed("epochs", "epochs", "epochs"), listed("image_size", "image size", "image sizes")]
     return "; ".join([*parts, listed("version", "code version", "code versions")]) + "."
-
-
-def save_picture(picture: Picture, folder: Path) -> None:
-    """Write a picture as PNG and SVG; the same figure gives the same bytes."""
-    for kind in _KINDS:
-        write_atomically(folder / f"{picture.name}.{kind}", picture_bytes(picture, kind))
-
-
-def picture_bytes(picture: Picture, kind: str) -> bytes:
-    """A picture as ``"png"`` or ``"svg"``; the same figure gives the same bytes."""
-    canvas, metadata = _KINDS[kind]
-    with mpl.rc_context(_STYLE):
-        buffer = BytesIO()
-        canvas(picture.figure)
-        picture.figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
-        # Laid out once: the second format shall look like the first, and layout takes most of the time.
-        picture.figure.set_layout_engine("none")
-        return buffer.getvalue()
 
 
 def spread(count: int, width: float = 0.34) -> Any:

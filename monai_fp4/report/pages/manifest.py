@@ -21,7 +21,7 @@ from monai_fp4.data.manifest import refuse_existing
 from monai_fp4.data.records import Manifest
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.figures import scans
-from monai_fp4.report.figures.style import picture_bytes
+from monai_fp4.report.figures.picture import picture_bytes
 from monai_fp4.report.pages import manifest_tables as tables
 from monai_fp4.report.pages.write import environment
 from monai_fp4.report.survey import Copies, Survey, survey_manifest

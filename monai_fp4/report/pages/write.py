@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from monai_fp4.atomic import read_json, write_atomically
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.analyse import analyse
-from monai_fp4.report.figures.style import save_picture
+from monai_fp4.report.figures.picture import save_picture
 from monai_fp4.report.pages.cells import format_cell
 from monai_fp4.report.pages.contexts import build_pages
 from monai_fp4.report.statistics import MARGIN

@@ -129,26 +129,10 @@ def as_the_paper_tests(tables: StudyTables, margin: float, metric: str = "auprc"
             common = scores[first].keys() & scores[second].keys()
             overlap = fold_overlap(tables, len(common)) if unit == FOLDS else 0.0
             ours = paired_test([scores[second][key] - scores[first][key] for key in common], margin, overlap=overlap)
-            theirs = {"n": test.n, "mean": test.mean, "cohens_d": test.cohens_d, "p": test.p, "p_holm": test.p_holm}
-            rows.append(
-                {"model": model, "recipe": first, "other": second, "unit": unit, **theirs, "floor": test.floor}
-                | {"low": ours.low, "high": ours.high, "p_t": ours.p}
-            )
-    columns = [
-        "model",
-        "recipe",
-        "other",
-        "unit",
-        "n",
-        "mean",
-        "cohens_d",
-        "p",
-        "p_holm",
-        "floor",
-        "low",
-        "high",
-        "p_t",
-    ]
+            named = {"model": model, "recipe": first, "other": second, "unit": unit}
+            rows.append(named | vars(test) | {"low": ours.low, "high": ours.high, "p_t": ours.p})
+    columns = ["model", "recipe", "other", "unit", "n", "mean", "cohens_d", "p", "p_holm", "floor", "low", "high",
+               "p_t"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -87,6 +87,10 @@ class StudyTables:
         """The rows of a table that belong to the main fold."""
         return table[table["fold"] == str(self.main_fold)]
 
+    def done_of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The finished cells that have rows in a table."""
+        return self.done.merge(rows[KEYS].drop_duplicates(), on=KEYS)
+
 
 def collect(path: str | Path) -> StudyTables:
     """Read a study folder.
