@@ -21,7 +21,7 @@ from torch import Tensor
 from monai_fp4.errors import ConfigError
 from monai_fp4.metrics.cells import Cells, average_precision, average_precision_bounds, combine
 from monai_fp4.metrics.confusion import Confusion, PRCurve
-from monai_fp4.metrics.keys import Keys, SortedScores, key_scores, score_keys, sort_keys, split_keys
+from monai_fp4.metrics.keys import SortedScores, key_scores, score_keys, sort_keys, split_keys
 
 __all__ = ["DEFAULT_CAPACITY", "NoPositivesWarning", "ScoreHistogram"]
 
@@ -98,7 +98,7 @@ class ScoreHistogram:
         return new
 
     def _wait(self, negatives: Any, positives: Any) -> None:
-        if self._pending and _place(self._pending[0][0]) != _place(negatives):
+        if self._pending and getattr(self._pending[0][0], "device", None) != getattr(negatives, "device", None):
             self.fold()
         self._pending.append((negatives, positives))
         self._waiting += len(negatives) + len(positives)
@@ -237,10 +237,6 @@ class ScoreHistogram:
         message = f"{what} is undefined without positive labels, found {self.total} negative ones; NaN is returned"
         warnings.warn(message, NoPositivesWarning, stacklevel=3)
         return False
-
-
-def _place(keys: Keys | Tensor) -> torch.device | None:
-    return keys.device if isinstance(keys, Tensor) else None
 
 
 def _joined(keys: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ neither be copied nor come to the host.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from monai_fp4.metrics.keys import Keys, runs
 __all__ = ["Source", "cell_source", "score_source"]
 
 Index = NDArray[np.int64]
-_Keys = TypeVar("_Keys", Keys, Tensor)
 _PIECE = 2**20
 
 
-class Source(Protocol):
+class Source(ABC):
     """Keys in rising order, each with counts.
 
     Attributes:
@@ -33,28 +32,32 @@ class Source(Protocol):
     """
 
     size: int
-    level: NDArray[np.uint8] | None
+    level: NDArray[np.uint8] | None = None
 
+    @abstractmethod
     def search(self, keys: Keys, side: Any = "left") -> Index:
         """Count the keys that lie below each of the given ones; with `side` "right", at or below."""
 
+    @abstractmethod
     def low(self, at: Index) -> Keys:
         """The lowest key at each position."""
 
     def high(self, at: Index) -> Keys:
         """The highest key at each position."""
+        return self.low(at)
 
+    @abstractmethod
     def below(self, at: Index) -> tuple[Index | None, Index | None]:
         """Positives and negatives before each position; None where the source has none of them."""
 
+    @abstractmethod
     def distinct(self, limit: int) -> Keys | None:
         """The distinct keys, or None if there are more than `limit`."""
 
 
-class _CellSource:
+class _CellSource(Source):
     def __init__(self, low: Keys, high: Keys, level: NDArray[np.uint8], positives: Index, negatives: Index) -> None:
-        self.size = low.size
-        self.level: NDArray[np.uint8] | None = level
+        self.size, self.level = low.size, level
         self._low, self._high = low, high
         self._below = [np.concatenate([[0], np.cumsum(counts)]) for counts in (positives, negatives)]
 
@@ -74,27 +77,17 @@ class _CellSource:
         return self._low if self.size <= limit else None
 
 
-class _Scores(ABC, Generic[_Keys]):
+class _Scores(Source):
     """Sorted keys of scores with one label: each is a place of its own."""
 
-    level: NDArray[np.uint8] | None = None
-
-    def __init__(self, keys: _Keys, positive: bool) -> None:
-        self.size, self.positive = len(keys), positive
-        self._keys: _Keys = keys
-
-    @abstractmethod
-    def low(self, at: Index) -> Keys:
-        """The key at each position."""
-
-    def high(self, at: Index) -> Keys:
-        return self.low(at)
+    def __init__(self, keys: Any, positive: bool) -> None:
+        self.size, self.positive, self._keys = len(keys), positive, keys
 
     def below(self, at: Index) -> tuple[Index | None, Index | None]:
         return (at, None) if self.positive else (None, at)
 
 
-class _HostScores(_Scores[Keys]):
+class _HostScores(_Scores):
     def search(self, keys: Keys, side: Any = "left") -> Index:
         return np.searchsorted(self._keys, keys, side)
 
@@ -111,7 +104,7 @@ class _HostScores(_Scores[Keys]):
         return self._keys[runs(self._keys)]
 
 
-class _DeviceScores(_Scores[Tensor]):
+class _DeviceScores(_Scores):
     """Signed keys, on a device (`monai_fp4.metrics.device`)."""
 
     def search(self, keys: Keys, side: Any = "left") -> Index:
