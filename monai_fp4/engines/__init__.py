@@ -28,20 +28,7 @@ from monai_fp4.engines.nonfinite import first_nonfinite_layer, nonfinite_tensors
 from monai_fp4.engines.training import TrainingStep, fuse_adam
 
 __all__ = [
-    "EvaluationStep",
-    "TrainingStep",
-    "autocast",
-    "autocast_dtype",
-    "build_and_seed",
-    "first_nonfinite_layer",
-    "fuse_adam",
-    "mirrored",
-    "nonfinite_tensors",
-    "on_failure",
-    "prepare_network",
-    "seed_everything",
-    "segment_pieces",
-    "synchronize_batch_norm",
-    "unwrap_ddp",
-    "what_is_kept",
-]
+    "EvaluationStep", "TrainingStep", "autocast", "autocast_dtype", "build_and_seed", "first_nonfinite_layer",
+    "fuse_adam", "mirrored", "nonfinite_tensors", "on_failure", "prepare_network", "seed_everything",
+    "segment_pieces", "synchronize_batch_norm", "unwrap_ddp", "what_is_kept",
+]  # fmt: skip

@@ -22,14 +22,9 @@ from monai_fp4.quantization.conversion import convert
 from monai_fp4.quantization.layers.conv3d_guard import guard_conv3d
 
 __all__ = [
-    "autocast",
-    "autocast_dtype",
-    "build_and_seed",
-    "prepare_network",
-    "seed_everything",
-    "synchronize_batch_norm",
+    "autocast", "autocast_dtype", "build_and_seed", "prepare_network", "seed_everything", "synchronize_batch_norm",
     "unwrap_ddp",
-]
+]  # fmt: skip
 
 
 def seed_everything(seed: int, *numbers: int) -> None:

@@ -31,19 +31,7 @@ from monai_fp4.handlers.soft import SoftScoring
 from monai_fp4.handlers.tensorboard import TensorBoard, TensorBoardValidation
 
 __all__ = [
-    "AUPRC",
-    "EpochSeeder",
-    "EvaluationReport",
-    "HealthRecorder",
-    "HeldOutTest",
-    "InputWait",
-    "NegatedMetric",
-    "PrecisionSchedule",
-    "Progress",
-    "Recorder",
-    "SoftScoring",
-    "TensorBoard",
-    "TensorBoardValidation",
-    "Validation",
-    "cohort_of",
-]
+    "AUPRC", "EpochSeeder", "EvaluationReport", "HealthRecorder", "HeldOutTest", "InputWait", "NegatedMetric",
+    "PrecisionSchedule", "Progress", "Recorder", "SoftScoring", "TensorBoard", "TensorBoardValidation",
+    "Validation", "cohort_of",
+]  # fmt: skip

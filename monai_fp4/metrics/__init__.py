@@ -25,13 +25,6 @@ from monai_fp4.metrics.histogram import NoPositivesWarning, ScoreHistogram
 from monai_fp4.metrics.soft import SOFT_SCORES, SoftScores
 
 __all__ = [
-    "SOFT_SCORES",
-    "AUPRCMetric",
-    "Cohort",
-    "Confusion",
-    "NoPositivesWarning",
-    "PRCurve",
-    "ScoreHistogram",
-    "SoftScores",
-    "compute_auprc",
-]
+    "SOFT_SCORES", "AUPRCMetric", "Cohort", "Confusion", "NoPositivesWarning", "PRCurve", "ScoreHistogram",
+    "SoftScores", "compute_auprc",
+]  # fmt: skip

@@ -16,17 +16,6 @@ from monai_fp4.visualize.overlays import Overlay, Reason, SliceGallery, grey_sli
 from monai_fp4.visualize.preview import fitted, mask_thumbnail, prediction_preview
 
 __all__ = [
-    "Overlay",
-    "Reason",
-    "SliceGallery",
-    "fitted",
-    "grey_slice",
-    "heat_map_figure",
-    "mask_thumbnail",
-    "overlay_figure",
-    "pr_curve_figure",
-    "prediction_preview",
-    "probabilities_figure",
-    "save_figure",
-    "to_array",
-]
+    "Overlay", "Reason", "SliceGallery", "fitted", "grey_slice", "heat_map_figure", "mask_thumbnail",
+    "overlay_figure", "pr_curve_figure", "prediction_preview", "probabilities_figure", "save_figure", "to_array",
+]  # fmt: skip

@@ -15,11 +15,9 @@ from monai_fp4.report.claims.evidence import LEVEL, Evidence, Study, Verdict
 from monai_fp4.report.statistics import FEW, PairedTest
 
 __all__ = [
-    "advanced_prevent_collapse",
-    "advanced_prevent_fp4_collapse",
-    "attention_is_discretized",
+    "advanced_prevent_collapse", "advanced_prevent_fp4_collapse", "attention_is_discretized",
     "fp4_attention_is_discretized",
-]
+]  # fmt: skip
 
 SMALL = ("500k",)
 COLLAPSE, INTACT = 0.1, 0.5

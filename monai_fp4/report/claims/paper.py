@@ -96,17 +96,7 @@ def judge_claims(
     for claim in claims:
         for metric in claim.metrics:
             found = claim.decide(study, metric)
-            rows.append(
-                {
-                    "claim": claim.name,
-                    "metric": metric,
-                    "verdict": str(found.verdict),
-                    "n": found.n,
-                    "numbers": found.numbers,
-                    "missing": found.missing,
-                    "says": claim.says,
-                    "needs": claim.needs,
-                    "rule": claim.rule,
-                }
-            )
+            judged = {"claim": claim.name, "metric": metric, "verdict": str(found.verdict), "n": found.n}
+            judged |= {"numbers": found.numbers, "missing": found.missing}
+            rows.append(judged | {"says": claim.says, "needs": claim.needs, "rule": claim.rule})
     return pd.DataFrame(rows)

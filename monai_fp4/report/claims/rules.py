@@ -28,14 +28,9 @@ from monai_fp4.report.statistics import (
 )
 
 __all__ = [
-    "advanced_reduce_loss",
-    "architecture_over_recipe",
-    "cnn_loses_at_scale",
-    "consistency_costs_little",
-    "folds_confirm",
-    "recipe_choice_is_free",
-    "swin_at_every_scale",
-]
+    "advanced_reduce_loss", "architecture_over_recipe", "cnn_loses_at_scale", "consistency_costs_little",
+    "folds_confirm", "recipe_choice_is_free", "swin_at_every_scale",
+]  # fmt: skip
 
 SCALES = ("500k", "4m", "15m")
 LARGER = ("4m", "15m")

@@ -19,7 +19,7 @@ from monai_fp4.report.figures.style import (
     name_recipes,
     not_drawn,
     spread,
-)  # fmt: skip
+)
 from monai_fp4.report.tables import KEYS, StudyTables, reliability
 
 __all__ = ["distinct_levels", "pr_curves", "probabilities", "reliability_curves"]

@@ -22,7 +22,7 @@ from monai_fp4.report.figures.style import (
     single,
     spread,
     whole_epochs,
-)  # fmt: skip
+)
 from monai_fp4.report.statistics import FEW, mean_interval
 from monai_fp4.report.tables import StudyTables, metric_name
 

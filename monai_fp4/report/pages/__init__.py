@@ -3,7 +3,4 @@
 from monai_fp4.report.pages.contexts import build_pages
 from monai_fp4.report.pages.write import write_report
 
-__all__ = [
-    "build_pages",
-    "write_report",
-]
+__all__ = ["build_pages", "write_report"]

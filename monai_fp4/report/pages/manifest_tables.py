@@ -13,18 +13,9 @@ from monai_fp4.report.survey import Measured, Survey
 from monai_fp4.report.survey.measures import PERCENTS
 
 __all__ = [
-    "common",
-    "depths",
-    "duplicates",
-    "intensities",
-    "mask_shifts",
-    "mask_values",
-    "parts",
-    "patients",
-    "spacing",
-    "summary",
-    "unusual",
-]
+    "common", "depths", "duplicates", "intensities", "mask_shifts", "mask_values", "parts", "patients", "spacing",
+    "summary", "unusual",
+]  # fmt: skip
 
 _FEW = 12
 """Rows of a table of what is common."""

@@ -17,19 +17,9 @@ from monai_fp4.report.statistics.intervals import holm, paired_test, patient_boo
 from monai_fp4.report.tables import KEYS, StudyTables, reliability
 
 __all__ = [
-    "FEW",
-    "MARGIN",
-    "TESTED",
-    "against_baseline",
-    "between_recipes",
-    "between_variants",
-    "by_patient",
-    "calibration",
-    "cost",
-    "fold_overlap",
-    "numbered_folds",
-    "paired",
-]
+    "FEW", "MARGIN", "TESTED", "against_baseline", "between_recipes", "between_variants", "by_patient",
+    "calibration", "cost", "fold_overlap", "numbered_folds", "paired",
+]  # fmt: skip
 
 MARGIN = 0.01
 """A loss of AUPRC or recall below this is taken not to matter, unless the user gives another."""

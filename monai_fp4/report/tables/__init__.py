@@ -9,14 +9,6 @@ from monai_fp4.report.tables.collect import KEYS, METRICS, STATUSES, StudyTables
 from monai_fp4.report.tables.run_health import read_health
 
 __all__ = [
-    "COARSE",
-    "KEYS",
-    "METRICS",
-    "STATUSES",
-    "Reliability",
-    "StudyTables",
-    "collect",
-    "metric_name",
-    "read_health",
+    "COARSE", "KEYS", "METRICS", "STATUSES", "Reliability", "StudyTables", "collect", "metric_name", "read_health",
     "reliability",
-]
+]  # fmt: skip

@@ -4,11 +4,5 @@ from monai_fp4.report.verdicts.advice import Advice, Judgement, ModelAdvice, adv
 from monai_fp4.report.verdicts.limits import limits_of
 
 __all__ = [
-    "Advice",
-    "Judgement",
-    "ModelAdvice",
-    "advise",
-    "judge",
-    "limits_of",
-    "seeds_needed",
-]
+    "Advice", "Judgement", "ModelAdvice", "advise", "judge", "limits_of", "seeds_needed",
+]  # fmt: skip
