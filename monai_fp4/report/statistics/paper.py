@@ -126,7 +126,7 @@ def as_the_paper_tests(tables: StudyTables, margin: float, metric: str = "auprc"
     rows = []
     for model, unit, scores in _families(tables, metric):
         for (first, second), test in pair_tests(scores).items():
-            common = scores[first].keys() & scores[second].keys()
+            common = sorted(scores[first].keys() & scores[second].keys())  # sums of floats depend on their order
             overlap = fold_overlap(tables, len(common)) if unit == FOLDS else 0.0
             ours = paired_test([scores[second][key] - scores[first][key] for key in common], margin, overlap=overlap)
             named = {"model": model, "recipe": first, "other": second, "unit": unit}
