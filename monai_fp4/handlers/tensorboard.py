@@ -117,7 +117,7 @@ class TensorBoardValidation:
             self.writer.add_histogram_raw(
                 "predictions/probabilities", **histogram_fields(cohort.pooled), global_step=step
             )
-        threshold = self._gallery.threshold = float(metrics.get("threshold", 0.5))  # of the next epoch, as a guess
+        threshold = float(metrics.get("threshold", 0.5))
         for reason, slices in self._gallery.chosen(threshold).items():
             picture = to_array(overlay_figure(slices, threshold=threshold, title=reason.value))
             self.writer.add_image(f"overlays/{reason.value.replace(' ', '_')}", picture, step, dataformats="HWC")
