@@ -167,7 +167,11 @@ class Studies:
         if groups:
             self.others += len(alone)
         else:
-            yield from (Study(place_of(path, self.base), ((str(path),),)) for path in alone)
+            unnamed = (
+                f"the file does not name its channels, which were taken to be {', '.join(self.channels)} in this order"
+            )
+            warnings = (unnamed,) if len(self.channels) > 1 else ()
+            yield from (Study(place_of(path, self.base), ((str(path),),), warnings=warnings) for path in alone)
 
     def _channel(self, stem: str) -> tuple[str, str | None]:
         """What a file is called without its channel, and which one it is."""

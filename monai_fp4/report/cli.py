@@ -83,7 +83,10 @@ def _manifest_report(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    page, done, total = _write(args)
+    with _needs_extra():
+        from monai_fp4.report.pages.write import write_report
+    page, tables = write_report(args.study, args.output_dir, args.margin)
+    done, total = int(tables.cells["status"].eq("done").sum()), len(tables.cells)
     if not done:
         print(f"No cell of {total} is finished: the report lists them and holds no results.")
     elif done < total:
@@ -92,13 +95,6 @@ def _report(args: argparse.Namespace) -> int:
         print(f"All {total} cells are finished.")
     print(f"Open {page} in a browser.")
     return 0
-
-
-def _write(args: argparse.Namespace) -> tuple[object, int, int]:
-    with _needs_extra():
-        from monai_fp4.report.pages.write import write_report
-    page, tables = write_report(args.study, args.output_dir, args.margin)
-    return page, int(tables.cells["status"].eq("done").sum()), len(tables.cells)
 
 
 @contextmanager

@@ -52,6 +52,14 @@ def test_what_a_system_leaves_behind_is_passed_over_and_counted_where_it_is_an_i
     assert (studies.others, studies.unknown) == (1, 2)
 
 
+def test_a_file_of_several_channels_does_not_say_which_they_are(tmp_path: Path) -> None:
+    volume(tmp_path / "anna.nii.gz")
+    (study,) = Studies(tmp_path, ["t1", "flair"])
+    assert study.warnings == ("the file does not name its channels, which were taken to be t1, flair in this order",)
+    (study,) = Studies(tmp_path, ["flair"])
+    assert study.warnings == ()
+
+
 def test_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, outside = tmp_path / "in", tmp_path / "elsewhere"
     volume(inside / "a.nii")

@@ -165,10 +165,6 @@ def _cost(found: Analysis) -> tuple[Values, Pictures]:
     return {"costs": _by_model(costs, tables)}, drawn
 
 
-def _cells(found: Analysis) -> tuple[Values, Pictures]:
-    return {}, {}
-
-
 def _data(found: Analysis) -> tuple[Values, Pictures]:
     configs = found.tables.definition.recipes
     recipes = {name: describe_recipe(Recipe.from_config(configs[name])) for name in found.tables.recipes}
@@ -188,6 +184,6 @@ _PAGES: dict[str, tuple[str, Callable[[Analysis], tuple[Values, Pictures]]]] = {
     "outputs": ("Outputs", _outputs),
     "health": ("Quantization health", _health),
     "cost": ("Time and memory", _cost),
-    "cells": ("All cells", _cells),
+    "cells": ("All cells", lambda _: ({}, {})),
     "data": ("Data and methods", _data),
 }

@@ -103,13 +103,9 @@ def spacing(each: Measured) -> str:
 def depths(measured: Sequence[Measured]) -> str:
     """How many slices patients have, in words."""
     depths = [each.shape[2] for each in measured]
-    if not depths:
-        return ""
-    return (
-        f"{min(depths)}"
-        if min(depths) == max(depths)
-        else f"{min(depths)} to {max(depths)}, median {np.median(depths):g}"
-    )
+    if len(set(depths)) < 2:
+        return "".join(map(str, set(depths)))
+    return f"{min(depths)} to {max(depths)}, median {np.median(depths):g}"
 
 
 def intensities(found: Survey) -> pd.DataFrame:
@@ -199,15 +195,13 @@ def patients(found: Survey) -> pd.DataFrame:
 
 
 def _notes(found: Survey, number: int) -> Iterator[str]:
-    if any(number in (pair.one, pair.other) for pair in found.copies):
-        yield "suspected duplicate"
-    if number in found.placement.suspects:
-        yield "suspected mask shift"
-    if number in found.unusual:
-        yield "unusual"
-    if not found.measured[number].lesions:
-        yield "no lesion"
-    if found.measured[number].alike:
-        yield "channels alike"
-    if found.measured[number].examined.inverted:
-        yield "mask may be inverted"
+    each = found.measured[number]
+    notes = {
+        "suspected duplicate": any(number in (pair.one, pair.other) for pair in found.copies),
+        "suspected mask shift": number in found.placement.suspects,
+        "unusual": number in found.unusual,
+        "no lesion": not each.lesions,
+        "channels alike": each.alike,
+        "mask may be inverted": each.examined.inverted,
+    }
+    return (note for note, holds in notes.items() if holds)
