@@ -26,9 +26,10 @@ from common import ROOT, Results, default_device
 
 from monai_fp4.data import HeldOut, Manifest, load_manifest, prepare_data, save_manifest
 from monai_fp4.quantization.recipes import PAPER_RECIPES
+from monai_fp4.study.check import check
 from monai_fp4.study.commands import write_study
 from monai_fp4.study.executor import Resources
-from monai_fp4.study.grid import check, code_version, now
+from monai_fp4.study.grid import code_version, now
 from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder, read_json
 from monai_fp4.study.progress import State, SweepProgress
 from monai_fp4.study.sweep import Sweep

@@ -38,8 +38,8 @@ WAYS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("bundle.trained", "loaded, to be evaluated"),
     ),
     "A cell": (
-        ("study.cli", "axes of a grid"),
-        ("study.grid", "definition that could start"),
+        ("study.grid", "axes of a grid"),
+        ("study.check", "definition that could start"),
         ("study.commands", "study.json and bundles"),
         ("study.executor", "place on a machine"),
         ("study.worker", "process: monai.bundle run"),

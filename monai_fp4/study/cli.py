@@ -17,30 +17,36 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from argparse import _SubParsersAction
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from signal import SIGINT
 
-from monai_fp4.bundle.options import OPTIONS
+from monai_fp4.bundle.files import PROTOCOLS
+from monai_fp4.bundle.options import defaults
+from monai_fp4.data import load_manifest, prepare_data
+from monai_fp4.data.pseudonyms import refuse_keys_within
+from monai_fp4.durations import format_seconds
 from monai_fp4.errors import ConfigError, unknown_name
+from monai_fp4.lock import FolderLock
+from monai_fp4.study.check import check, extend_study
+from monai_fp4.study.commands import write_study
+from monai_fp4.study.estimate import Estimate, time_left, timing_key, timings
+from monai_fp4.study.executor import Executor, RayExecutor, cell_resources, cells_at_once, this_machine
+from monai_fp4.study.grid import COMMON, code_version, definition_of
+from monai_fp4.study.interrupt import interruptible
+from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolder
+from monai_fp4.study.progress import SweepProgress
+from monai_fp4.study.sweep import Sweep, SweepResult
+from monai_fp4.study.variants import ADDITIONS
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-    from monai_fp4.study.executor import Executor
-    from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder
-
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "run_sweep"]
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``sweep`` to a parser; it sets ``func``, which returns the exit code."""
-    from monai_fp4.bundle.files import PROTOCOLS
-    from monai_fp4.study.grid import COMMON
-    from monai_fp4.study.variants import ADDITIONS
-
-    default = {option.name: option.default for option in OPTIONS}
+    default = defaults()
     sweep = subparsers.add_parser(
         "sweep",
         help="run a grid of architectures, scales, recipes, folds and seeds",
@@ -91,29 +97,26 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from monai_fp4.study.executor import RayExecutor
-    from monai_fp4.study.layout import StudyFolder
+    with interruptible() as come:
+        try:
+            return run_sweep(args, StudyFolder(args.output_dir), RayExecutor)
+        except KeyboardInterrupt:
+            number = come[0] if come else SIGINT
+            print(f"ended by {number.name} before a cell was started; the same command starts again", file=sys.stderr)
+            return 128 + number
 
-    return run_sweep(args, StudyFolder(args.output_dir), RayExecutor)
 
-
-def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type[Executor] | Any) -> int:
+def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: Callable[[], Executor]) -> int:
     """Check everything, then run the sweep, or say what it would run.
 
     Args:
         args: the parsed command line.
         folder: the study folder.
         executor_type: makes the executor, once everything else is known to be right.
-    """
-    from monai_fp4.data import load_manifest, prepare_data
-    from monai_fp4.data.pseudonyms import refuse_keys_within
-    from monai_fp4.lock import FolderLock
-    from monai_fp4.study.commands import write_study
-    from monai_fp4.study.grid import check, code_version, extend_study
-    from monai_fp4.study.layout import CellStatus
-    from monai_fp4.study.progress import SweepProgress
-    from monai_fp4.study.sweep import Sweep, repair_record
 
+    Returns:
+        The exit code.
+    """
     if args.retries < 0:
         raise ConfigError(f"retries must be 0 or more, but {args.retries} was given; correct it")
     wanted, manifest = definition_of(args, code_version())
@@ -130,20 +133,15 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         if all(folder.finished(cell) for cell in cells):
             folder.write_definition(definition)
             for cell in cells:  # their workers may have been killed when they had just ended
-                repair_record(folder, cell, CellStatus.DONE)
+                folder.repair_record(cell, CellStatus.DONE)
             print(f"All {len(cells)} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
             return 0
-        executor = executor_type()  # before anything is written: a cluster may not answer
-        progress = SweepProgress()
+        executor, progress = executor_type(), SweepProgress()  # before anything is written: a cluster may not answer
         try:
             # It refuses cells that fit on no machine, and that before anything is written, too.
-            how = {
-                "retries": args.retries,
-                "cpus": args.cpus_per_cell,
-                "gpus": args.gpus_per_cell,
-                "trusted": args.trust,
-            }
-            sweep = Sweep(folder, definition, cells, executor, progress, version=code_version(), **how)
+            asked = {"retries": args.retries, "cpus": args.cpus_per_cell, "gpus": args.gpus_per_cell}
+            how = asked | {"version": code_version(), "trusted": args.trust}
+            sweep = Sweep(folder, definition, cells, executor, progress, **how)
             refuse_keys_within(folder.path, load_manifest(manifest))
             prepare_data(manifest, definition.dataset_dir)  # once, not in every cell at the same time
             for note in write_study(folder, definition, manifest, args.bundles):
@@ -153,7 +151,12 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
         finally:
             progress.close()
             executor.close()
-    print(f"{len(result.done)} of {len(cells)} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
+    _print_result(folder, len(cells), result)
+    return result.exit_code
+
+
+def _print_result(folder: StudyFolder, cells: int, result: SweepResult) -> None:
+    print(f"{len(result.done)} of {cells} cells are done: monai-fp4 report {shlex.quote(str(folder.path))}")
     if result.failed:
         print(f"{len(result.failed)} cells failed:", file=sys.stderr)
         for cell, error in result.failed.items():
@@ -161,97 +164,8 @@ def run_sweep(args: argparse.Namespace, folder: StudyFolder, executor_type: type
     if result.disk_full:
         print("error: the disk is full, so no further cell was started; make room and sweep again", file=sys.stderr)
     elif result.ended_by:
-        print(
-            f"ended by {result.ended_by.name}; the same command goes on after the last finished epoch of each cell",
-            file=sys.stderr,
-        )
-    return result.exit_code
-
-
-def definition_of(args: argparse.Namespace, version: str = "") -> tuple[StudyDefinition, str]:
-    """The grid that a command line asks for, and where its manifest is now.
-
-    Raises:
-        ConfigError: for a name that is not known, or a number that is none.
-    """
-    from monai_fp4.bundle.files import protocol_config
-    from monai_fp4.bundle.options import defaults
-    from monai_fp4.networks import ARCHITECTURES, SCALES
-    from monai_fp4.quantization.recipes import FURTHER_RECIPES, RECIPES
-    from monai_fp4.study import grid
-    from monai_fp4.study.commands import OPTIMIZERS
-    from monai_fp4.study.layout import StudyDefinition, read_json
-    from monai_fp4.study.variants import grid_recipes
-
-    own = read_json(args.recipes_file) if args.recipes_file else {}
-    if not isinstance(own, dict):
-        raise ConfigError(f"{args.recipes_file} must hold a mapping of names to recipes, but does not; correct it")
-    if taken := sorted({*RECIPES, *FURTHER_RECIPES} & set(own)):
-        raise ConfigError(
-            f"{args.recipes_file} must give recipes names of their own, but {taken[0]!r} is one of the package's;"
-            " rename it"
-        )
-    further: dict[str, tuple[Any, ...]] = {}
-    for text in args.axis:
-        name, equals, values = text.partition("=")
-        if not equals or not values:
-            raise ConfigError(f"--axis must be OPTION=VALUES such as learning_rate=0.001,0.003, but {text!r} was given")
-        further[name] = _axis_values(values)
-    if args.optimizers is not None:
-        further["optimizer"] = grid.names("optimizers", args.optimizers, OPTIMIZERS)
-    options = {
-        option.name: grid.parse_value(getattr(args, option.name))
-        for option in grid.COMMON
-        if getattr(args, option.name) is not None
-    }
-    protocol = protocol_config(args.protocol)
-    otherwise = defaults() | protocol
-    named = otherwise["manifest"] if args.manifest is None else args.manifest
-    dataset_dir = otherwise["dataset_dir"] if args.dataset_dir is None else args.dataset_dir
-    path = Path(named)
-    # A manifest of the user's is copied, so that the study says by itself who was in which fold.
-    kept = "manifest.json" if path.is_file() else named
-    definition = StudyDefinition(
-        archs=grid.names("archs", args.archs, ARCHITECTURES),
-        scales=grid.names("scales", args.scales, SCALES),
-        recipes=grid_recipes(_with_attention(args.recipes, args.attention), own),
-        folds=grid.folds_of(str(otherwise["fold"]) if args.folds is None else args.folds),
-        seeds=grid.seeds_of(f"{otherwise['seed']}," if args.seeds is None else args.seeds),
-        further=further,
-        manifest=kept,
-        dataset_dir=str(Path(dataset_dir).expanduser().resolve()),
-        options=options,
-        protocol=args.protocol,
-        version=version,
-        created=grid.now(),
-    )
-    return StudyDefinition.from_json(definition.to_json()), str(path.resolve()) if path.is_file() else named
-
-
-def _axis_values(text: str) -> tuple[Any, ...]:
-    """``0.001,0.003`` or ``[64,64],[128,128]``: the commas outside of brackets divide."""
-    from monai_fp4.study.grid import parse_value
-
-    whole = parse_value(f"[{text}]")
-    values = whole if isinstance(whole, list) else [parse_value(word.strip()) for word in text.split(",")]
-    return tuple(dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in values))
-
-
-def _with_attention(recipes: str, attention: str | None) -> str:
-    """Cross the recipes with the precision inside attention."""
-    if attention is None:
-        return recipes
-    from monai_fp4.quantization.recipes import RECIPES, AttentionPrecision
-    from monai_fp4.study.grid import names
-
-    chosen = names("attention", attention, [str(value) for value in AttentionPrecision])
-    words = [word.strip() for word in recipes.split(",")]
-    # What does not quantize stays as it is, once: it is the baseline of both.
-    plain = [word for word in words if word in RECIPES and not RECIPES[word].quantizes]
-    plain += ["bf16"] if "all" in words and "bf16" not in plain else []
-    others = [word for word in words if word not in plain]
-    suffixes = ["+attention" if precision == AttentionPrecision.FP4 else "" for precision in chosen]
-    return ",".join([*plain, *(f"{word}{suffix}" for suffix in suffixes for word in others)])
+        goes_on = "the same command goes on after the last finished epoch of each cell"
+        print(f"ended by {result.ended_by.name}; {goes_on}", file=sys.stderr)
 
 
 def _chosen(definition: StudyDefinition, pattern: str | None) -> list[Cell]:
@@ -269,38 +183,29 @@ def _print_plan(
     definition: StudyDefinition,
     cells: Sequence[Cell],
     args: argparse.Namespace,
-    executor_type: type[Executor] | Any,
+    executor_type: Callable[[], Executor],
 ) -> None:
-    from monai_fp4.durations import format_seconds
-    from monai_fp4.study.estimate import Estimate, time_left
-    from monai_fp4.study.executor import cell_resources, cells_at_once, this_machine
-    from monai_fp4.study.sweep import timing_key, timings
-
     estimate = Estimate(timings(folder, definition))
     left: list[float | None] = []
     for cell in cells:
-        seconds = None if folder.finished(cell) else estimate.seconds(*timing_key(cell))
-        if folder.finished(cell):
-            said = "done"
-        else:
+        said = "done"
+        if not folder.finished(cell):
+            seconds = estimate.seconds(*timing_key(cell))
             left.append(seconds)
             time = "time unknown" if seconds is None else f"about {format_seconds(seconds)}"
             said = f"{folder.known_record(cell).status}, {time}"
         print(f"{cell.id}  {said}")
     print(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
-    if os.environ.get("RAY_ADDRESS"):
-        executor = executor_type()
-        most, slots = executor.largest_machine(), executor.slots
-    else:
-        executor, most = None, this_machine()
-        slots = lambda needs: cells_at_once([most], needs)  # noqa: E731
+    executor = executor_type() if os.environ.get("RAY_ADDRESS") else None
     try:
+        most = executor.largest_machine() if executor else this_machine()
         needs = [cell_resources(scale, most, args.cpus_per_cell, args.gpus_per_cell) for scale in definition.scales]
-        at_once = slots(max(needs, key=lambda item: (item.gpus, item.cpus)))
-        whole = time_left(left, at_once)
+        largest = max(needs, key=lambda item: (item.gpus, item.cpus))
+        at_once = executor.slots(largest) if executor else cells_at_once([most], largest)
     finally:
         if executor is not None:
             executor.close()
+    whole = time_left(left, at_once)
     if whole is None:
         print("Time: unknown, since not every network has a cell that is done; run one of each first (see --only)")
     else:

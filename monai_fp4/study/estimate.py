@@ -17,7 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["Estimate", "time_left"]
+from monai_fp4.study.layout import Cell, StudyDefinition, StudyFolder
+
+__all__ = ["Estimate", "time_left", "timing_key", "timings"]
 
 
 class Estimate:
@@ -68,3 +70,19 @@ def time_left(remaining: Iterable[float | None], slots: int) -> float | None:
         return None
     seconds = [value for value in known if value is not None]
     return float(max(sum(seconds) / max(slots, 1), max(seconds, default=0.0)))
+
+
+def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str, str], list[float]]:
+    """Seconds of the cells that are done, by network and recipe (further axes count as the recipe's)."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for cell in definition.cells():
+        seconds = folder.known_record(cell).seconds
+        if seconds > 0 and folder.finished(cell):
+            times.setdefault(timing_key(cell), []).append(seconds)
+    return times
+
+
+def timing_key(cell: Cell) -> tuple[str, str]:
+    """Key of what the time of a cell depends on: its network, and its recipe with any further axes."""
+    network, _, rest = cell.group.partition("/")
+    return network, rest

@@ -12,20 +12,20 @@ import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from monai_fp4.errors import MonaiFP4Error
 from monai_fp4.study import worker
 from monai_fp4.study.commands import arguments_of, epochs_of
-from monai_fp4.study.estimate import Estimate, time_left
+from monai_fp4.study.estimate import Estimate, time_left, timing_key, timings
 from monai_fp4.study.executor import Executor, cell_resources
 from monai_fp4.study.interrupt import interruptible
 from monai_fp4.study.layout import Cell, CellStatus, StudyDefinition, StudyFolder
 from monai_fp4.study.progress import State, SweepProgress
 from monai_fp4.study.worker import Outcome, Task
 
-__all__ = ["Sweep", "SweepResult", "repair_record", "timing_key", "timings"]
+__all__ = ["Sweep", "SweepResult"]
 
 POLL_SECONDS = 5.0
 """How often to look how far the running cells are; one that ends, and Ctrl-C, are heard of sooner."""
@@ -129,12 +129,12 @@ class Sweep:
         for cell in self._cells:
             if cell in self.result.done:  # it may have ended just when the sweep was stopped
                 self.result.failed.pop(cell, None)
-                repair_record(self.folder, cell, CellStatus.DONE)
+                self.folder.repair_record(cell, CellStatus.DONE)
             elif cell in done:
                 self.result.failed[cell] = "its results were there, and are gone or damaged since; sweep again"
             elif cell not in self.result.failed:
                 self.result.waiting.append(cell)
-                repair_record(self.folder, cell, CellStatus.WAITING)
+                self.folder.repair_record(cell, CellStatus.WAITING)
         return self.result
 
     def _begin(self) -> None:
@@ -149,10 +149,10 @@ class Sweep:
                 self.progress.say(f"note: {error}; until then its attempts and seconds count from now")
             if self.folder.finished(cell):
                 self.result.done.append(cell)
-                repair_record(self.folder, cell, CellStatus.DONE)
+                self.folder.repair_record(cell, CellStatus.DONE)
             else:
                 self._todo.append(cell)
-                repair_record(self.folder, cell, CellStatus.WAITING)
+                self.folder.repair_record(cell, CellStatus.WAITING)
 
     def _submit(self) -> None:
         while self._todo and not self.result.disk_full:
@@ -195,7 +195,7 @@ class Sweep:
                 self.result.failed[cell] = error
             else:
                 self._todo.append(cell)
-            repair_record(self.folder, cell, CellStatus.FAILED, error)
+            self.folder.repair_record(cell, CellStatus.FAILED, error)
         self.progress.ended(cell, dict(outcome), self._metrics(cell).get("auprc"), self._state())
 
     def _metrics(self, cell: Cell) -> dict[str, Any]:
@@ -259,29 +259,3 @@ class Sweep:
         self.executor.close()  # ends what has not ended by itself
         with contextlib.suppress(OSError):
             self._stop_file.unlink(missing_ok=True)
-
-
-def repair_record(folder: StudyFolder, cell: Cell, status: CellStatus, error: str = "") -> None:
-    """Put right what a worker that was killed could not write any more."""
-    record = folder.known_record(cell)
-    stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
-    there = folder.path.is_dir()  # else the study was moved while its cells ran
-    if there and stale and (record.status, record.error) != (status, error):
-        with contextlib.suppress(MonaiFP4Error):  # such as a full disk; the next sweep puts it right
-            folder.write_record(cell, replace(record, status=status, error=error))
-
-
-def timings(folder: StudyFolder, definition: StudyDefinition) -> dict[tuple[str, str], list[float]]:
-    """Seconds of the cells that are done, by network and recipe (further axes count as the recipe's)."""
-    times: dict[tuple[str, str], list[float]] = {}
-    for cell in definition.cells():
-        seconds = folder.known_record(cell).seconds
-        if seconds > 0 and folder.finished(cell):
-            times.setdefault(timing_key(cell), []).append(seconds)
-    return times
-
-
-def timing_key(cell: Cell) -> tuple[str, str]:
-    """Key of what the time of a cell depends on: its network, and its recipe with any further axes."""
-    network, _, rest = cell.group.partition("/")
-    return network, rest

@@ -18,7 +18,7 @@ from tiny_runs import Dataset
 
 from monai_fp4.data import HeldOut, Manifest, check_manifest, load_manifest
 from monai_fp4.errors import DataError
-from monai_fp4.study.grid import check
+from monai_fp4.study.check import check
 from monai_fp4.study.layout import StudyDefinition
 
 ROOT = Path(__file__).resolve().parents[2]

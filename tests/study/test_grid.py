@@ -20,10 +20,11 @@ from monai_fp4.cli import build_parser, main
 from monai_fp4.errors import ConfigError, DataError, MonaiFP4Error
 from monai_fp4.lock import FolderLock
 from monai_fp4.quantization.recipes import RECIPES, Format, FourOverSix, Recipe
-from monai_fp4.study.cli import definition_of, run_sweep
+from monai_fp4.study.check import check, extend_study
+from monai_fp4.study.cli import run_sweep
 from monai_fp4.study.commands import write_study
 from monai_fp4.study.estimate import Estimate, time_left
-from monai_fp4.study.grid import check, extend_study, numbers, seeds_of
+from monai_fp4.study.grid import definition_of, numbers, seeds_of
 from monai_fp4.study.layout import CellRecord, CellStatus, StudyFolder
 from monai_fp4.study.variants import ADDITIONS, grid_recipes, recipe_of
 

@@ -18,10 +18,11 @@ from study_cells import Scripted, definition, done, finish, study, write_metrics
 from monai_fp4.bundle.template import training_config
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.commands import arguments_of, epochs_of, write_study
+from monai_fp4.study.estimate import timings
 from monai_fp4.study.executor import Resources
 from monai_fp4.study.layout import CellRecord, CellStatus, StudyFolder
 from monai_fp4.study.progress import SweepProgress
-from monai_fp4.study.sweep import Sweep, timings
+from monai_fp4.study.sweep import Sweep
 from monai_fp4.study.worker import Outcome, Task
 
 

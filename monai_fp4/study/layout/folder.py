@@ -89,6 +89,15 @@ class StudyFolder:
         """Write ``cell.json``, whole or not at all."""
         write_json(self.run_dir(cell) / "cell.json", asdict(record))
 
+    def repair_record(self, cell: Cell, status: CellStatus, error: str = "") -> None:
+        """Put right what a worker that was killed could not write any more."""
+        record = self.known_record(cell)
+        stale = record.status is CellStatus.RUNNING or status in (CellStatus.DONE, CellStatus.FAILED)
+        there = self.path.is_dir()  # else the study was moved while its cells ran
+        if there and stale and (record.status, record.error) != (status, error):
+            with suppress(ConfigError):  # such as a full disk; the next sweep puts it right
+                self.write_record(cell, replace(record, status=status, error=error))
+
     def finished(self, cell: Cell) -> bool:
         """Whether the cell's run reached its last epoch, which the run itself says.
 
