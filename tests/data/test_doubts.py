@@ -175,7 +175,7 @@ def test_visits_of_one_person(tmp_path):
         "institutions": ["HOS_AA_000", "HOS_AA_001", "HOS_BB_002", "HOS_BB_003"],
         "single": ["anna_1", "bert_1", "cleo_1", "dora_1"],
     }.items():
-        found = [FoundPatient(name, name[4:6] if kind == "institutions" else "", (pair,)) for name in names]
+        found = [FoundPatient(name, (pair,), group=name[4:6] if kind == "institutions" else "") for name in names]
         doubts = doubts_of("nifti", ("image",), found, [examined] * len(found), Reading())
         assert not [doubt for doubt in doubts if "visits" in doubt], kind
 

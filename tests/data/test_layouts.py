@@ -147,7 +147,7 @@ def test_a_layout_and_a_reader_are_one_line_each(tmp_path, monkeypatch):
     layout = Layout(
         summary="",
         find=lambda listing: [
-            FoundPatient(path[0], "", ((path, f"{path[0]}.mask.raw"),)) for path in listing.files if len(path) == 5
+            FoundPatient(path[0], ((path, f"{path[0]}.mask.raw"),)) for path in listing.files if len(path) == 5
         ],
     )
     monkeypatch.setattr(data.readers, "READERS", {**READERS, "raw": reader})

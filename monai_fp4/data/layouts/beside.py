@@ -55,7 +55,7 @@ def _find(listing: Listing) -> list[FoundPatient]:
             "separate them"
         )
     tops = {path.partition("/")[0] for path in images.values()}
-    empty = [FoundPatient(folder, "", ()) for folder in listing.folders if folder not in tops]
+    empty = [FoundPatient(folder, ()) for folder in listing.folders if folder not in tops]
     return empty + (_of_volumes if volumes else with_slices)(images, masks, listing)
 
 
@@ -81,7 +81,7 @@ def _of_volumes(images: dict[str, str], masks: dict[str, str], listing: Listing)
         alone = bool(folder) and count[folder] == 1
         patient = folder if alone else last if lasts[last] == 1 else f"{folder}_{last}".replace("/", "_")
         person = listing.patient_of(path) or ("" if alone else folder)
-        patients.append(FoundPatient(patient, "", ((path, masks[name]),), person=person))
+        patients.append(FoundPatient(patient, ((path, masks[name]),), person=person))
     return patients
 
 

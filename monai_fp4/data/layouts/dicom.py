@@ -68,7 +68,7 @@ def _people(found: Mapping[str, Sequence[Series]], listing: Listing) -> dict[str
 def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listing: Listing) -> FoundPatient:
     root = listing.root / folder
     if not series:
-        return FoundPatient(folder, "", ())
+        return FoundPatient(folder, ())
     masks = [series_path(folder, each.uid) for each in series if each.modality == SEGMENTATION]
     masks += [path for path in paths if (stem(path) or "").lower() in ("mask", "seg") and reader_of(path) is not DICOM]
     images = _images(series, listing, root)
@@ -89,7 +89,7 @@ def _patient(folder: str, series: Sequence[Series], paths: Sequence[str], listin
         if each in images.values() or each.modality == SEGMENTATION
     )  # fmt: skip
     pairs = tuple((series_path(folder, images[name].uid), masks[0]) for name in names)
-    return FoundPatient(folder, "", pairs, names, files=files)
+    return FoundPatient(folder, pairs, names, files=files)
 
 
 def _images(series: Sequence[Series], listing: Listing, root: Path) -> dict[str, Series]:

@@ -42,10 +42,10 @@ class FoundPatient:
 
     Attributes:
         id: unique in the folder.
-        group: the institution, ``""`` where the layout does not tell.
         pairs: image and mask, in order, relative to the folder. Images that share a mask are channels of one scan,
             others are slices.
         channels: their names, if files are named after them.
+        group: the institution, ``""`` where the layout does not tell.
         person: who it is, where one person has several entries.
         files: others that were read, relative to the folder: those of a series, a description of the set.
         fold: the fold that the folder itself names.
@@ -53,9 +53,9 @@ class FoundPatient:
     """
 
     id: str
-    group: str
     pairs: tuple[tuple[str, str], ...]
     channels: tuple[str, ...] | None = None
+    group: str = ""
     person: str = ""
     files: tuple[str, ...] = ()
     fold: int | None = None
@@ -149,7 +149,7 @@ def with_slices(images: Mapping[str, str], masks: Mapping[str, str], listing: Li
         patient = listing.patient_of(images[name]) or whole or folder or last.rpartition("_")[0] or last
         patients.setdefault(patient, []).append(name)
     return [
-        FoundPatient(patient, "", tuple((images[name], masks[name]) for name in names))
+        FoundPatient(patient, tuple((images[name], masks[name]) for name in names))
         for patient, names in patients.items()
     ]
 

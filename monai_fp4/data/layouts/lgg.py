@@ -51,7 +51,7 @@ def _patient(name: str, paths: Sequence[str], listing: Listing) -> FoundPatient:
     parts = name.split("_")
     group = parts[1] if len(parts) > 2 else ""
     pairs = tuple((images[str(number)], masks[str(number)]) for number in numbers)
-    return FoundPatient(name, group, pairs, person=listing.patient_of(name))
+    return FoundPatient(name, pairs, group=group, person=listing.patient_of(name))
 
 
 LGG = Layout(

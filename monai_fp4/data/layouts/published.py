@@ -70,7 +70,7 @@ def _find_nnunet(listing: Listing) -> list[FoundPatient]:
     for patient, files in channels.items():
         names = tuple(known.get(int(number), f"channel_{number}") for number in sorted(files))
         pairs = tuple((files[number], masks[patient]) for number in sorted(files))
-        patients.append(FoundPatient(patient, "", pairs, names, listing.patient_of(patient), described))
+        patients.append(FoundPatient(patient, pairs, names, person=listing.patient_of(patient), files=described))
     return check_same_channels(patients, listing.root)
 
 
@@ -92,7 +92,7 @@ def _find_decathlon(listing: Listing) -> list[FoundPatient]:
                 raise DataError(f"expected the file {path!r} of dataset.json in {listing.root}, found none; add it")
         patient = stem(image) or image
         person = listing.patient_of(patient)
-        patients.append(FoundPatient(patient, "", ((image, mask),), channels, person, (_DESCRIPTION,)))
+        patients.append(FoundPatient(patient, ((image, mask),), channels, person=person, files=(_DESCRIPTION,)))
     return patients
 
 
@@ -123,7 +123,7 @@ def _find_bids(listing: Listing) -> list[FoundPatient]:
                 f"{listed(masks[who])}; add it below derivatives, or keep one"
             )
         pairs = tuple((path, masks[who][0]) for _, path in sorted(images[who].items()))
-        patients.append(FoundPatient(name, "", pairs, tuple(sorted(images[who])), person=who[0]))
+        patients.append(FoundPatient(name, pairs, tuple(sorted(images[who])), person=who[0]))
     return check_same_channels(patients, listing.root)
 
 

@@ -89,9 +89,9 @@ def _patient(
     first = rows[0]
     return FoundPatient(
         patient,
-        first.get("group", ""),
         tuple((row[name], row["mask"]) for row in rows for name in images),
         channels if len(channels) > 1 or channels != ("image",) else None,
+        group=first.get("group", ""),
         person=first.get("person", ""),
         files=(Path(source).name,),
         **fold_and_split(first, source),

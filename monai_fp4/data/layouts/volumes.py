@@ -46,7 +46,7 @@ def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatien
     pairs = tuple((names[label], masks[0]) for label in sorted(names))
     visit = _BRATS_VISIT.fullmatch(folder)
     person = listing.patient_of(folder) or (visit[1] if visit else "")
-    return FoundPatient(folder, "", pairs, tuple(sorted(names)), person=person)
+    return FoundPatient(folder, pairs, tuple(sorted(names)), person=person)
 
 
 VOLUME_FOLDERS = Layout(

@@ -29,64 +29,36 @@ _WHITE = (0.54, 0.40, 0.57)
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Shape of a head and faults of its scanner.
+    """Shape of a head and faults of its scanner."""
 
-    Attributes:
-        size: pixels along each side.
-        slices: number of slices.
-        width: half the width.
-        length: half the length, front to back.
-        shift: of the centre, right and down.
-        tilt: half-angle tangent of the rotation in the plane.
-        ventricles: scale of the ventricles.
-        gains: grey level of intensity 1, a channel each.
-        curves: bend of the grey scale, a channel each; 1 is straight.
-        bias: amplitude of the smooth shading.
-        noise: standard deviation in grey levels, roughly.
-        caps: brightness in FLAIR around the ventricles, which is no tumour.
-        spots: number of bright dots in FLAIR, which are no tumour either.
-        post_contrast: False: the third channel repeats FLAIR.
-    """
-
-    size: int
-    slices: int
-    width: float
-    length: float
-    shift: tuple[float, float]
-    tilt: float
-    ventricles: float
-    gains: tuple[float, ...]
-    curves: tuple[float, ...]
-    bias: float
-    noise: float
-    caps: float
-    spots: int
-    post_contrast: bool
+    size: int  # pixels along each side
+    slices: int  # number of slices
+    width: float  # half the width
+    length: float  # half the length, front to back
+    shift: tuple[float, float]  # of the centre, right and down
+    tilt: float  # half-angle tangent of the rotation in the plane
+    ventricles: float  # scale of the ventricles
+    gains: tuple[float, ...]  # grey level of intensity 1, a channel each
+    curves: tuple[float, ...]  # bend of the grey scale, a channel each; 1 is straight
+    bias: float  # amplitude of the smooth shading
+    noise: float  # standard deviation in grey levels, roughly
+    caps: float  # brightness in FLAIR around the ventricles, which is no tumour
+    spots: int  # number of bright dots in FLAIR, which are no tumour either
+    post_contrast: bool  # False: the third channel repeats FLAIR
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A tumour.
+    """A tumour."""
 
-    Attributes:
-        centre: where, as (u, v, w).
-        radius: mean radius.
-        stretch: factors of the radius along the three axes.
-        contrast: change of FLAIR against the tissue; negative: dark.
-        softness: width of the fading edge, as a share of the radius.
-        ragged: how far the outline strays from an ellipsoid.
-        rim: brightness of a ring after contrast; 0: none.
-        core: how much of the middle is fluid; 0: none.
-    """
-
-    centre: tuple[float, float, float]
-    radius: float
-    stretch: tuple[float, float, float]
-    contrast: float
-    softness: float
-    ragged: float
-    rim: float
-    core: float
+    centre: tuple[float, float, float]  # where, as (u, v, w)
+    radius: float  # mean radius
+    stretch: tuple[float, float, float]  # factors of the radius along the three axes
+    contrast: float  # change of FLAIR against the tissue; negative: dark
+    softness: float  # width of the fading edge, as a share of the radius
+    ragged: float  # how far the outline strays from an ellipsoid
+    rim: float  # brightness of a ring after contrast; 0: none
+    core: float  # how much of the middle is fluid; 0: none
 
 
 def draw_head(

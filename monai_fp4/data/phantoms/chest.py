@@ -22,43 +22,24 @@ EDGE = 2.4
 
 @dataclass(frozen=True, kw_only=True)
 class Chest:
-    """Shape of a chest and faults of its scanner.
+    """Shape of a chest and faults of its scanner."""
 
-    Attributes:
-        size: pixels along each side.
-        slices: how many.
-        pixel: distance of two pixels in millimetres.
-        spacing: distance of two slices in millimetres.
-        width: half the width of the rib cage.
-        depth: half its depth, front to back.
-        fat: thickness of the fat.
-        shift: of the centre, right and down.
-        lung: value of lung tissue in the middle.
-        emphysema: share of the lung that is too dark, roughly.
-        haze: what gravity adds at the back, in Hounsfield units.
-        noise: standard deviation, in Hounsfield units.
-        smooth: of a soft kernel, how much a pixel takes from its neighbours; 0 is a sharp one.
-        padded: the corners outside the scanner's circle are -1024 throughout.
-        calcified: dots of chalk, bright and harmless.
-        plaques: thickened patches of the pleura, harmless too.
-    """
-
-    size: int
-    slices: int
-    pixel: float
-    spacing: float
-    width: float
-    depth: float
-    fat: float
-    shift: tuple[float, float]
-    lung: float
-    emphysema: float
-    haze: float
-    noise: float
-    smooth: float
-    padded: bool
-    calcified: int
-    plaques: int
+    size: int  # pixels along each side
+    slices: int  # how many
+    pixel: float  # distance of two pixels in millimetres
+    spacing: float  # distance of two slices in millimetres
+    width: float  # half the width of the rib cage
+    depth: float  # half its depth, front to back
+    fat: float  # thickness of the fat
+    shift: tuple[float, float]  # of the centre, right and down
+    lung: float  # value of lung tissue in the middle
+    emphysema: float  # share of the lung that is too dark, roughly
+    haze: float  # what gravity adds at the back, in Hounsfield units
+    noise: float  # standard deviation, in Hounsfield units
+    smooth: float  # of a soft kernel, how much a pixel takes from its neighbours; 0 is a sharp one
+    padded: bool  # the corners outside the scanner's circle are -1024 throughout
+    calcified: int  # dots of chalk, bright and harmless
+    plaques: int  # thickened patches of the pleura, harmless too
 
     @property
     def axes(self) -> Axes:
@@ -71,23 +52,14 @@ class Chest:
 
 @dataclass(frozen=True, kw_only=True)
 class Nodule:
-    """A nodule; where it lies is drawn at random, within the lung.
+    """A nodule; where it lies is drawn at random, within the lung."""
 
-    Attributes:
-        radius: mean radius.
-        stretch: factors of the radius along the three axes.
-        value: Hounsfield units of the whole; -600 is ground glass, 40 is solid.
-        core: Hounsfield units of a middle of half the radius, in a part-solid nodule; ``None``: there is none.
-        ragged: how far the outline strays from an ellipsoid.
-        pleural: lies against the chest wall.
-    """
-
-    radius: float
-    stretch: Point
-    value: float
-    core: float | None
-    ragged: float
-    pleural: bool
+    radius: float  # mean radius
+    stretch: Point  # factors of the radius along the three axes
+    value: float  # Hounsfield units of the whole; -600 is ground glass, 40 is solid
+    core: float | None  # Hounsfield units of a middle of half the radius, in a part-solid nodule; None: none
+    ragged: float  # how far the outline strays from an ellipsoid
+    pleural: bool  # lies against the chest wall
 
 
 def mix(values: Field, share: Field, other: Field | float) -> Field:

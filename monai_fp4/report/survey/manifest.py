@@ -69,8 +69,8 @@ class Survey:
         found = [
             FoundPatient(
                 each.patient.id,
-                each.patient.group,
                 tuple((pair.image, pair.mask) for pair in each.patient.images),
+                group=each.patient.group,
                 person=each.patient.person,
             )
             for each in self.measured
