@@ -233,6 +233,7 @@ def checkpoint_of(folder: Path) -> Any:
     recorder.lr_scheduler.step()
     engine.state.epoch = engine.state.iteration = 1
     recorder.record(engine)
+    recorder.folder.settle()
     return torch.load(recorder.folder.checkpoint_path, weights_only=True)
 
 
