@@ -108,15 +108,16 @@ class Replacements:
     """
 
     def __init__(self) -> None:
-        self._files: list[tuple[Path, BinaryIO]] = []
+        self._files: list[tuple[Path, BinaryIO, Path | None]] = []
 
     @contextmanager
-    def open(self, path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    def open(self, path: Path, *, shared: bool = False, kept_at: Path | None = None) -> Iterator[BinaryIO]:
         """Open the file that is to take the place of ``path``; if the block fails, no file of these leaves a trace.
 
         Args:
             path: the file's place; its folder must exist.
             shared: whether the file is made to be passed on, so that the umask alone says who may read it.
+            kept_at: where what stands at ``path`` by then is kept; None keeps nothing.
 
         Yields:
             The file beside it, open for writing bytes.
@@ -130,7 +131,7 @@ class Replacements:
             _TIDY.add(path.parent)
         with self._discarded_on_failure(path):
             file = _opened(name_beside(path), shared)
-            self._files.append((path, file))
+            self._files.append((path, file, kept_at))
             with suppress(OSError):  # no such file yet, or a file system without modes
                 name_beside(path).chmod(S_IMODE(path.stat().st_mode) & 0o777)
             yield file
@@ -142,11 +143,13 @@ class Replacements:
         Raises:
             ConfigError: when the system does not let it; files that have their place by then keep it.
         """
-        folders = {path.parent for path, _ in self._files}
+        folders = {path.parent for path, _, _ in self._files}
         while self._files:
-            path, file = self._files[0]
+            path, file, kept_at = self._files[0]
             with self._discarded_on_failure(path):
                 os.fsync(file.fileno())
+                if kept_at is not None and path.exists():
+                    _keep(path, kept_at)
                 name_beside(path).replace(path)
             self._files.pop(0)
             _close(file)
@@ -156,7 +159,7 @@ class Replacements:
     def discard(self) -> None:
         """Remove what has not taken its place."""
         while self._files:
-            path, file = self._files.pop()
+            path, file, _ = self._files.pop()
             with suppress(OSError):  # such as that its folder is gone
                 name_beside(path).unlink()
             with suppress(OSError):  # what it still holds does not fit onto a full disk
@@ -196,6 +199,16 @@ def _opened(beside: Path, shared: bool) -> BinaryIO:
             ours_alone.add(file)
             return file
         file.close()  # removed between its opening and its locking
+
+
+def _keep(path: Path, place: Path) -> None:
+    """Let a file stand at another place as well, in which one may stand already."""
+    try:
+        name_beside(place).hardlink_to(path)
+        name_beside(place).replace(place)
+        name_beside(place).unlink(missing_ok=True)  # a name of the file that stands there already is not renamed
+    except OSError:  # a file system without links
+        path.replace(place)
 
 
 def _close(file: BinaryIO) -> None:

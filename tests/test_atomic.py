@@ -92,6 +92,28 @@ def test_of_files_in_a_row_none_is_new_before_those_ahead_of_it(
     assert _read(tmp_path) == {"a": "new", "b": "old", "c": "old"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_stood_at_a_place_is_kept_at_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for text in ("first", "second", "third"):
+        files = Replacements()
+        with files.open(tmp_path / "now", kept_at=tmp_path / "before") as file:
+            file.write(text.encode())
+        files.take_places()
+    assert _read(tmp_path) == {"now": "third", "before": "second"}
+    if links:  # as after a kill between the two
+        (tmp_path / "before").unlink()
+        (tmp_path / "before").hardlink_to(tmp_path / "now")
+        with (files := Replacements()).open(tmp_path / "now", kept_at=tmp_path / "before") as file:
+            file.write(b"fourth")
+        files.take_places()
+        assert _read(tmp_path) == {"now": "fourth", "before": "third"}
+
+
 def test_of_files_in_a_row_all_are_discarded_if_one_cannot_be_written(tmp_path: Path) -> None:
     _three(tmp_path, "old").take_places()
     files = _three(tmp_path, "new")

@@ -36,7 +36,6 @@ from typing import TYPE_CHECKING, Any
 from monai_fp4.atomic import (
     Replacements,
     make_private,
-    name_beside,
     read_json,
     remove_leftovers,
     replacing,
@@ -181,13 +180,20 @@ class RunFolder:
         """Whether the run reached its last epoch."""
         return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
 
-    def save(self, path: Path, content: Mapping[str, Any], files: Replacements | None = None) -> None:
+    def save(
+        self,
+        path: Path,
+        content: Mapping[str, Any],
+        files: Replacements | None = None,
+        kept_at: Path | None = None,
+    ) -> None:
         """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
 
         Args:
             path: the file.
             content: what it is to hold.
             files: those that it is to take its place with; None does so at once.
+            kept_at: where what stands there by then is kept, if it is one of those.
 
         Raises:
             ConfigError: when the folder cannot be written to (no space, no permission).
@@ -196,7 +202,7 @@ class RunFolder:
 
         try:
             # Given a path instead of a file, torch would keep the system's reason to itself.
-            with replacing(path) if files is None else files.open(path) as file:
+            with replacing(path) if files is None else files.open(path, kept_at=kept_at) as file:
                 torch.save(dict(content), file)
         except RuntimeError as error:  # torch's own, without a reason of the system behind it
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -237,16 +243,6 @@ class RunFolder:
             futures.wait([self._replaced])
             done, self._replaced = self._replaced, None
             done.result()
-
-    def keep_checkpoint(self) -> None:
-        """Keep the checkpoint, from which an epoch has been trained by now, beside the one that is to be written."""
-        if self.checkpoint_path.exists():
-            beside = name_beside(self.previous_path)
-            try:
-                beside.hardlink_to(self.checkpoint_path)
-                beside.replace(self.previous_path)
-            except OSError:  # a file system without links; until the new one is written, this one is resumed from
-                self.checkpoint_path.replace(self.previous_path)
 
     def _events(self) -> list[Path]:
         return sorted(self.path.glob("events.out.tfevents.*"))

@@ -273,8 +273,6 @@ class Recorder:
             with self.folder.replacements() as files:
                 if self.best is entry:
                     self._keep_best(cohort_of(self.evaluator) if validated else None, entry, files)
-                if self._checkpoint_is_good:
-                    self.folder.keep_checkpoint()
                 checkpoint = state | {
                     "run": self._fingerprints,
                     "epoch": epoch,
@@ -283,7 +281,8 @@ class Recorder:
                     "peak_memory_bytes": self.peak_memory_bytes,
                     "events": self.folder.event_sizes(),
                 }
-                self.folder.save(self.folder.checkpoint_path, checkpoint, files)
+                kept_at = self.folder.previous_path if self._checkpoint_is_good else None
+                self.folder.save(self.folder.checkpoint_path, checkpoint, files, kept_at)
                 self._checkpoint_is_good = True
                 if self.best is entry:
                     self._save_model(state["network"], files)
