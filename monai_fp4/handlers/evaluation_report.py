@@ -114,6 +114,7 @@ class EvaluationReport:
         # Last: a folder that holds metrics.json is complete.
         content = {"source": self.source, **numbers} if self.source else numbers
         write_atomically(self.folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+        print(f"Of {numbers['lesions']} lesions, {numbers['missed_lesions']} missed altogether.")
         print(f"The evaluation is in {self.folder}: metrics.json, pictures, and overlays to look at.")
 
 

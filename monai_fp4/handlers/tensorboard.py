@@ -44,7 +44,7 @@ class TensorBoard:
     """
 
     def __init__(self, summary_writer: SummaryWriter | None, *, optimizer: Optimizer | None = None) -> None:
-        self.writer = summary_writer
+        self.writer: Any = summary_writer  # nothing is attached where there is none
         self.optimizer = optimizer
         self._losses: list[float] = []
 
@@ -62,17 +62,15 @@ class TensorBoard:
 
     def _learning_rate(self, engine: Engine) -> None:
         optimizer = self.optimizer if self.optimizer is not None else getattr(engine, "optimizer", None)
-        if optimizer is not None and self.writer is not None:
+        if optimizer is not None:
             self.writer.add_scalar("training/learning_rate", optimizer.param_groups[0]["lr"], engine.state.iteration)
 
     def _iterate(self, engine: Engine) -> None:
-        assert self.writer is not None
         loss = float(engine.state.output["loss"])
         self._losses.append(loss)
         self.writer.add_scalar("loss/train_step", loss, engine.state.iteration)
 
     def _end_epoch(self, engine: Engine) -> None:
-        assert self.writer is not None
         mean = math.fsum(self._losses) / max(len(self._losses), 1)
         self.writer.add_scalar("loss/train", mean, engine.state.epoch)
         if (waited := engine.state.metrics.get("input_wait")) is not None:
@@ -92,7 +90,7 @@ class TensorBoardValidation:
     """
 
     def __init__(self, summary_writer: SummaryWriter | None, *, overlays: int = 3) -> None:
-        self.writer = summary_writer
+        self.writer: Any = summary_writer  # nothing is attached where there is none
         self._gallery = SliceGallery(overlays)
 
     def attach(self, engine: Engine) -> None:
@@ -104,7 +102,6 @@ class TensorBoardValidation:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        assert self.writer is not None
         step, metrics = engine.state.epoch, engine.state.metrics
         for name, value in metrics.items():
             if isinstance(value, (int, float)) and not math.isnan(value):

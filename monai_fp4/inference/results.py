@@ -80,10 +80,11 @@ def write_results(
         if values is not None:
             paths += write_mask(folder, name, values, scan, source, kind, models)
     _preview(folder / "preview.png", key, found, scan)
+    lost = found.lost_lesions
     report = {
         "study": key,
         **_measures(found.mask, scan),
-        **({} if found.lost_lesions is None else {"lesions_of_one_network": found.lost_lesions}),
+        **({} if lost is None else {"lesions_of_one_network": lost}),
         "warnings": list(found.warnings),
         "image": {
             "format": kind,

@@ -49,7 +49,8 @@ def test_writes_every_file_whole(folder):
 
 def test_says_where_it_is(tmp_path, capsys):
     evaluate(tmp_path / "here", synthetic_cohort())
-    assert f"The evaluation is in {tmp_path / 'here'}:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"The evaluation is in {tmp_path / 'here'}:" in said and "Of 4 lesions, 1 missed altogether." in said
 
 
 def test_each_patient_is_counted_exactly_at_the_given_threshold(folder):
