@@ -76,9 +76,8 @@ class SliceGallery:
     They are those with the largest amount of:
 
     - tumour: its voxels;
-    - miss: of each lesion, its voxels below the threshold (the sum of their 1 - p) times the share of it that they are,
-      since the many voxels that a large lesion loses along its rim matter less than a small one that was overlooked,
-      alone or beside the large one;
+    - miss: of each lesion, its voxels below the threshold times the share of it that they are, since the many voxels
+      that a large lesion loses along its rim matter less than a small one that was overlooked, alone or beside it;
     - false alarm: the sum of p over the background voxels that reach the threshold.
 
     Args:
@@ -92,7 +91,7 @@ class SliceGallery:
         >>> label[:, :2, :2, 1] = 1
         >>> gallery.add({"image": torch.rand(3, 2, 2, 3), "label": label, "pred": 0.25 * label, "patient": "anna"})
         >>> [(str(reason), o.patient, o.index, o.amount) for reason, (o,) in gallery.chosen(0.5).items()]
-        [('largest lesions', 'anna', 1, 4.0), ('worst misses', 'anna', 1, 2.25)]
+        [('largest lesions', 'anna', 1, 4.0), ('worst misses', 'anna', 1, 4.0)]
         >>> list(gallery.chosen(threshold=0.2))  # nothing is missed
         [<Reason.LARGEST: 'largest lesions'>]
     """
@@ -123,7 +122,7 @@ class SliceGallery:
         called, lesion = pred >= self.threshold, label == 1
         amounts = {
             Reason.LARGEST: lesion.sum((0, 1), dtype=np.float64),
-            Reason.MISSED: _missed(lesion, np.where(called, 0, 1 - pred)),
+            Reason.MISSED: _missed(lesion, ~called),
             Reason.FALSE_ALARM: np.sum(pred, (0, 1), where=called & (label == 0), dtype=np.float64),
         }
         for reason, by_slice in amounts.items():
@@ -147,8 +146,8 @@ class SliceGallery:
         return {reason: kept for reason, kept in found.items() if kept}
 
 
-def _missed(lesion: NDArray[np.bool_], unseen: NDArray[np.float32]) -> NDArray[np.float64]:
-    """By slice, the sum over its lesions of what is unseen of each, times the share of it."""
+def _missed(lesion: NDArray[np.bool_], unseen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """By slice, the sum over its lesions of how many voxels are unseen of each, times the share of it."""
     numbers, box = number_lesions(lesion)
     found, count, depth = np.zeros(lesion.shape[2]), int(numbers.max(initial=0)) + 1, numbers.shape[2]
     at = (numbers * depth + np.arange(depth)).ravel()
