@@ -49,11 +49,12 @@ def nifti2(*edges: int) -> bytes:
     return bytes(header)
 
 
-def png(width: int, height: int) -> bytes:
+def png(width: int, height: int, more: int = 0) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    head += chunk(b"tEXt", b"a\0b") * more
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
@@ -61,6 +62,29 @@ def tiff(pages: int, edge: int) -> bytes:
     page, data = Image.new("L", (edge, edge)), io.BytesIO()
     page.save(data, "TIFF", compression="tiff_adobe_deflate", save_all=True, append_images=[page] * (pages - 1))
     return data.getvalue()
+
+
+def tiff_of(strips: int = 1, pages: int = 1) -> bytes:
+    """A TIFF of a pixel a row, with a strip for each row, and so many pages of the same strips."""
+    one, data = struct.pack("<I", 1), bytearray(b"II*\0" + struct.pack("<I", 8 + 8 * strips))
+    data += struct.pack("<I", 8) * strips + one * strips
+    tags = [(256, 1, 1), (257, 1, strips), (258, 1, 8), (259, 1, 1), (262, 1, 1), (273, strips, 8), (277, 1, 1),
+            (278, 1, 1), (279, strips, 8 + 4 * strips if strips > 1 else 1)]  # fmt: skip
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, *value) for tag, *value in tags)
+    for number in range(1, pages + 1):
+        data += page + struct.pack("<I", len(data) + len(page) + 4 if number < pages else 0)
+    return bytes(data)
+
+
+def scans(count: int) -> bytes:
+    data = io.BytesIO()
+    Image.new("L", (64, 64), 9).save(data, "JPEG", progressive=True)
+    jpeg = data.getvalue()
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xc4") : -2] * count + jpeg[-2:]
+
+
+def nrrd(fields: str) -> bytes:
+    return f"NRRD0004\ntype: uchar\ndimension: 1\nsizes: 8\n{fields}\n\n".encode() + bytes(8)
 
 
 def meta(**fields: object) -> bytes:
@@ -97,6 +121,10 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "a PNG of 2^31": ("a.png", png(2**31 - 1, 2**31 - 1), "tiles"),
     "a PNG without a pixel": ("a.png", png(0, 0), "truncated or damaged|at least one"),
     "a TIFF of many pages": ("a.tif", tiff(20, 600), "up to 0.0156 GiB"),
+    "a TIFF of pages without end": ("a.tif", tiff_of(pages=9000), "up to 8192 pages"),
+    "a TIFF of strips without end": ("a.tif", tiff_of(strips=10_000), "up to 0.0156 GiB"),
+    "a PNG of chunks without end": ("a.png", png(9, 1, 2000), "chunks in"),
+    "a JPEG of scans without end": ("a.jpg", scans(50), "up to 40 scans"),
     "a program as a picture": ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "neither TIFF"),
     "a large MetaImage": ("a.mha", meta(DimSize="30000 30000 30000", ElementDataFile="LOCAL"), "up to 0.0156 GiB"),
     "a MetaImage without a voxel": ("a.mha", meta(DimSize="0 2 2", ElementDataFile="LOCAL"), "at least one|damaged"),
@@ -106,11 +134,31 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "a MetaImage of a device": ("a.mha", meta(ElementDataFile="/dev/zero"), "no such file"),
     "a MetaImage of another folder": ("a.mhd", meta(ElementDataFile="../secret.raw"), "same folder"),
     "a MetaImage of a link": ("a.mhd", meta(ElementDataFile="link.raw"), "leads out"),
+    **{
+        f"a MetaImage with a second file behind {sign!r}": (
+            "a.mha", meta(Comment=f"x\n{sign}ElementDataFile{key} = ../secret.raw", ElementDataFile="LOCAL"), reason
+        )
+        for sign, key, reason in (
+            ("\v", "", "others"), ("\f", "", "others"), ("\r", "", "others"), ("", "\0x", "others")
+        )
+    },
+    "a MetaImage whose comment takes in the next line": (
+        "a.mha", meta(Comment="", ElementDataFile="LOCAL") + b"\nElementDataFile = ../secret.raw\n", "others"
+    ),
+    "a MetaImage of a name in other letters": (
+        "a.mha", meta(elementdatafile="LOCAL", ElementDataFile="../secret.raw"), "same folder"
+    ),
+    "a MetaImage of many files": ("a.mhd", meta(ElementDataFile="%02d.raw 1 2 1"), "list of files"),
     "a MetaImage with a header without end": ("a.mha", b"Comment = x\n" * 9999, "longer one"),
     "a large NRRD": (
         "a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 30000 30000 30000\nencoding: raw\n\n",
         "up to 0.0156 GiB",
     ),
+    "an NRRD of many files": ("a.nhdr", nrrd("encoding: raw\ndata file: %02d.raw 1 2 1"), "list of files"),
+    "an NRRD of two files": ("a.nhdr", nrrd("data file: a\nencoding: raw\ndatafile: ../secret.raw"), "list of files"),
+    "an NRRD of lines that end otherwise": ("a.nrrd", nrrd("encoding: raw\rdata file: ../secret.raw"), "others"),
+    "an NRRD that hides a file behind a key": ("a.nhdr", nrrd("ElementDataFile:=x\ndata file: ../s.raw"), "no such"),
+    "an NRRD that skips much": ("a.nrrd", nrrd("encoding: gzip\nbyte skip: 2000000000"), "a skip"),
     "an NRRD of another folder": (
         "a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 1\nsizes: 8\nencoding: raw\ndata file: ../secret.raw\n\n",
         "same folder",
@@ -160,6 +208,23 @@ def test_dicom(tags: dict[str, Any], tmp_path: Path) -> None:
     save([data], tmp_path)
     with pytest.raises(DataError, match=r"up to 0\.0156 GiB|at least one voxel|Samples per Pixel"):
         read(Path(f"{tmp_path}#{data.SeriesInstanceUID}"))
+
+
+def test_extensions_of_nifti_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file unpacks to millions of them, each an object of nibabel's."""
+    flag, extensions = b"\1\0\0\0", (struct.pack("<ii", 16, 4) + bytes(8)) * 10
+    content = nifti(8, 8, 8, offset=512.0)[:348] + flag + extensions + bytes([0, 1] * 256)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content))
+    monkeypatch.setattr(nibabel.nifti1.Nifti1Extensions, "from_fileobj", lambda *_: pytest.fail("read"))
+    assert read(tmp_path / "a.nii.gz").mask.sum() == 256
+
+
+def test_frames_of_an_animation_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("L", (4, 4), colour * 40) for colour in range(5)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.n_frames", property(lambda _: pytest.fail("counted")))
+    with pytest.raises(DataError, match="an animation"):
+        read(tmp_path / "a.gif")
 
 
 def test_pipes_beside_dicom_are_passed_over(tmp_path: Path) -> None:

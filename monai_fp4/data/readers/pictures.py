@@ -31,6 +31,9 @@ _ORIENTATION = ExifTags.Base.Orientation
 _TIFF = (b"II", b"MM")
 _FORMATS = ("TIFF", "PNG", "JPEG", "BMP", "GIF")  # Pillow's others call programs and libraries that nobody needs here
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_MOST_PAGES, _MOST_SCANS, _CHUNKS, _PER_CHUNK = 1 << 13, 40, 1024, 512
+_NUMBERS_OF_A_STRIP = 1024
+"""A strip or tile of a TIFF costs Pillow as much time as so many numbers."""
 _PARTS = re.compile(r"(?m)^(channels|frames)=0*([1-9]\d{0,8})\s*$|\bSize([CT])=.0*([1-9]\d{0,8})")
 """What ImageJ and OME write of a stack whose pages are not slices alone: channels and times."""
 
@@ -39,13 +42,12 @@ def _decode(source: Source) -> Decoded:
     # What Pillow warns of is either harmless metadata or followed by an exception.
     with warnings.catch_warnings(action="ignore"), _opened(source) as picture:
         tags = _tags(picture)
-        # Counting the pages of a TIFF reads its directories again, and most have one.
-        pages = getattr(picture, "n_frames", 1) if getattr(tags, "next", True) else 1
+        pages = _pages(picture, source)
         _check_dimensions(str(tags.get(TiffImagePlugin.IMAGEDESCRIPTION, "")), pages, source)
         if pages == 1 or picture.format == "MPO":  # a telephone's JPEG, with a preview after the picture
             return Decoded(_page(picture, source), names=_colours(picture) if source.is_mask else {})
         if picture.format != "TIFF":
-            raise DataError(f"expected one picture in {source.path}, found an animation of {pages}; save one of them")
+            raise DataError(f"expected one picture in {source.path}, found an animation; save one of its pictures")
         held, stack = 0, []
         for page in ImageSequence.Iterator(picture):
             held += _check_page(page, source, held)
@@ -58,7 +60,36 @@ def _decode(source: Source) -> Decoded:
     return Decoded(np.stack(stack, axis=-1))
 
 
+def _pages(picture: Image.Image, source: Source) -> int:
+    """How many pages a TIFF has; of other pictures, two stand for several, which are not counted."""
+    if picture.format != "TIFF":
+        return 1 + bool(getattr(picture, "is_animated", False))
+    pages = 1
+    while pages <= _MOST_PAGES and _tags(picture).next:  # Pillow would count without end
+        try:
+            picture.seek(pages)
+        except EOFError:
+            break
+        pages += 1
+    picture.seek(0)
+    if pages > _MOST_PAGES:
+        raise DataError(f"expected up to {_MOST_PAGES} pages in {source.path}, found more; save it as .nii.gz or .nrrd")
+    return pages
+
+
+def _check_parts(source: Source) -> None:
+    """See that a PNG or JPEG is made of no more parts than keep a decoder busy for no reason."""
+    data, at, parts = source.data, 8, 0
+    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:
+        raise DataError(f"expected up to {_MOST_SCANS} scans in the JPEG {source.path}, found more; save it as .png")
+    while data[:4] == b"\x89PNG" and at < len(data):
+        at, parts = at + 12 + int.from_bytes(data[at : at + 4], "big"), parts + 1
+        if parts > _CHUNKS + at // _PER_CHUNK:
+            raise DataError(f"expected pixels in {source.path}, found {parts} chunks in {at} bytes; save it again")
+
+
 def _opened(source: Source) -> Image.Image:
+    _check_parts(source)
     try:
         picture = Image.open(io.BytesIO(source.data), formats=_FORMATS)
     except UnidentifiedImageError:
@@ -103,7 +134,9 @@ def _check_dimensions(description: str, pages: int, source: Source) -> None:
 
 def _check_page(picture: Image.Image, source: Source, held: int = 0) -> int:
     """Numbers in a page, seen to fit beside those that are ``held``."""
-    numbers = math.prod(picture.size) * len(picture.getbands())
+    tags = _tags(picture)
+    strips = len(tags.get(TiffImagePlugin.STRIPOFFSETS) or tags.get(TiffImagePlugin.TILEOFFSETS) or ())
+    numbers = max(math.prod(picture.size) * len(picture.getbands()), strips * _NUMBERS_OF_A_STRIP)
     check_size([*picture.size, len(picture.getbands())], 32, source.path)
     check_size([held + numbers], 32, source.path)
     return numbers
