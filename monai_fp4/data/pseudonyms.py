@@ -127,7 +127,8 @@ def _keys_of(manifest: Manifest) -> KeyFile:
     if not target.is_absolute():  # the cells of a sweep run in another folder
         raise DataError(f"expected an absolute path in {KEYS}, found {path!r}; give all of it")
     try:
-        keys = _read_once(target, target.stat().st_mtime_ns)
+        status = target.stat()  # whose date alone may be anything
+        keys = _read_once(target, (status.st_ino, status.st_ctime_ns, status.st_mtime_ns))
     except OSError as error:
         raise DataError(
             f"expected a key file at {target}, which {KEYS} names, found that it cannot be read ({error.strerror}); "
@@ -142,5 +143,5 @@ def _keys_of(manifest: Manifest) -> KeyFile:
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: Path, _changed: int) -> KeyFile:
+def _read_once(path: Path, _changed: tuple[int, ...]) -> KeyFile:
     return read_key_file(path)

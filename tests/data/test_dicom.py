@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from small_dicom import SHAPE, lesion, save, segmentation, slices, stored, write
 from monai_fp4.data import Manifest, check_manifest, load_datalist
 from monai_fp4.data.build import find_and_examine
 from monai_fp4.data.patients import Volume, read_patient
+from monai_fp4.data.readers import dicom_series
 from monai_fp4.data.records import Reading
 from monai_fp4.errors import DataError
 
@@ -460,3 +462,16 @@ def test_jpeg_lossless_of_monochrome1_is_turned_as_other_files_are(modality, tmp
     nibabel.save(nibabel.Nifti1Image(lesion(0).transpose(1, 0, 2), affine), root / "v0" / "mask.nii")
     found, numbers = read(build(root), root, "v0").image, (expected + 1000) / 2
     assert np.array_equal(found, numbers if modality == "CT" else 2.0**packed.BitsStored - 1 - numbers)
+
+
+def test_a_file_in_another_s_place_is_read_anew_whatever_its_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_series, "header_of", lambda path: {"SeriesInstanceUID": path.read_text()})
+    file = tmp_path / "slice.dcm"
+    for uid, other in (("1.2", "1.3"), ("1.3", "1.2")):
+        file.write_text(uid)
+        os.utime(file, (0, 0))  # in 1970, as on a machine without a clock
+        assert dicom_series.series_files(Path(f"{tmp_path}#{uid}")) == [file]
+        with pytest.raises(DataError, match="found none"):
+            dicom_series.series_files(Path(f"{tmp_path}#{other}"))

@@ -234,6 +234,22 @@ def test_training_says_which_key_file_it_wants(
         load_datalist(manifest, root)
 
 
+def test_another_key_file_of_the_same_date_is_another(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_nifti(tmp_path / "scans", NAMES)
+    manifest = build(root, keys, tmp_path / "shared" / "m.json")
+    other = tmp_path / "other" / "keys.json"
+    build(root, other, tmp_path / "shared" / "n.json")
+    monkeypatch.setenv(KEYS, str(keys))
+    os.utime(keys, (0, 0))
+    load_datalist(manifest, root)
+    keys.write_bytes(other.read_bytes())
+    os.utime(keys, (0, 0))  # in 1970, as on a machine without a clock
+    with pytest.raises(DataError, match="found another"):
+        load_datalist(manifest, root)
+
+
 def test_a_patient_that_the_key_file_does_not_know_is_named_by_pseudonym(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

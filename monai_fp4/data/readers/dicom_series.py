@@ -181,14 +181,14 @@ def _without_preamble(path: Path) -> pydicom.Dataset | None:
     return header if "SOPClassUID" in header and "SeriesInstanceUID" in header else None
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """What changes with a file's content."""
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content; its date alone may be anything, such as that of a file that was copied."""
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=1 << 17)
-def _uid_of(path: Path, _changed: int, _size: int) -> str:
+def _uid_of(path: Path, _changed: tuple[int, ...]) -> str:
     """The UID of a file's series, ``""`` of none; remembered, since every series of a folder asks for all files."""
     header = header_of(path)
     return "" if header is None else str(header.get("SeriesInstanceUID", ""))
@@ -204,7 +204,7 @@ def series_files(path: Path) -> list[Path]:
     if match is None:
         return [path]
     folder = _folder_of(path)
-    files = [file for file in _walk(folder) if _uid_of(file, *_state(file)) == match[1]]
+    files = [file for file in _walk(folder) if _uid_of(file, _state(file)) == match[1]]
     if not files:
         raise DataError(
             f"expected the files of series {match[1]} in {folder}, found none; complete the data folder or build the "
