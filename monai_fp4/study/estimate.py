@@ -31,20 +31,13 @@ class Estimate:
 
     def __init__(self, times: Mapping[tuple[str, str], Sequence[float]]) -> None:
         self._known = {key: float(np.mean(values)) for key, values in times.items() if values}
-        self._networks = list(dict.fromkeys(network for network, _ in self._known))
-        self._recipes = list(dict.fromkeys(recipe for _, recipe in self._known))
-        self._weights = self._fit()
-
-    def _row(self, network: str, recipe: str) -> list[float]:
-        return [float(network == name) for name in self._networks] + [float(recipe == name) for name in self._recipes]
-
-    def _fit(self) -> np.ndarray:
-        if not self._known:
-            return np.zeros(0)
-        rows = np.array([self._row(*key) for key in self._known])
-        logs = np.log(np.maximum(list(self._known.values()), 1e-3))
+        networks, recipes = (list(dict.fromkeys(key[part] for key in self._known)) for part in (0, 1))
+        rows = [[key[0] == name for name in networks] + [key[1] == name for name in recipes] for key in self._known]
         # The shortest of all solutions: what the data leaves open between networks and recipes is shared out evenly.
-        return np.linalg.lstsq(rows, logs, rcond=None)[0]
+        logs = np.log(np.maximum(list(self._known.values()), 1e-3))
+        effects = np.linalg.lstsq(np.array(rows, float), logs, rcond=None)[0].tolist() if rows else []
+        self._networks = dict(zip(networks, effects, strict=False))
+        self._recipes = dict(zip(recipes, effects[len(networks) :], strict=True))
 
     def seconds(self, network: str, recipe: str) -> float | None:
         """Expected wall time of a cell, or None where nothing is known of its network."""
@@ -52,11 +45,8 @@ class Estimate:
             return self._known[network, recipe]
         if network not in self._networks:
             return None
-        weights = self._weights
-        effects = weights[len(self._networks) :]
         # A recipe that was never timed is taken to cost what an average one does.
-        recipe_effect = effects[self._recipes.index(recipe)] if recipe in self._recipes else float(effects.mean())
-        return math.exp(weights[self._networks.index(network)] + recipe_effect)
+        return math.exp(self._networks[network] + self._recipes.get(recipe, np.mean(list(self._recipes.values()))))
 
 
 def time_left(remaining: Iterable[float | None], slots: int) -> float | None:

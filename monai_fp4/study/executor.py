@@ -155,25 +155,20 @@ class RayExecutor:
         if not address:
             # The object store is hardly used: tasks and outcomes are a few hundred bytes.
             quiet |= {"address": "local", "include_dashboard": False, "object_store_memory": 80 * 1024 * 1024}
-        try:
-            self._init(quiet, tries=1 if address else EMBEDDED_TRIES)
-        except Exception as error:  # Ray raises what its transport does: RuntimeError, ConnectionError, ValueError
-            said = str(error).strip().splitlines()
-            where = f" at RAY_ADDRESS={address}" if address else ""
-            hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token" if address else ""
-            raise ConfigError(
-                f"Ray must start{where}, but it said: {said[0] if said else type(error).__name__}{hint}"
-            ) from error
-
-    def _init(self, options: dict[str, Any], tries: int) -> None:
-        for left in reversed(range(tries)):
+        for left in reversed(range(1 if address else EMBEDDED_TRIES)):
             try:
-                self.ray.init(**options)
+                self.ray.init(**quiet)
                 return
-            except Exception:
-                if not left:
-                    raise
-                self.ray.shutdown()  # of what it had started
+            except Exception as error:  # Ray raises what its transport does: RuntimeError, ConnectionError, ValueError
+                if left:
+                    self.ray.shutdown()  # of what it had started
+                    continue
+                said = str(error).strip().splitlines()
+                where = f" at RAY_ADDRESS={address}" if address else ""
+                hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token" if address else ""
+                raise ConfigError(
+                    f"Ray must start{where}, but it said: {said[0] if said else type(error).__name__}{hint}"
+                ) from error
 
     @staticmethod
     def _check_reachable(address: str) -> None:
@@ -215,19 +210,14 @@ class RayExecutor:
         return [(handle, self._outcome(handle)) for handle in ready]
 
     def _outcome(self, handle: Any) -> Outcome:
+        outcome: Outcome = {"status": "waiting", "error": "", "seconds": 0.0}
         try:
-            outcome: Outcome = self.ray.get(handle)
+            outcome = self.ray.get(handle)
         except self.ray.exceptions.TaskCancelledError:
-            return {"status": "waiting", "error": "", "seconds": 0.0}
-        except self.ray.exceptions.RayError as error:
-            # The worker, its machine or the memory was lost.
-            said = str(error).strip().splitlines()
-            reason = said[0] if said else type(error).__name__
-            return {
-                "status": "lost",
-                "error": f"the worker was lost ({type(error).__name__}: {reason})",
-                "seconds": 0.0,
-            }
+            pass
+        except self.ray.exceptions.RayError as error:  # the worker, its machine or the memory was lost
+            reason = (str(error).strip().splitlines() or [""])[0]
+            outcome |= {"status": "lost", "error": f"the worker was lost ({type(error).__name__}: {reason})"}
         return outcome
 
     def cancel(self, handle: Any) -> None:

@@ -116,14 +116,19 @@ class Sweep:
                     self._submit()
                     for handle, outcome in self.executor.wait(self._running, POLL_SECONDS):
                         self._end(self._running.pop(handle), outcome)
-                    self._poll()
+                    if time.monotonic() - self._polled >= POLL_SECONDS:
+                        self._polled = time.monotonic()
+                        self.progress.show(self._state())
             except KeyboardInterrupt:
                 come = come or [signal.SIGINT]
             finally:
                 if come:
                     self.result.ended_by = come[0]
                     self._stop(come[0])
-                self._clean()
+                self.progress.close()
+                self.executor.close()  # ends what has not ended by itself
+                with contextlib.suppress(OSError):
+                    self._stop_file.unlink(missing_ok=True)
         done = self.result.done
         self.result.done = [cell for cell in self._cells if self.folder.finished(cell)]
         for cell in self._cells:
@@ -147,12 +152,9 @@ class Sweep:
                 self.folder.record(cell)
             except MonaiFP4Error as error:
                 self.progress.say(f"note: {error}; until then its attempts and seconds count from now")
-            if self.folder.finished(cell):
-                self.result.done.append(cell)
-                self.folder.repair_record(cell, CellStatus.DONE)
-            else:
-                self._todo.append(cell)
-                self.folder.repair_record(cell, CellStatus.WAITING)
+            done = self.folder.finished(cell)
+            (self.result.done if done else self._todo).append(cell)
+            self.folder.repair_record(cell, CellStatus.DONE if done else CellStatus.WAITING)
 
     def _submit(self) -> None:
         while self._todo and not self.result.disk_full:
@@ -166,12 +168,11 @@ class Sweep:
 
     def _task(self, cell: Cell) -> Task:
         needs = self._needs[cell.scale]
+        device = None if needs.gpus else "cpu"
         return {
             "study": str(self.folder.path.resolve()),
             "cell": cell.id,
-            "arguments": arguments_of(
-                self.definition, cell, None if needs.gpus else "cpu", self.folder, trusted=self._trusted
-            ),
+            "arguments": arguments_of(self.definition, cell, device, self.folder, trusted=self._trusted),
             "threads": needs.threads,
             "version": self.version,
             "stop_file": str(self._stop_file.resolve()),
@@ -207,19 +208,13 @@ class Sweep:
         history = self._metrics(cell).get("history")
         return len(history) if isinstance(history, list) else 0
 
-    def _poll(self) -> None:
-        if time.monotonic() - self._polled >= POLL_SECONDS:
-            self._polled = time.monotonic()
-            self.progress.show(self._state())
-
     def _state(self) -> State:
         running: dict[Cell, float] = {}
-        times = {key: list(values) for key, values in self._times.items()}
         for cell in self._running.values():
             if self.folder.known_record(cell).status is CellStatus.RUNNING:
                 with contextlib.suppress(MonaiFP4Error):  # a damaged bundle, which the cell says
                     running[cell] = self._epochs_done(cell) / epochs_of(self.folder, self.definition, cell)
-        estimate = Estimate(times)
+        estimate = Estimate(self._times)
         left = [estimate.seconds(*timing_key(cell)) for cell in self._todo]
         for cell in self._running.values():
             whole = estimate.seconds(*timing_key(cell))
@@ -253,9 +248,3 @@ class Sweep:
                     self.result.done.append(cell)
                 elif outcome["status"] == "failed":
                     self.result.failed[cell] = outcome["error"]
-
-    def _clean(self) -> None:
-        self.progress.close()
-        self.executor.close()  # ends what has not ended by itself
-        with contextlib.suppress(OSError):
-            self._stop_file.unlink(missing_ok=True)

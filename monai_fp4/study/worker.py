@@ -97,7 +97,8 @@ def run_task(task: Task) -> Outcome:
             f"every worker must have monai-fp4 installed, but the Python of host {host} ({sys.executable}) has not; "
             f"install it there with the version of the others"
         )
-    from monai_fp4.atomic import make_private_folder  # here, where the package is known to be there
+    from monai_fp4.atomic import make_private_folder, open_private  # here, where the package is known to be there
+    from monai_fp4.errors import ConfigError
 
     try:
         if Path(task["stop_file"]).exists():
@@ -108,26 +109,27 @@ def run_task(task: Task) -> Outcome:
                 " shared file system, or restore the file"
             )
         make_private_folder(folder)
-        with open(folder / ".lock", "a+", opener=_open_private) as lock:
+        with open(folder / ".lock", "a+", opener=open_private) as lock:
             if not _lock_cell(lock.fileno()):
-                return _failed(
-                    f"{folder} must be free, but another process still trains in it ({_owner(folder)}); end that one"
-                )
+                there = _read(folder)
+                owner = f"process {there.get('pid', '?')} on host {there.get('host', '?')}"
+                return _failed(f"{folder} must be free, but another process still trains in it ({owner}); end that one")
             return _run(task, folder, lock.fileno(), host)
-    except OSError as error:
-        return {
-            **_failed(f"{folder} must be writable, but the system says '{error.strerror or error}'"),
-            "disk_full": error.errno in (errno.ENOSPC, errno.EDQUOT),
-        }
+    except (OSError, ConfigError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        number, said = getattr(reason, "errno", None), getattr(reason, "strerror", None) or error
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        return {**_failed(f"{folder} must be writable, but the system says '{said}'"), "disk_full": full}
 
 
 def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
+    from monai_fp4.atomic import open_private
+
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    record = _read(folder)
-    before = float(record.get("seconds", 0.0))
-    record |= {
+    before = _read(folder)
+    record = before | {
         "status": "running",
-        "attempts": int(record.get("attempts", 0)) + 1,
+        "attempts": before.get("attempts", 0) + 1,
         "error": "",
         "host": host,
         "device": f"cuda:{gpus}" if gpus else "cpu",
@@ -135,12 +137,11 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
         "finished": "",
         "version": task["version"],
     }
-    log_path = folder / "run.log"
     started = time.perf_counter()
     command = [sys.executable, *task["arguments"]]
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
-    with open(log_path, "ab", opener=_open_private) as log:
+    with open(folder / "run.log", "ab", opener=open_private) as log:
         begin = log.tell()
         process = subprocess.Popen(
             command,
@@ -155,10 +156,10 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
         outcome: Outcome = {"status": "waiting", "error": ""}
         try:
             _write(folder, {**record, "pid": process.pid})
-            ended = threading.Event()
-            threading.Thread(target=_announce_end, args=(process, ended), daemon=True).start()
-            while process.poll() is None:
-                ended.wait(POLL_SECONDS)  # Ray interrupts between two instructions of Python, not within a system call
+            waiting = threading.Thread(target=process.wait, daemon=True)  # within the system, which costs nothing
+            waiting.start()
+            while waiting.is_alive():
+                waiting.join(POLL_SECONDS)  # Ray interrupts between two instructions of Python, not within such a call
             outcome = _outcome_of(process.returncode, folder, begin)
         except (KeyboardInterrupt, SystemExit):
             pass  # the sweep stops: the cell is cut off, and waits for the next one
@@ -167,21 +168,15 @@ def _run(task: Task, folder: Path, lock: int, host: str) -> Outcome:
             seconds = time.perf_counter() - started
             outcome["seconds"] = round(seconds, 3)
             status = "failed" if outcome["status"] == "lost" else outcome["status"]
-            changes = {"status": status, "error": outcome["error"], "finished": _now()}
-            _write(folder, {**record, **changes, "pid": process.pid, "seconds": round(before + seconds, 3)})
+            record |= {"status": status, "error": outcome["error"], "finished": _now(), "pid": process.pid}
+            _write(folder, {**record, "seconds": round(before.get("seconds", 0.0) + seconds, 3)})
     return outcome
-
-
-def _announce_end(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-    """Wait within the system, which costs nothing, and say at once that the process has ended."""
-    process.wait()
-    ended.set()
 
 
 def _outcome_of(code: int, folder: Path, begin: int) -> Outcome:
     """Judge an attempt by its exit status and its log."""
     if code == 0:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             if json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("finished") is True:
                 return {"status": "done", "error": ""}
         return _failed("the run must write a finished metrics.json, but ended without one; see run.log")
@@ -197,8 +192,8 @@ def _outcome_of(code: int, folder: Path, begin: int) -> Outcome:
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     sentence = (own or lines or [f"the process ended with status {code} and said nothing"])[-1]
-    said = "\n".join(lines[-40:])
-    return {**_failed(sentence), "disk_full": any(words in said for words in _DISK_FULL)}
+    full = any(words in line for words in _DISK_FULL for line in lines[-40:])
+    return {**_failed(sentence), "disk_full": full}
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -230,11 +225,6 @@ def _lock_cell(descriptor: int) -> bool:
             time.sleep(0.2)
 
 
-def _owner(folder: Path) -> str:
-    record = _read(folder)
-    return f"process {record.get('pid', '?')} on host {record.get('host', '?')}"
-
-
 def _failed(error: str) -> Outcome:
     return {"status": "failed", "error": error, "seconds": 0.0, "disk_full": False}
 
@@ -251,20 +241,8 @@ def _read(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _open_private(path: str, flags: int) -> int:
-    from monai_fp4.atomic import open_private
-
-    return open_private(path, flags)
-
-
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    from monai_fp4.atomic import name_beside
+    from monai_fp4.atomic import replacing
 
-    beside = name_beside(folder / "cell.json")
-    try:
-        with open(beside, "w", encoding="utf-8", opener=_open_private) as file:
-            file.write(json.dumps(record, indent=2) + "\n")
-        beside.replace(folder / "cell.json")
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing(folder / "cell.json") as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())

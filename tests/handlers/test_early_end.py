@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -256,7 +257,10 @@ def test_a_folder_that_tensorboard_cannot_write_is_one_sentence(
     assert "must be writable, but the system says 'Read-only'" in str(refusal(flow.run))
 
 
-def test_steps_are_not_doubled_in_tensorboard_by_a_resume(tiny: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", [None, (4e9, 1.7e9, 0.0, 60.0)], ids=["goes on", "jumps back"])
+def test_steps_are_not_doubled_in_tensorboard_by_a_resume(
+    tiny: Dataset, tmp_path: Path, clock: Sequence[float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pull_the_plug(_engine: Any) -> None:
         raise KeyboardInterrupt
 
@@ -266,19 +270,24 @@ def test_steps_are_not_doubled_in_tensorboard_by_a_resume(tiny: Dataset, tmp_pat
         ("train#trainer", Events.ITERATION_COMPLETED(once=3)),
         ("validate#evaluator", Events.COMPLETED),
     ]
+    times = iter(clock or ())
     for engine, event in ends:
+        if clock:
+            monkeypatch.setattr("time.time", partial(float, next(times)))
         flow = workflow(tiny, tmp_path / "run")
         flow.initialize()
         item(flow, engine).add_event_handler(event, pull_the_plug)
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
             flow.run()
         item(flow, "summary_writer").close()  # which writes all that it was given
+    if clock:
+        monkeypatch.setattr("time.time", partial(float, next(times)))
     train(tiny, tmp_path / "run")
     seen = EventAccumulator(str(tmp_path / "run"), purge_orphaned_data=False)
     seen.Reload()
     assert {"loss/train", "loss/train_step", "metrics/auprc", "training/learning_rate"} <= set(seen.Tags()["scalars"])
     for tag in seen.Tags()["scalars"]:
-        steps = [event.step for event in seen.Scalars(tag)]
+        steps = sorted(event.step for event in seen.Scalars(tag))
         assert steps == ([1, 2, 3, 4] if tag in ("loss/train_step", "training/learning_rate") else [1, 2]), tag
 
 

@@ -125,13 +125,6 @@ def test_a_run_says_itself_whether_it_is_finished(tmp_path: Path) -> None:
     assert folder.finished(first) and not folder.finished(second)
 
 
-def test_a_copied_manifest_is_found_from_anywhere(tmp_path: Path) -> None:
-    folder, defined = study(tmp_path, manifest="manifest.json")
-    (folder.path / "manifest.json").write_text("{}")
-    assert folder.manifest(defined) == str(folder.path / "manifest.json")
-    assert folder.manifest(definition()) == "phantom"
-
-
 def test_equal_definitions_are_equal_after_json() -> None:
     defined = definition(options={"image_size": [32, 32], "amp": False})
     assert StudyDefinition.from_json(json.loads(json.dumps(defined.to_json()))) == defined

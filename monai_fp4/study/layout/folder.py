@@ -49,11 +49,6 @@ class StudyFolder:
         """Write ``study.json``, whole or not at all."""
         write_json(self.definition_path, definition.to_json())
 
-    def manifest(self, definition: StudyDefinition) -> str:
-        """The study's manifest as `monai_fp4.data.load_manifest` takes it: a path, or a shipped name."""
-        copy = self.path / definition.manifest
-        return str(copy) if copy.is_file() else definition.manifest
-
     def run_dir(self, cell: Cell) -> Path:
         """The cell's run folder."""
         return self.cells_path / cell.id
