@@ -33,14 +33,7 @@ from monai_fp4.data.layouts import layout_of
 from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Reading, Split
 from monai_fp4.errors import DataError, unknown_name
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "load_manifest",
-    "manifest_dir",
-    "refuse_existing",
-    "save_manifest",
-    "shipped_manifests",
-]
+__all__ = ["SCHEMA_VERSION", "load_manifest", "manifest_dir", "refuse_existing", "save_manifest", "shipped_manifests"]
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "manifest.schema.json"

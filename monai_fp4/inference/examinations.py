@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from monai_fp4.data.readers.dicom_series import SEGMENTATION, series_path
+from monai_fp4.data.readers.dicom_series import SEGMENTATION, series_path, text_of, texts_of
 from monai_fp4.inference.study import Study, place_of
 
 __all__ = ["Examinations"]
@@ -71,19 +70,19 @@ class Examinations:
         for path, header in files:
             if not _is_image(header):
                 continue
-            uid = _text(header, "SeriesInstanceUID")
+            uid = text_of(header, "SeriesInstanceUID")
             if not uid:
                 why = f"expected a SeriesInstanceUID in {path}, found none; fetch it again"
                 yield Study(place_of(path, self.base), problem=why, personal=tuple(_personal(header)))
                 continue
-            key = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
+            key = text_of(header, "PatientID"), text_of(header, "StudyInstanceUID")
             touched.add(key)
             series = self._open.setdefault(key, {}).setdefault(
                 uid,
                 _Series(
-                    _text(header, "SeriesDescription").lower(),
-                    _text(header, "Modality").upper(),
-                    _text(header, "SOPClassUID").startswith(_CAPTURE),
+                    text_of(header, "SeriesDescription").lower(),
+                    text_of(header, "Modality").upper(),
+                    text_of(header, "SOPClassUID").startswith(_CAPTURE),
                 ),
             )
             series.files.append(path)
@@ -170,31 +169,17 @@ def _fits(series: _Series, accepted: frozenset[str]) -> bool:
 
 
 def _is_image(header: Any) -> bool:
-    if _text(header, "Modality") in _NO_IMAGES or "LOCALIZER" in _texts(header, "ImageType"):
+    if text_of(header, "Modality") in _NO_IMAGES or "LOCALIZER" in texts_of(header, "ImageType"):
         return False
     # An image whose header is cut short belongs to its series, which then is refused and not predicted without it.
-    return "Rows" in header or UID(_text(header, "SOPClassUID")).name.endswith("Image Storage")
+    return "Rows" in header or UID(text_of(header, "SOPClassUID")).name.endswith("Image Storage")
 
 
 def _personal(header: Any) -> set[str]:
-    found = {tag: _texts(header, tag) for tag in _PERSONAL}
+    found = {tag: texts_of(header, tag) for tag in _PERSONAL}
     people = {part for tag in _PEOPLE for text in found[tag] for part in re.split(r"[\^\s,=]+", text)}
     return people | {text for texts in found.values() for text in texts}
 
 
 def _common(paths: Iterable[Path]) -> Path:
     return Path(os.path.commonpath([path.parent for path in paths]))
-
-
-def _text(header: Any, tag: str) -> str:
-    return " ".join(_texts(header, tag)).strip()
-
-
-def _texts(header: Any, tag: str) -> tuple[str, ...]:
-    """The values of a tag; none where there is none, or none that can be understood."""
-    try:
-        value = header.get(tag)
-        several = isinstance(value, (list, tuple, MultiValue))  # a name is a sequence too, of its letters
-        return tuple(map(str, value)) if several else () if value is None else (str(value),)
-    except Exception:  # pydicom understands a value when it is asked for
-        return ()

@@ -12,13 +12,7 @@ from small_data import lgg_ids, slice_path, write_lgg, write_nifti
 from torch.utils.data import DataLoader
 
 from monai_fp4.bundle import augmentation
-from monai_fp4.data import (
-    NormalizeForegroundd,
-    PatientDataset,
-    SliceDataset,
-    build_manifest,
-    load_datalist,
-)
+from monai_fp4.data import NormalizeForegroundd, PatientDataset, SliceDataset, build_manifest, load_datalist
 from monai_fp4.data.patients import read_patient
 from monai_fp4.errors import ConfigError, DataError
 

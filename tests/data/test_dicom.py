@@ -95,17 +95,32 @@ def test_series_are_channels_and_a_pattern_chooses(tmp_path):
         build(tmp_path, series="T2", format="dicom")
 
 
-@pytest.mark.parametrize("number", [b"ab", b"1\\2"])
-def test_a_series_number_that_is_none_is_nobodys_matter(tmp_path, number):
+@pytest.mark.parametrize(
+    ("tag", "vr", "value", "refused"),
+    [
+        ("SeriesNumber", "IS", b"ab", None),
+        ("SeriesNumber", "IS", b"1\\2 ", None),
+        ("ImageType", "US", b"\1\0", None),
+        ("ImageType", "FD", b"abc", None),
+        ("SeriesDescription", "US", b"\1\0\2", r"the series CT of 'anna' in every patient"),
+        ("SeriesDescription", "US", b"\1\0", r"the series 1 of 'anna' in every patient"),
+        ("PatientID", "DS", b"x ", r"one patient below .*anna, found PatientID"),
+        ("SeriesInstanceUID", "DS", b"x ", r"a SeriesInstanceUID in the DICOM file .*, found x"),
+        ("SeriesInstanceUID", "FD", b"abc", r"a SeriesInstanceUID in the DICOM file .*, found none"),
+    ],
+)
+def test_a_tag_that_holds_another_thing_is_no_traceback(tmp_path, tag, vr, value, refused):
     two_patients(tmp_path)
     for path in (tmp_path / "anna").glob("IM*"):
         data = pydicom.dcmread(path)
-        data.SeriesNumber = "7" * len(number)
+        number = pydicom.tag.Tag(tag)
+        data[number] = pydicom.dataelem.RawDataElement(number, vr, len(value), value, 0, False, True)
         data.save_as(path)
-        given = b"IS" + bytes([len(number) + len(number) % 2, 0])
-        assert given + b"7" * len(number) in path.read_bytes()
-        path.write_bytes(path.read_bytes().replace(given + b"7" * len(number), given + number))
-    assert build(tmp_path).channels == ("FLAIR",)
+    if refused is None:
+        assert build(tmp_path).channels == ("FLAIR",)
+    else:
+        with pytest.raises(DataError, match=refused):
+            build(tmp_path, format="dicom")
 
 
 def test_a_localizer_and_files_that_are_none_are_listed_and_left(tmp_path):

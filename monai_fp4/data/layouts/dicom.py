@@ -16,7 +16,15 @@ from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_same_chann
 from monai_fp4.data.layouts.listing import Listing, composed
 from monai_fp4.data.readers import reader_of
 from monai_fp4.data.readers.dicom import DICOM
-from monai_fp4.data.readers.dicom_series import SEGMENTATION, SUFFIXES, Series, find_series, series_path
+from monai_fp4.data.readers.dicom_series import (
+    SEGMENTATION,
+    SUFFIXES,
+    Series,
+    find_series,
+    series_path,
+    text_of,
+    texts_of,
+)
 from monai_fp4.errors import DataError, listed
 
 __all__ = ["DICOM_FOLDERS"]
@@ -55,7 +63,7 @@ def _people(found: Mapping[str, Sequence[Series]], listing: Listing) -> dict[str
         return {folder: listing.patient_of(folder) for folder in found}
     folders: dict[str, list[str]] = {}
     for folder, series in found.items():
-        number = str(series[0].header.get("PatientID") or "").strip() if series else ""
+        number = text_of(series[0].header, "PatientID") if series else ""
         folders.setdefault(number or f"/{folder}", []).append(folder)
     if len(found) > 1 and len(folders) == 1 and not {composed(folder) for folder in found} <= listing.named:
         raise DataError(
@@ -98,7 +106,7 @@ def _images(series: Sequence[Series], listing: Listing, root: Path) -> dict[str,
     placed = any(map(_is_placed, others))
     images: dict[str, Series] = {}
     for each in others:
-        if each.modality in _NO_IMAGES or "LOCALIZER" in (each.header.get("ImageType") or ()):
+        if each.modality in _NO_IMAGES or "LOCALIZER" in texts_of(each.header, "ImageType"):
             continue
         if placed and not _is_placed(each):  # a report or a picture of the screen beside the scans
             continue
@@ -117,8 +125,7 @@ def _images(series: Sequence[Series], listing: Listing, root: Path) -> dict[str,
 
 
 def _name(series: Series) -> str:
-    text = series.header.get("SeriesDescription") or series.header.get("Modality") or "series"
-    return (text if isinstance(text, str) else " ".join(map(str, text))).strip()
+    return text_of(series.header, "SeriesDescription") or series.modality or "series"
 
 
 def _is_placed(series: Series) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 
 from monai_fp4.data.readers.limits import check_file, check_size
 from monai_fp4.errors import DataError, MonaiFP4Error
@@ -35,6 +36,8 @@ __all__ = [
     "quiet",
     "series_files",
     "series_path",
+    "text_of",
+    "texts_of",
 ]
 
 SEGMENTATION = "SEG"
@@ -54,7 +57,7 @@ class Series:
     @property
     def modality(self) -> str:
         """What it was acquired with, ``""`` where it does not say."""
-        return str(self.header.get("Modality") or "")
+        return text_of(self.header, "Modality")
 
 
 def series_path(folder: str, uid: str) -> str:
@@ -101,10 +104,10 @@ def find_series(folder: Path) -> list[Series]:
         header = header_of(path)
         if header is None or header.get("DirectoryRecordSequence") is not None:
             continue
-        uid = str(header.get("SeriesInstanceUID") or "none")
+        uid = text_of(header, "SeriesInstanceUID") or "none"
         if not is_series(series_path("", uid)):
             raise DataError(f"expected a SeriesInstanceUID in the DICOM file {path}, found {uid}; fetch it again")
-        people.setdefault(str(header.get("PatientID", "")), path)
+        people.setdefault(text_of(header, "PatientID"), path)
         found[uid].append((path, header))
     if len(people) > 1:
         (one, path), (other, other_path) = list(people.items())[:2]
@@ -169,6 +172,21 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         ) from error
 
 
+def texts_of(header: pydicom.Dataset, tag: str) -> tuple[str, ...]:
+    """The values of a tag as texts; none where there is none, or none that can be understood."""
+    try:
+        value = header.get(tag)
+        several = isinstance(value, (list, tuple, MultiValue))  # a name is a sequence too, of its letters
+        return tuple(map(str, value)) if several else () if value is None else (str(value),)
+    except Exception:  # pydicom understands a value when it is asked for
+        return ()
+
+
+def text_of(header: pydicom.Dataset, tag: str) -> str:
+    """What a header says under a tag, in one line; ``""`` where that is nothing, or nothing that can be understood."""
+    return " ".join(texts_of(header, tag)).strip()
+
+
 def _without_preamble(path: Path) -> pydicom.Dataset | None:
     """The header of a file that is called DICOM and is written as before there was a preamble to know it by."""
     if path.suffix.lower() not in SUFFIXES:
@@ -191,7 +209,7 @@ def _state(path: Path) -> tuple[int, ...]:
 def _uid_of(path: Path, _changed: tuple[int, ...]) -> str:
     """The UID of a file's series, ``""`` of none; remembered, since every series of a folder asks for all files."""
     header = header_of(path)
-    return "" if header is None else str(header.get("SeriesInstanceUID", ""))
+    return "" if header is None else text_of(header, "SeriesInstanceUID")
 
 
 def series_files(path: Path) -> list[Path]:

@@ -11,14 +11,7 @@ import pytest
 from study_cells import study
 from tiny_runs import Dataset, command, evaluation, item, metrics, train, workflow
 
-from monai_fp4.data import (
-    build_manifest,
-    load_datalist,
-    load_manifest,
-    save_manifest,
-    select_patients,
-    write_nodules,
-)
+from monai_fp4.data import build_manifest, load_datalist, load_manifest, save_manifest, select_patients, write_nodules
 from monai_fp4.data.patients import Volume, read_patient
 from monai_fp4.data.phantoms.drawing import Axes, inside, paint_tube
 from monai_fp4.data.phantoms.nifti import encode_nifti
