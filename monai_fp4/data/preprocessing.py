@@ -31,12 +31,9 @@ logger = logging.getLogger(__name__)
 
 FULL = 255
 """How a pixel that is all tumour is kept, in a byte."""
-
 _THREADS = 8
-
 _AT_ONCE = 4
 """What reading a patient takes at most, in bytes of its image in float32: the file, its voxels, the volume, a slice."""
-
 _SLACK = 1.25
 """The first patient may be larger than the others."""
 

@@ -21,17 +21,12 @@ from monai_fp4.errors import ConfigError
 
 __all__ = ["NormalizeForegroundd", "Scale", "percentiles", "resize"]
 
-
 _SMALL_BLOCK = 4
 """Up to so many pixels a block, adding them up ourselves takes half of torch's time; above it, torch is quicker."""
-
-
 _FARTHEST = 100.0
 """How many standard deviations of the foreground air may be away from it; usual scans stay far below."""
-
 _PIECE = 2**20
 """Values that are counted at once."""
-
 _NO_SPREAD = 1e-30
 """A spread that float32 cannot divide by."""
 

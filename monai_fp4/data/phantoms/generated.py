@@ -51,7 +51,10 @@ def write_patients(
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            _fill(partial, name, patients, write_patient)
+            for index, patient in enumerate(tqdm(patients, desc=name, disable=None)):
+                (partial / patient).mkdir()
+                write_patient(partial / patient, index)
+            partial.chmod(0o755)  # mkdtemp lets nobody else in
             _put_in_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -60,13 +63,6 @@ def write_patients(
             f"expected to write the {name} to {target}, found {error}; make room or choose another dataset_dir"
         ) from error
     return target
-
-
-def _fill(folder: Path, name: str, patients: Sequence[str], write_patient: Callable[[Path, int], None]) -> None:
-    for index, patient in enumerate(tqdm(patients, desc=name, disable=None)):
-        (folder / patient).mkdir()
-        write_patient(folder / patient, index)
-    folder.chmod(0o755)  # mkdtemp lets nobody else in
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

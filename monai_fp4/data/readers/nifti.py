@@ -100,9 +100,7 @@ def _decoded(kind: Any, files: Mapping[str, bytes], header: Any, end: int, sourc
             f"expected finite scl_slope and scl_inter in {source.path}, found {slope} and {intercept}; correct them"
         )
     first, size = next(iter(files)), header.sizeof_hdr
-    if (
-        files[first][size : size + 1] > b"\0"
-    ):  # extensions, maybe by the million, say nothing of voxels: nibabel sees none
+    if files[first][size : size + 1] > b"\0":  # nibabel sees no extension: a million of them say nothing of voxels
         files = {**files, first: files[first][:size] + bytes(4) + files[first][size + 4 :]}
     image = kind.from_file_map(kind.make_file_map({name: io.BytesIO(data) for name, data in files.items()}))
     number = image.get_data_dtype()
