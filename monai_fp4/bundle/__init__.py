@@ -6,6 +6,7 @@
 `run_folder`      the files of a run
 `checkpoint`      whether a loaded checkpoint is one of this run
 `earlier`         configs of earlier versions, in today's names
+`command_line`    what a command that runs a bundle does about its words, its errors and its signals
 `session`         one process of one run: checks everything before a minute of training is spent
 `trained`         a finished run, taken up again
 `foreign`         whether a stranger's bundle may be run: `allowed` names, `expressions` and `logging_file`

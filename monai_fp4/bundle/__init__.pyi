@@ -1,3 +1,6 @@
+from .command_line import check_command_line as check_command_line
+from .command_line import error_in_chain as error_in_chain
+from .command_line import install_error_hook as install_error_hook
 from .earlier import brought_up_to_date as brought_up_to_date
 from .files import bundle_files as bundle_files
 from .files import check_bundles as check_bundles
@@ -11,9 +14,6 @@ from .options import defaults as defaults
 from .options import differences as differences
 from .run_folder import RunFolder as RunFolder
 from .session import Session as Session
-from .session import check_command_line as check_command_line
-from .session import error_in_chain as error_in_chain
-from .session import install_error_hook as install_error_hook
 from .session import pick_device as pick_device
 from .session import summary_writer as summary_writer
 from .template import augmentation as augmentation

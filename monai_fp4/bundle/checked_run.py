@@ -17,9 +17,9 @@ import fire  # type: ignore[import-untyped]
 from monai.bundle import ConfigWorkflow, scripts
 from monai.utils import ensure_tuple
 
+from monai_fp4.bundle.command_line import check_options, error_in_chain, install_error_hook, listen_to_sigterm
 from monai_fp4.bundle.foreign import check_config, read_config_file
 from monai_fp4.bundle.logging_file import logging_problems
-from monai_fp4.bundle.session import check_options, error_in_chain, install_error_hook, listen_to_sigterm
 from monai_fp4.errors import ConfigError
 
 __all__ = ["run", "run_command"]

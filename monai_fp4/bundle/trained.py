@@ -21,10 +21,11 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import nn
 
+from monai_fp4.bundle.command_line import check_command_line, error_in_chain, install_error_hook
 from monai_fp4.bundle.files import protocol_config
 from monai_fp4.bundle.options import RunOptions, flag, path_text
 from monai_fp4.bundle.run_folder import RunFolder
-from monai_fp4.bundle.session import check_command_line, error_in_chain, install_error_hook, pick_device
+from monai_fp4.bundle.session import pick_device
 from monai_fp4.data import Manifest, PaperNormalization, load_manifest, prepare_data, unseen_patients
 from monai_fp4.data.datalist import patient_record
 from monai_fp4.data.identity import image_keys, same_images
