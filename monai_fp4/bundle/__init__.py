@@ -4,7 +4,7 @@
 `options`         what stands at the top of every bundle: one table, validated once
 `running_config`  the whole config that a component is part of
 `run_folder`      the files of a run
-`checkpoint`      whether a loaded checkpoint is one of this run
+`checkpoint`      whether a loaded checkpoint is one of this run, and its tensors fit into its `state`
 `earlier`         configs of earlier versions, in today's names
 `command_line`    what a command that runs a bundle does about its words, its errors and its signals
 `session`         one process of one run: checks everything before a minute of training is spent

@@ -343,7 +343,7 @@ class RunFolder:
                 f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale,"
                 " image_size and image channels that it was trained with"
             )
-        from monai_fp4.bundle.checkpoint import check_weights
+        from monai_fp4.bundle.state import check_weights
 
         try:
             return check_weights(weights, network)

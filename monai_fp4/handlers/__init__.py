@@ -7,6 +7,8 @@ the trainer when it is attached, so nothing has to refer back.
 ===================  =========================================================================
 `schedule`           what happens when: seeds, precision, validation
 `recorder`           what a run writes as it goes, and how it resumes
+`best_epoch`         which epoch is the best, and when a better one is no longer waited for
+`early_end`          signals and full disks
 `auprc`              the key metric
 `tensorboard`        losses, metrics, curves and overlays
 `health`             what four bits do to each layer: ``health.json``, and pictures of it

@@ -18,22 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from monai_fp4.atomic import Replacements, name_beside
 from monai_fp4.bundle.archive import check_archive, checksum
-from monai_fp4.bundle.checkpoint import (
-    check_count,
-    check_events,
-    check_history,
-    check_optimizer,
-    check_patients,
-    check_run,
-    check_scaler,
-    check_scheduler,
-    without_scalars,
-)
+from monai_fp4.bundle.checkpoint import check_checkpoint
 from monai_fp4.bundle.session import Session
+from monai_fp4.bundle.state import without_scalars
 from monai_fp4.data import SliceDataset
 from monai_fp4.engines import nonfinite_tensors, unwrap_ddp, what_is_kept
 from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.handlers.auprc import cohort_of
+from monai_fp4.handlers.best_epoch import BestEpoch
 from monai_fp4.handlers.early_end import EarlyEnd
 from monai_fp4.handlers.peak_memory import peak_memory
 from monai_fp4.metrics.cohort import Cohort
@@ -94,8 +86,10 @@ class Recorder:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.evaluator = evaluator
-        self.key_metric, self.lower_is_better, self.min_gain = key_metric, lower_is_better, min_gain
-        self.patience, self.warm_up = patience, warm_up
+        self.key_metric = key_metric
+        # Where no patient is held out, no score says which epoch is better.
+        scored = key_metric if session.options.fold != "all" else None
+        self.choice = BestEpoch(scored, lower_is_better, min_gain, patience, warm_up)
         self.scaler = torch.amp.GradScaler(enabled=False) if scaler is None else scaler
         self.history: list[dict[str, Any]] = []
         self.per_patient: list[dict[str, Any]] = []
@@ -164,38 +158,28 @@ class Recorder:
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
         self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
         if self.session.rank == 0:
-            self.folder.cut_events(checkpoint["events"])
+            self.folder.cut_events(checkpoint.get("events", self.folder.event_sizes()))  # earlier versions
             self._check_model()
 
     def _load(self, path: Path, engine: Engine) -> dict[str, Any]:
         checkpoint = self.folder.load(path, self.session.device)
-        missing = [key for key in ("network", "optimizer", "lr_scheduler", "epoch", "history") if key not in checkpoint]
-        if missing:
-            raise ConfigError(
-                f"{path} must be a checkpoint of a run, but holds no {missing[0]!r}; remove it to start again"
-            )
-        epoch = checkpoint["epoch"]
+        weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint.get("network"), path)
         try:
-            check_run(checkpoint.get("run", {}), self._fingerprints)  # not in checkpoints of earlier versions
-            weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint["network"], path)
-            history = check_history(checkpoint["history"], epoch, engine.state.max_epochs)
-            steps = epoch * engine.state.epoch_length
-            optimizer = check_optimizer(checkpoint["optimizer"], self.optimizer, steps)
-            return checkpoint | {
-                "network": weights,
-                "history": history,
-                "optimizer": optimizer,
-                "lr_scheduler": check_scheduler(checkpoint["lr_scheduler"], self.lr_scheduler, optimizer, epoch, steps),
-                # Not in checkpoints of earlier versions.
-                "scaler": check_scaler(checkpoint.get("scaler", {}), self.scaler),
-                "per_patient": check_patients(checkpoint.get("per_patient", []), self.session.validation_patients),
-                "peak_memory_bytes": check_count(checkpoint.get("peak_memory_bytes", 0), "peak_memory_bytes"),
-                "events": check_events(checkpoint.get("events", self.folder.event_sizes())),
-            }
+            checked = check_checkpoint(
+                checkpoint,
+                optimizer=self.optimizer,
+                lr_scheduler=self.lr_scheduler,
+                scaler=self.scaler,
+                fingerprints=self._fingerprints,
+                patients=self.session.validation_patients,
+                max_epochs=engine.state.max_epochs,
+                epoch_length=engine.state.epoch_length,
+            )
         except ValueError as error:
             raise ConfigError(
                 f"{path} must be a checkpoint of this run, but {error}; remove it to start again, or restore it"
             ) from None
+        return checked | {"network": weights}
 
     def _say_what_is_lost(self) -> None:
         if self.session.rank == 0:
@@ -287,7 +271,7 @@ class Recorder:
                 if self.best is entry:
                     self._save_model(state["network"], files)
                 self._write_metrics(finished=False, files=files)
-        if self.patience is not None and epoch > self.warm_up and epoch - self.best["epoch"] >= self.patience:
+        if self.choice.has_waited(self.history):
             engine.terminate()
         if engine.should_terminate or epoch == engine.state.max_epochs:
             self.folder.settle()  # for whoever looks at them when the training is completed
@@ -321,17 +305,8 @@ class Recorder:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The epoch whose weights model.pt holds: the best validated one, or the latest without validation."""
-        scores = [(entry.get(self.key_metric), entry) for entry in self.history]
-        known = [(score, entry) for score, entry in scores if score is not None and not math.isnan(score)]
-        if self.session.options.fold == "all" or not known:
-            return self.history[-1]
-        sign = -1 if self.lower_is_better else 1
-        best, chosen = known[0]
-        for score, entry in known:
-            if sign * score > sign * best + self.min_gain:
-                best, chosen = score, entry
-        return chosen
+        """The epoch whose weights model.pt holds."""
+        return self.choice.of(self.history)
 
     def finish(self, _engine: Engine) -> None:
         """See that model.pt is there and whole, and write the final metrics.json.

@@ -15,7 +15,7 @@ import torch
 from tiny_runs import Dataset, contents, refusal, train
 
 from monai_fp4.bundle import RunFolder
-from monai_fp4.bundle.checkpoint import (
+from monai_fp4.bundle.state import (
     check_optimizer,
     check_scaler,
     check_scheduler,

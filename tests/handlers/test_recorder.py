@@ -30,6 +30,7 @@ from monai_fp4.bundle import RunFolder
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.errors import ConfigError, NumericsError
 from monai_fp4.handlers import Recorder, Validation, peak_memory
+from monai_fp4.handlers.best_epoch import BestEpoch
 
 
 class Scores:
@@ -220,11 +221,8 @@ def test_a_worse_epoch_leaves_the_best_weights_as_they_are(tmp_path: Path) -> No
     ],
 )
 def test_the_best_epoch(fold: int | str, scores: list[float | None], best: int) -> None:
-    recorder = Recorder.__new__(Recorder)
-    recorder.session = SimpleNamespace(options=SimpleNamespace(fold=fold))  # type: ignore[assignment]
-    recorder.key_metric, recorder.lower_is_better, recorder.min_gain = "auprc", False, 0.0
-    recorder.history = [{"epoch": n} | ({"auprc": s} if s is not None else {}) for n, s in enumerate(scores, 1)]
-    assert recorder.best["epoch"] == best
+    history = [{"epoch": n} | ({"auprc": s} if s is not None else {}) for n, s in enumerate(scores, 1)]
+    assert BestEpoch("auprc" if fold != "all" else None).of(history)["epoch"] == best
 
 
 def test_model_pt_holds_the_best_epoch_and_checkpoint_pt_the_last(tiny: Dataset, tmp_path: Path) -> None:
