@@ -3,8 +3,8 @@
 A pattern is a glob over full module names (`monai_fp4.quantization.recipes.matches`). It names the modules that it
 matches and whatever is inside of them, so ``"encoder"`` and ``"encoder.*"`` both name all layers of the encoder.
 
->>> names_part("encoder.0.conv", "encoder"), names_part("encoders.0", "encoder")
-(True, False)
+>>> names_part("encoder.0.conv", "encoder"), names_part("encoders.0", "encoder"), names_part("up[0].conv", "up[0]")
+(True, False, True)
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def are_patterns(value: object) -> bool:
 
 def names_part(name: str, pattern: str) -> bool:
     """Whether a pattern names a module, or one that it is inside of."""
-    return matches(name, pattern) or matches(name, f"{pattern}.*")
+    parts = name.split(".")
+    return any(matches(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
 def named_by(option: str, patterns: object, names: Iterable[str], model: nn.Module) -> set[str]:
