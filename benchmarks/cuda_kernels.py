@@ -24,7 +24,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -164,13 +163,13 @@ def quantizers(small: bool, device: torch.device) -> list[dict[str, Any]]:
         copied = 2 * x.numel() * x.element_size()
         amax = x.abs().amax().float()
         row, column, both = partial(quantize, x), partial(quantize, x.mT), partial(quantize_both, x)
-        rotated, stochastic = replace(_FAST, rht=True), replace(_FAST, rht=True, key=1)
+        rotated, stochastic = _FAST._replace(rht=True), _FAST._replace(rht=True, key=1)
         # Name, call, reads of the tensor and BF16 operands written.
         cases: tuple[tuple[str, Callable[[], Any], int, int], ...] = (
             ("row-wise", partial(row, _FAST), 2, 1),
-            ("row-wise, amax known", partial(row, replace(_FAST, amax=amax)), 1, 1),
-            ("row-wise, SR", partial(row, replace(_FAST, key=1)), 2, 1),
-            ("row-wise, 16x16", partial(row, replace(_FAST, two_d=True)), 2, 1),
+            ("row-wise, amax known", partial(row, _FAST._replace(amax=amax)), 1, 1),
+            ("row-wise, SR", partial(row, _FAST._replace(key=1)), 2, 1),
+            ("row-wise, 16x16", partial(row, _FAST._replace(two_d=True)), 2, 1),
             ("column-wise", partial(column, _FAST), 2, 1),
             ("column-wise, RHT", partial(column, rotated), 2, 1),
             ("both", partial(both, _FAST), 2, 2),

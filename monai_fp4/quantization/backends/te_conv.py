@@ -43,7 +43,7 @@ from monai_fp4.quantization.layers.conv import _ConvNd
 from monai_fp4.quantization.layers.conv_products import ConvSpec
 from monai_fp4.quantization.layers.gemm import input_gradient
 from monai_fp4.quantization.layers.geometry import ConvGeometry, kernel_of, per_axis
-from monai_fp4.quantization.layers.operands import as_kernel, encodings, kernel_values
+from monai_fp4.quantization.layers.operands import as_kernel, kernel_values
 from monai_fp4.quantization.layers.transpose import _ConvTransposeNd
 from monai_fp4.quantization.numerics import BLOCK_SIZE, decode
 from monai_fp4.quantization.recipes import Backward, Recipe
@@ -199,6 +199,6 @@ def _input_gradient(
 ) -> Tensor:
     """The dgrad of the emulated convolution: the taps of a pixel are added up in FP32, and rounded to BF16 once."""
     if recipe.backward is Backward.DEQUANTIZED:
-        b = kernel_values(weight, geometry.groups, encodings(recipe).weight, along_first=False)
+        b = kernel_values(weight, geometry.groups, recipe.encodings.weight, along_first=False)
         weight = as_kernel(decode(b, dy.dtype), along_first=False)
     return input_gradient(dy, weight, ConvSpec(geometry, recipe, dy.dtype, False, image_shape))

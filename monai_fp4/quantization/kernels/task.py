@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from monai_fp4.quantization.formats.scheme import STANDARD, Scheme
 __all__ = ["STANDARD_TASK", "Quantizer", "Task"]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """How to quantize a tensor along its last axis.
 
     Attributes:

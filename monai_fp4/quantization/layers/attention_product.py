@@ -31,7 +31,7 @@ from monai_fp4.quantization.layers.custom_operator import Gradients, Operator, o
 from monai_fp4.quantization.layers.guards import without_autocast
 from monai_fp4.quantization.layers.history import LayerHistory
 from monai_fp4.quantization.layers.linear_products import matrix_product
-from monai_fp4.quantization.layers.operands import encodings, quantized, rotated_product
+from monai_fp4.quantization.layers.operands import quantized, rotated_product
 from monai_fp4.quantization.layers.separate import maxima
 from monai_fp4.quantization.numerics import Scheme, decode
 from monai_fp4.quantization.recipes import Backward, Operand, Recipe
@@ -85,7 +85,7 @@ class _Product(torch.autograd.Function):
     @without_autocast
     def forward(ctx: Any, a: Tensor, b: Tensor, recipe: Recipe) -> Tensor:
         ctx.recipe = recipe
-        qa, qb = (quantized(x, encodings(recipe).input) for x in (a, b))
+        qa, qb = (quantized(x, recipe.encodings.input) for x in (a, b))
         if recipe.backward is Backward.DEQUANTIZED:
             ctx.save_for_backward(decode(qa, a.dtype), decode(qb, b.dtype))
         else:
@@ -109,7 +109,7 @@ def _gradients(
         if not needed[1]:
             return da, None
         return da, rotated_product(dc.mT, a.mT, b.dtype) if recipe.hadamard else dc.mT @ a
-    how = encodings(recipe)
+    how = recipe.encodings
     if needed[0]:
         da = matrix_product(quantized(dc, how.gradient), quantized(b.mT, how.input), a.dtype)
     if not needed[1]:
@@ -130,7 +130,7 @@ class AttentionProduct(Operator):
         self, dc: Tensor, a: Tensor, b: Tensor, recipe: Recipe, *arguments: Any, needed: tuple[bool, bool]
     ) -> Gradients:
         if recipe.backward is Backward.DEQUANTIZED:
-            a, b = (decode(quantized(x, encodings(recipe).input), x.dtype) for x in (a, b))
+            a, b = (decode(quantized(x, recipe.encodings.input), x.dtype) for x in (a, b))
         return _gradients(dc, a, b, recipe, needed)
 
     def shape(self, a: Tensor, b: Tensor, *arguments: Any) -> tuple[int, ...]:

@@ -22,8 +22,8 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.kernels import cpu_gemm
 from monai_fp4.quantization.layers.cpu_operands import quantized
 from monai_fp4.quantization.layers.geometry import ConvGeometry
-from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, gemm_alpha
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["gather", "pair_kernel", "scatter"]
 

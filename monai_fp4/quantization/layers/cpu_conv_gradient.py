@@ -17,8 +17,8 @@ from torch import Tensor
 from monai_fp4.quantization.kernels import cpu_gemm
 from monai_fp4.quantization.layers.cpu_operands import quantized
 from monai_fp4.quantization.layers.geometry import ConvGeometry
-from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, gemm_alpha, rotate
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["weight_product"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.kernels.cpu_quantize import quantize
 from monai_fp4.quantization.kernels.task import Task
-from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, pad_last
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["quantized", "quantized_rows", "round_trip", "swap_pairs"]
 

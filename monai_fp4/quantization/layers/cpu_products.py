@@ -17,8 +17,8 @@ from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
 from monai_fp4.quantization.layers.cpu_operands import quantized, quantized_rows, round_trip, swap_pairs
 from monai_fp4.quantization.layers.layer_products import Forward, Spec
 from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
-from monai_fp4.quantization.layers.operands import Encoding
 from monai_fp4.quantization.numerics import ScaledValues, gemm_alpha
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["CPUConvProducts", "CPULinearProducts"]
 

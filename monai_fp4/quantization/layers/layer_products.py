@@ -14,7 +14,6 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from monai_fp4.quantization.layers.operands import encodings
 from monai_fp4.quantization.numerics import ScaledValues
 from monai_fp4.quantization.recipes import Backward, Recipe
 
@@ -71,7 +70,7 @@ class Products(ABC, Generic[_Spec]):
 
     def __init__(self, spec: _Spec) -> None:
         self.spec = spec
-        self.recipe, self.dtype, self.how = spec.recipe, spec.dtype, encodings(spec.recipe)
+        self.recipe, self.dtype, self.how = spec.recipe, spec.dtype, spec.recipe.encodings
 
     @classmethod
     @abstractmethod

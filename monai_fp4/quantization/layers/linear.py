@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.layers.base import NVFP4Layer, add_bias, leaves_to_torch, working_dtype
-from monai_fp4.quantization.layers.operands import encodings, quantized
+from monai_fp4.quantization.layers.operands import quantized
 from monai_fp4.quantization.layers.operators import linear
 from monai_fp4.quantization.numerics import decode
 
@@ -56,7 +56,7 @@ class NVFP4Linear(NVFP4Layer, nn.Linear):
     @torch.no_grad()
     def quantized_operands(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the operands of fprop: input ``[..., in_features]`` and weight, each as (original, decoded)."""
-        x, weight, how = x.to(working_dtype(x)), self.weight.detach(), encodings(self.recipe)
+        x, weight, how = x.to(working_dtype(x)), self.weight.detach(), self.recipe.encodings
         return {
             "input": (x, decode(quantized(x, how.input), x.dtype)),
             "weight": (weight, decode(quantized(weight, how.weight), weight.dtype)),

@@ -1,16 +1,8 @@
-"""Quantize the operands of each GEMM: the recipe's switches, spelled out once.
+"""Operands of a GEMM, from the tensors of a layer and back.
 
-======  =============================  =================================
-GEMM    first operand                  second operand
-======  =============================  =================================
-fprop   x, along input channels        W, along input channels
-dgrad   dy, along output channels, SR  W, along output channels
-wgrad   dy, along pixels, RHT and SR   x, along pixels, RHT
-======  =============================  =================================
-
-"Along" names the reduction axis of the GEMM, which the blocks of 16 lie on. A quantized operand is the values ``q * s``
-(grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two such operands,
-accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
+Which operand is quantized how is a table of the recipe, `monai_fp4.quantization.recipes.encodings`. A quantized operand
+is the values ``q * s`` (grid value times block scale, exact in BF16 and FP32) and the tensor's maximum; a GEMM of two
+such operands, accumulated in FP32 and multiplied by ``alpha = amaxA * amaxB / (36 * 448 * 448)``, *is* the FP4 GEMM.
 
 **High precision.** Where a recipe's backward pass is in high precision, wgrad keeps the rotation if the recipe has it,
 and nothing is rounded to FP4 (`rotated_product`).
@@ -28,69 +20,21 @@ original or decoded, are cast to it as a plain layer would. Rotated copies are B
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from monai_fp4.quantization.numerics import (
-    BLOCK_SIZE,
-    STANDARD,
-    ScaledValues,
-    Scheme,
-    gemm_alpha,
-    pad_last,
-    rotate,
-    scaled_values,
-)
-from monai_fp4.quantization.recipes import Operand, Recipe
+from monai_fp4.quantization.numerics import BLOCK_SIZE, ScaledValues, gemm_alpha, pad_last, rotate, scaled_values
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = [
-    "Encoding",
-    "Encodings",
     "along_channels",
     "as_kernel",
     "channels_first",
-    "encodings",
     "kernel_values",
     "quantized",
     "rotated_product",
     "scale_and_cast",
 ]
-
-
-class Encoding(NamedTuple):
-    """How one operand of a GEMM is quantized: options of `monai_fp4.quantization.numerics.scaled_values`."""
-
-    scheme: Scheme = STANDARD
-    two_d: bool = False
-    rht: bool = False
-    stochastic: bool = False
-
-
-class Encodings(NamedTuple):
-    """How the operands of a layer's three GEMMs are quantized; those of wgrad lie along columns of tokens or pixels."""
-
-    input: Encoding
-    weight: Encoding
-    gradient: Encoding
-    input_columns: Encoding
-    gradient_columns: Encoding
-
-
-@lru_cache(maxsize=64)
-def encodings(recipe: Recipe) -> Encodings:
-    """The table above, for a recipe."""
-    x, weight, dy = (recipe.scheme_of(operand) for operand in Operand)
-    rht, stochastic = recipe.hadamard, recipe.stochastic_rounding
-    return Encodings(
-        input=Encoding(x),
-        weight=Encoding(weight, two_d=recipe.two_d_weights),
-        gradient=Encoding(dy, stochastic=stochastic),
-        input_columns=Encoding(x, rht=rht),
-        gradient_columns=Encoding(dy, rht=rht, stochastic=stochastic),
-    )
 
 
 def quantized(x: Tensor, how: Encoding, amax: Tensor | None = None) -> ScaledValues:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from monai_fp4.quantization.layers.conv3d_guard import is_thin
 from monai_fp4.quantization.layers.geometry import ConvGeometry
-from monai_fp4.quantization.layers.operands import Encoding, quantized, rotated_product
+from monai_fp4.quantization.layers.operands import quantized, rotated_product
 from monai_fp4.quantization.numerics import BLOCK_SIZE, Scheme, gemm_alpha, pad_last, rotate
+from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["correlate", "gather", "rotated_weight_product", "scatter", "weight_product"]
 

@@ -47,7 +47,7 @@ class TritonLinearProducts(LinearProducts):
         y, saved = triton_gemm.multiply(a, b, self.dtype), (x, weight)
         if self.decodes:
             decoded = Task(dtype=self.dtype, decoded=True, with_scales=False)
-            saved = (quantize(x, decoded).values, quantize(weight, replace(decoded, two_d=two_d)).values)
+            saved = (quantize(x, decoded).values, quantize(weight, decoded._replace(two_d=two_d)).values)
         return Forward(y, saved, b if two_d else None)
 
     def gradients(
@@ -60,21 +60,21 @@ class TritonLinearProducts(LinearProducts):
         row_key = draw_key() if stochastic and needed[0] else None
         column_key = draw_key() if stochastic and needed[1] else None
         if all(needed):
-            rows, columns = quantize_both(dy, replace(_OPERAND, rht=rht, key=row_key), column_key=column_key)
+            rows, columns = quantize_both(dy, _OPERAND._replace(rht=rht, key=row_key), column_key=column_key)
         elif needed[0]:
-            rows = quantize(dy, replace(_OPERAND, key=row_key))
+            rows = quantize(dy, _OPERAND._replace(key=row_key))
         elif needed[1]:
-            columns = quantize(dy.mT, replace(_OPERAND, rht=rht, key=column_key))
+            columns = quantize(dy.mT, _OPERAND._replace(rht=rht, key=column_key))
         if needed[0]:
             # 16 x 16 blocks are those of the transposed matrix too
             other = self._quantized(weight.mT) if kept is None else replace(kept, values=kept.values.mT)
             dx = triton_gemm.multiply(rows, other, self.dtype)
         if needed[1]:
-            dw = triton_gemm.multiply(columns, quantize(x.mT, replace(_OPERAND, rht=rht)), self.dtype)
+            dw = triton_gemm.multiply(columns, quantize(x.mT, _OPERAND._replace(rht=rht)), self.dtype)
         return dx, dw
 
     def _quantized(self, weight: Tensor) -> ScaledValues:
-        return quantize(weight, replace(_OPERAND, two_d=self.recipe.two_d_weights))
+        return quantize(weight, _OPERAND._replace(two_d=self.recipe.two_d_weights))
 
 
 class TritonConvProducts(ConvProducts):

@@ -26,7 +26,7 @@ A config names a recipe (``"sr_rht_2d"``) or writes one out, field by field, on 
 True
 
 Where to read on: `choices` has the values that fields take, `recipe` the fields and the table of the eleven,
-`consistency` which of them contradict each other.
+`consistency` which of them contradict each other, `encodings` how the operands of a layer's products follow from them.
 """
 
 from monai_fp4.quantization.recipes.choices import (
@@ -39,6 +39,7 @@ from monai_fp4.quantization.recipes.choices import (
     Precision,
     matches,
 )
+from monai_fp4.quantization.recipes.encodings import Encoding, Encodings
 from monai_fp4.quantization.recipes.recipe import FURTHER_RECIPES, PAPER_RECIPES, RECIPES, Recipe
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "RECIPES",
     "AttentionPrecision",
     "Backward",
+    "Encoding",
+    "Encodings",
     "Format",
     "FourOverSix",
     "Operand",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ from monai_fp4.quantization.recipes.choices import (
     member,
 )
 from monai_fp4.quantization.recipes.consistency import FLAGS, check_consistency, check_types
+from monai_fp4.quantization.recipes.encodings import Encoding, Encodings
 
 __all__ = ["FURTHER_RECIPES", "PAPER_RECIPES", "RECIPES", "Recipe"]
 
@@ -111,6 +113,19 @@ class Recipe:
             return Scheme[self.format.name]
         adaptive = self.four_over_six.covers(member(Operand, operand, "operand"))
         return Scheme.FOUR_OVER_SIX if adaptive else Scheme.NVFP4
+
+    @cached_property
+    def encodings(self) -> Encodings:
+        """How the operands of a layer's products are quantized."""
+        x, weight, dy = (self.scheme_of(operand) for operand in Operand)
+        rht, stochastic = self.hadamard, self.stochastic_rounding
+        return Encodings(
+            input=Encoding(x),
+            weight=Encoding(weight, two_d=self.two_d_weights),
+            gradient=Encoding(dy, stochastic=stochastic),
+            input_columns=Encoding(x, rht=rht),
+            gradient_columns=Encoding(dy, rht=rht, stochastic=stochastic),
+        )
 
     def precision_of(self, layer: str) -> Precision:
         """The precision of the layer with that full module name: the first matching override, else ``forward``."""

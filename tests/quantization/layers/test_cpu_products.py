@@ -16,7 +16,7 @@ from monai_fp4.errors import ConfigError
 from monai_fp4.quantization.kernels.dispatch import plain_torch
 from monai_fp4.quantization.layers import LAYER_TYPES, seed_rounding
 from monai_fp4.quantization.layers.cpu_operands import quantized, swap_pairs
-from monai_fp4.quantization.layers.operands import Encoding
+from monai_fp4.quantization.recipes import Encoding
 
 pytestmark = needs_bf16
 
