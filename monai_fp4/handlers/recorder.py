@@ -159,7 +159,9 @@ class Recorder:
         self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
         if self.session.rank == 0:
             self.folder.cut_events(checkpoint.get("events", self.folder.event_sizes()))  # earlier versions
-            self._check_model()
+            self._check_model(engine)
+        if self.choice.has_waited(self.history):  # and was killed between its last epoch and its end
+            engine.terminate()
 
     def _load(self, path: Path, engine: Engine) -> dict[str, Any]:
         checkpoint = self.folder.load(path, self.session.device)
@@ -191,8 +193,8 @@ class Recorder:
         if self.session.rank == 0:
             print(sentence)
 
-    def _check_model(self) -> None:
-        """See that model.pt is whole and the best epoch's; the latest epoch's weights are at hand to write it anew."""
+    def _check_model(self, engine: Engine) -> None:
+        """See that model.pt is whole and the best epoch's; a network that still has its weights writes it anew."""
         path, best = self.folder.model_path, self.best["epoch"]
         said = self.folder.read_json("metrics.json") if self.folder.metrics_path.exists() else {}
         described = said.get("best_epoch") == best
@@ -205,7 +207,7 @@ class Recorder:
             self._model_checksum = found if described or "best_epoch" not in said else None
         except (OSError, ValueError) as error:
             wrong = getattr(error, "strerror", None) or str(error)
-        if best == self.history[-1]["epoch"]:
+        if best * engine.state.epoch_length == engine.state.iteration:  # and none was terminated since
             if wrong or not described:
                 self._save_model(unwrap_ddp(self.network).state_dict())
         elif wrong:
@@ -230,7 +232,7 @@ class Recorder:
             NumericsError: when a weight, a statistic or the optimizer's state is not finite; nothing is written then.
         """
         epoch = engine.state.epoch
-        entry: dict[str, Any] = {"epoch": epoch, "train_loss": sum(self._losses) / max(len(self._losses), 1)}
+        entry: dict[str, Any] = {"epoch": epoch, "train_loss": _number(sum(self._losses) / max(len(self._losses), 1))}
         entry["learning_rate"] = self._learning_rate
         # What the weights were validated in, and what they are to be evaluated in: a schedule may end in BF16.
         entry["fp4"] = any(layer.active for _, layer in quantized_layers(unwrap_ddp(self.network)))
@@ -308,14 +310,14 @@ class Recorder:
         """The epoch whose weights model.pt holds."""
         return self.choice.of(self.history)
 
-    def finish(self, _engine: Engine) -> None:
+    def finish(self, engine: Engine) -> None:
         """See that model.pt is there and whole, and write the final metrics.json.
 
         Raises:
             ConfigError: when it is not, and the latest epoch is not the best, so that it cannot be written anew.
         """
         if self.session.rank == 0:
-            self._check_model()
+            self._check_model(engine)
             self._write_metrics(finished=True)
             self.folder.previous_path.unlink(missing_ok=True)
             best = self.best

@@ -180,6 +180,50 @@ def test_patience_ends_a_run_after_its_warm_up(
     )
 
 
+def test_a_run_whose_patience_was_over_when_it_was_killed_trains_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(_recorder: Recorder, _engine: Engine) -> None:
+        raise KeyboardInterrupt
+
+    patient: dict[str, Any] = {"scores": (0.9, 0.5, 0.4, 0.95, 0.96), "epochs": 5, "patience": 2}
+    small_run(tmp_path / "whole", **patient)
+    monkeypatch.setattr(Recorder, "finish", kill)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", **patient)
+    monkeypatch.undo()
+    small_run(tmp_path / "run", **patient)
+    assert written(tmp_path / "run") == written(tmp_path / "whole") and len(written(tmp_path / "run")["history"]) == 3
+
+
+def test_weights_of_an_epoch_that_was_terminated_are_never_those_of_the_best(tmp_path: Path) -> None:
+    def watch(engine: Engine) -> None:
+        def lose(_engine: Engine) -> None:
+            (tmp_path / "model.pt").unlink()
+
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda _: engine.terminate())
+        engine.add_event_handler(Events.COMPLETED, lose)
+
+    with pytest.raises(ConfigError, match=r"model\.pt must hold the weights of epoch 1, but No such file"):
+        small_run(tmp_path, watch=watch)
+    small_run(tmp_path)
+    assert written(tmp_path)["finished"]
+
+
+def test_a_run_with_an_infinite_loss_is_resumed(tmp_path: Path) -> None:
+    """Such as FP16 has while the scale of the loss is still to be found."""
+
+    def watch(engine: Engine) -> None:
+        engine.add_event_handler(
+            Events.ITERATION_COMPLETED(once=2), lambda _: engine.state.output.update(loss=math.inf)
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path, watch=watch, spoil=_pull_the_plug(5))
+    small_run(tmp_path)
+    assert [entry["train_loss"] is None for entry in written(tmp_path)["history"]] == [True, False, False]
+
+
 def test_a_resumed_run_has_the_scale_of_the_loss_that_it_left(tmp_path: Path) -> None:
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 1024.0)]
     for epochs, scaler in enumerate(scalers, start=2):
@@ -624,6 +668,17 @@ def test_a_disk_that_the_thread_finds_full_is_one_sentence_before_any_other(
     small_run(run)
     small_run(tmp_path / "whole")
     assert written(run) == written(tmp_path / "whole")
+
+
+def test_where_the_system_gives_no_thread_the_training_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    small_run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "model.pt", "metrics.json"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
