@@ -60,6 +60,8 @@ _TIDY: set[Path] = set()
 """Folders from which this process has removed what killed ones had left."""
 LARGEST_JSON = 2**28
 """Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
+_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that cannot flush, or cannot flush folders; any other error may be that of the disk."""
 _DEEPEST = 64
 _DIGITS = 20
 """A 64-bit integer has no more, with its sign."""
@@ -147,7 +149,7 @@ class Replacements:
         while self._files:
             path, file, kept_at = self._files[0]
             with self._discarded_on_failure(path):
-                os.fsync(file.fileno())
+                _flush(file.fileno())
                 if kept_at is not None and path.exists():
                     _keep(path, kept_at)
                 name_beside(path).replace(path)
@@ -363,13 +365,27 @@ def make_private_folder(path: Path) -> None:
         path.mkdir(mode, exist_ok=True)
 
 
+def _flush(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
 def _flush_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system opens folders, and the file itself has been flushed
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except PermissionError:  # a folder that may be written and not be read
+        return
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    try:
+        _flush(handle)
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    finally:
+        os.close(handle)
 
 
 def not_writable(path: Path, error: OSError) -> ConfigError:

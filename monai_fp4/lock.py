@@ -93,7 +93,8 @@ class FolderLock:
             ) from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
-                raise
+                file.close()
+                raise not_writable(self.path, error) from error
             print(
                 f"warning: the file system of {self.path.parent} keeps no locks ({error.strerror}), so nothing stops a"
                 f" second {self.worker} from writing there; start one at a time",

@@ -7,7 +7,9 @@ import fcntl
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from stat import S_ISDIR
 from typing import IO
 
 import pytest
@@ -42,6 +44,25 @@ def test_content_and_name_reach_the_disk_in_that_order(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", lambda handle: (order.append("flush"), flush(handle))[1])
     write_atomically(tmp_path / "file", "text")
     assert order == ["flush", "rename", "flush"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EINVAL, errno.ENOTSUP])
+def test_a_disk_that_fails_to_flush_is_told_from_one_that_never_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folder: bool
+) -> None:
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        if S_ISDIR(os.fstat(handle).st_mode) == folder:
+            raise OSError(number, os.strerror(number))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    never = number in (errno.EINVAL, errno.ENOTSUP)
+    with nullcontext() if never else pytest.raises(ConfigError, match=f"the system says '{os.strerror(number)}'"):
+        write_atomically(tmp_path / "file", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] * (never or folder)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), ConfigError("ours")])
@@ -128,7 +149,9 @@ def test_processes_that_a_writer_forks_do_not_keep_what_it_leaves(tmp_path: Path
     write = (
         "import os, signal, sys, time; from pathlib import Path; from monai_fp4.atomic import replacing\n"
         "with replacing(Path(sys.argv[1]) / 'file'):\n"
-        "    child = os.fork() or time.sleep(600)\n"
+        "    ready, begun = os.pipe()\n"
+        "    child = os.fork() or (os.write(begun, b'1'), time.sleep(600))\n"
+        "    os.read(ready, 1)\n"
         "    print(child, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )

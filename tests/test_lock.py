@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from multiprocessing import get_context
@@ -39,6 +40,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_lock(tmp_path: Path, monkeypa
     assert not path.parent.exists()
     with FolderLock(path, "run"):
         assert str(os.getpid()) in path.read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EPERM])
+def test_a_file_system_that_fails_to_lock_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(ConfigError, match=os.strerror(number)), FolderLock(tmp_path / ".lock", "run"):
+        pass
 
 
 def test_of_400_simultaneous_claims_one_in_each_round_wins(tmp_path: Path) -> None:

@@ -227,7 +227,10 @@ class RunFolder:
             files.discard()
             raise
         thread = ThreadPoolExecutor(1)
-        self._replaced = thread.submit(files.take_places)
+        try:
+            self._replaced = thread.submit(files.take_places)
+        except RuntimeError:  # the system gives no more threads
+            files.take_places()
         thread.shutdown(wait=False)
 
     def settle(self, *, wait: bool = True) -> None:
