@@ -14,6 +14,8 @@ from monai_fp4.errors import DataError, unknown_name
 
 __all__ = ["columns_of", "fold_and_split", "read_table"]
 
+_LONGEST_LINE = 1 << 16
+
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table, names of columns in lower case, all without spaces around them; ``columns`` must be there.
@@ -51,8 +53,11 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 def columns_of(path: Path) -> list[str]:
     """The names of the columns, in lower case, whatever the rows below are; empty where there are none."""
+    if not path.is_file():  # a pipe would be waited for
+        return []
     try:
-        text = _text(path.read_bytes(), path)
+        with path.open("rb") as file:
+            text = _text(file.read(_LONGEST_LINE), path)
         first = next(csv.reader(io.StringIO(text), delimiter=_delimiter(text)), [])
     except (DataError, OSError, csv.Error):
         return []

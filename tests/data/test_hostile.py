@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_data import write_nifti
 from small_dicom import save, slices
 
+from monai_fp4.data.build import find_and_examine
 from monai_fp4.data.patients import read_patient
 from monai_fp4.data.readers import READERS, Source
 from monai_fp4.data.readers.files import sha256_of
@@ -225,6 +228,36 @@ def test_frames_of_an_animation_are_not_counted(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.n_frames", property(lambda _: pytest.fail("counted")))
     with pytest.raises(DataError, match="an animation"):
         read(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "sentence"),
+    [
+        ("a.csv", "auto", None),
+        ("a.csv", "table", r"a CSV table at .*a\.csv, found no file"),
+        ("dataset.json", "auto", None),
+        ("dataset.json", "msd", r"a file at .*dataset\.json, found a folder, a pipe or a device"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_table_is_not_waited_for(
+    name: str, format: str, sentence: str | None, tmp_path: Path
+) -> None:
+    write_nifti(tmp_path, ["anna", "bert"])
+    os.mkfifo(tmp_path / name)
+    opened: list[int] = []
+
+    def let_go_of_whoever_reads() -> None:
+        while True:
+            opened.append(os.open(tmp_path / name, os.O_WRONLY))
+            os.close(opened[-1])
+
+    threading.Thread(target=let_go_of_whoever_reads, daemon=True).start()
+    if sentence is None:
+        assert find_and_examine(tmp_path, folds=2)[0].format == "nifti"
+    else:
+        with pytest.raises(DataError, match=sentence):
+            find_and_examine(tmp_path, folds=2, format=format)
+    assert not opened
 
 
 def test_pipes_beside_dicom_are_passed_over(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from monai_fp4.atomic import parse_json
 from monai_fp4.data.layouts.layout import FoundPatient, Layout, check_pairs, check_same_channels, one_per_name, stem
 from monai_fp4.data.layouts.listing import Listing
+from monai_fp4.data.readers.limits import check_file
 from monai_fp4.errors import DataError, listed
 
 __all__ = ["BIDS", "DECATHLON", "NNUNET"]
@@ -32,6 +33,7 @@ def _description(listing: Listing) -> dict[str, Any]:
     path = listing.root / _DESCRIPTION
     if _DESCRIPTION not in listing.files:
         return {}
+    check_file(path)
     try:
         found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
