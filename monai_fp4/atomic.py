@@ -28,6 +28,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
 from typing import IO, Any, BinaryIO
@@ -56,8 +57,6 @@ SHARED_FILES = "MONAI_FP4_SHARED_FILES"
 ours_alone: set[IO[Any]] = set()
 """Open files whose locks end with this process: those that it forks close their copies at once."""
 _BESIDE = ".monai_fp4.tmp"
-_TIDY: set[Path] = set()
-"""Folders from which this process has removed what killed ones had left."""
 LARGEST_JSON = 2**28
 """Bytes: far above what a run or a study writes, far below what fills a machine's memory."""
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -128,9 +127,7 @@ class Replacements:
             ConfigError: when the system does not let it be written (no space, no permission), be it
                 behind a RuntimeError of the block. Other errors of the block pass through.
         """
-        if path.parent not in _TIDY:
-            remove_leftovers(path.parent)
-            _TIDY.add(path.parent)
+        _tidy(path.parent)
         with self._discarded_on_failure(path):
             file = _opened(name_beside(path), shared)
             self._files.append((path, file, kept_at))
@@ -335,6 +332,9 @@ def remove_leftovers(folder: Path) -> None:
         with suppress(OSError), path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+_tidy = lru_cache(maxsize=1024)(remove_leftovers)  # once a process and folder
 
 
 def make_folder(path: Path) -> None:

@@ -52,10 +52,11 @@ def number_layers(layers: Iterable[nn.Module], stream: int | None) -> int:
         The stream.
     """
     layers = list(layers)
+    taken = _taken()
     if stream is None:
-        if _taken():
+        if taken:
             gc.collect()  # models in circles of references, which are gone as far as their owner knows
-        taken = _taken()
+            taken = _taken()
         stream = next(number for number in range(len(taken) + 1) if number not in taken)
     holders = _holders.setdefault(stream, WeakKeyDictionary())
     for place, layer in enumerate(layers):

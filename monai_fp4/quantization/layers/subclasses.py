@@ -137,7 +137,7 @@ def _base(kind: type[nn.Module]) -> type[nn.Module] | None:
     return next((known for known in LAYER_TYPES if issubclass(kind, known)), None)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # a program may make classes without end
 def _derived(bases: tuple[type, ...]) -> type[NVFP4Layer]:
     kind = next(base for base in bases if not issubclass(base, NVFP4Layer))
 
