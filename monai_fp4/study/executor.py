@@ -7,8 +7,11 @@ put a few lines of their own in its place.
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Collection, Iterable
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -137,7 +140,8 @@ class RayExecutor:
             ) from None
         self.ray = ray
         address = os.environ.get("RAY_ADDRESS", "")
-        self._connect(address)
+        with _ones_own_sigterm():
+            self._connect(address)
         # By value: a worker may lack the package, and is to say so rather than fail at unpickling.
         ray.cloudpickle.register_pickle_by_value(worker)
         # A sweep retries by itself, because it knows from the checkpoints whether a try got any further.
@@ -227,3 +231,19 @@ class RayExecutor:
     def close(self) -> None:
         """Leave Ray; an embedded one ends with all its workers, a cluster ends this sweep's tasks."""
         self.ray.shutdown()
+
+
+@contextmanager
+def _ones_own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts, and would end this process with status 1 and without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    ended = False
+    try:
+        yield
+    except SystemExit:
+        ended = True
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+    if ended:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from monai_fp4.optimizers import MuonAdamW
 from monai_fp4.study import worker
 from monai_fp4.study.commands import arguments_of, write_study
 from monai_fp4.study.executor import CONNECT_SECONDS, RayExecutor, Resources
+from monai_fp4.study.interrupt import interruptible
 from monai_fp4.study.layout import Cell, CellStatus, StudyFolder
 from monai_fp4.study.worker import Outcome, Task
 
@@ -154,6 +156,24 @@ def test_a_cluster_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConfigError, match="does not answer") as error:
             RayExecutor()
         assert address in str(error.value)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_ray_keeps_no_signal_of_a_process_to_itself(monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray does
+        if ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(RayExecutor, "largest_machine", lambda _: Resources(2))
+    with interruptible() as come, pytest.raises(KeyboardInterrupt) if ended else nullcontext():
+        ours = signal.getsignal(signal.SIGTERM)
+        RayExecutor()
+        assert signal.getsignal(signal.SIGTERM) is ours
+    assert come == [signal.SIGTERM] * ended and signal.getsignal(signal.SIGTERM) is before
 
 
 def options(dataset: Dataset, folder: Path, **changes: Any) -> list[str]:
