@@ -67,12 +67,10 @@ bundles: $(INSTALLED) ## check that bundles/ is what its template writes
 
 # Not part of CI, which needs no network once it is installed.
 audit: $(INSTALLED) ## ask PyPI which faults are known in the versions of constraints.txt
-	$(PY) -m venv .audit
-	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict
+	$(PY) -m pip_audit -r constraints.txt --no-deps --disable-pip --strict $(AUDIT_ARGS)
 
 bench: $(INSTALLED) ## measure everything beside its peers, write benchmarks/results and the picture
 	$(PY) benchmarks/run.py --parts $(PARTS) $(BENCH_ARGS)
 
 clean: ## remove .venv and everything that was built
-	@$(or $(PYTHON),python3) -c 'import shutil; [shutil.rmtree(d, ignore_errors=True) for d in (".venv", ".audit", "build", "dist", "site", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]'
+	@$(or $(PYTHON),python3) -c 'import shutil; [shutil.rmtree(d, ignore_errors=True) for d in (".venv", "build", "dist", "site", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")]'

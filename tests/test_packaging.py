@@ -9,9 +9,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,6 +84,57 @@ def test_constraints_pin_every_dependency() -> None:
     wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
     pinned.add("triton")  # CUDA builds of torch bring their own version
     assert sorted({normalised(requirement) for requirement in wanted} - pinned) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "holes", "code", "said"),
+    [
+        (200, [], 0, "No known vulnerabilities"),
+        (200, ["numpy"], 1, "PYSEC-2026-1"),
+        (500, [], 1, "500"),
+    ],
+)
+def test_an_audit_fails_on_a_known_hole_and_where_nobody_answers(
+    status: int, holes: list[str], code: int, said: str
+) -> None:
+    """``make audit`` as it stands in the Makefile, of advisories that a server of the test's own gives."""
+
+    class Advisories(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
+            package = {"package": {"name": name, "ecosystem": "PyPI"}, "versions": ["2.4.6"], "ranges": []}
+            hole = {
+                "id": "PYSEC-2026-1",
+                "summary": "a hole",
+                "modified": "2026-01-01T00:00:00Z",
+                "affected": [package],
+            }
+            content = json.dumps({"vulns": [hole]} if name in holes else {}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    recipe = re.search(r"^audit:.*\n\t\$\(PY\) (.*)", MAKEFILE, re.MULTILINE)
+    assert recipe
+    with ThreadingHTTPServer(("127.0.0.1", 0), Advisories) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        asked = f"-s osv --osv-url http://127.0.0.1:{server.server_port}/query"
+        words = recipe[1].replace("$(AUDIT_ARGS)", asked).split()
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr[-500:]
+
+
+def test_the_bill_of_materials_is_cyclonedx() -> None:
+    written = subprocess.run(
+        [sys.executable, "docs/licences.py", "--sbom"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(written) is None
+    named = {each["name"].lower() for each in json.loads(written)["components"]}
+    assert {"torch", "monai", "numpy", "pydicom"} <= named
 
 
 def readme_commands() -> list[str]:
