@@ -8,7 +8,8 @@
 `earlier`         configs of earlier versions, in today's names
 `command_line`    what a command that runs a bundle does about its words, its errors and its signals
 `session`         one process of one run: checks everything before a minute of training is spent
-`trained`         a finished run, taken up again
+`trained_network` the network of a finished run, of a folder that is data
+`trained`         a finished run, taken up again for other patients
 `foreign`         whether a stranger's bundle may be run: `allowed` names, `expressions` and `logging_file`
 `checked_run`     ``monai-fp4 run``: checked, then run
 `template`        one training bundle, stamped out of ``templates/train.json``

@@ -19,7 +19,7 @@ from .session import summary_writer as summary_writer
 from .template import augmentation as augmentation
 from .template import bundle_name as bundle_name
 from .template import training_config as training_config
-from .trained import TrainedNetwork as TrainedNetwork
 from .trained import TrainedRun as TrainedRun
-from .trained import evaluate_network as evaluate_network
-from .trained import network_of_run as network_of_run
+from .trained_network import TrainedNetwork as TrainedNetwork
+from .trained_network import evaluate_network as evaluate_network
+from .trained_network import network_of_run as network_of_run

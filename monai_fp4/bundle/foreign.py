@@ -80,17 +80,12 @@ def check_bundle(path: str | os.PathLike[str]) -> list[Finding]:
         elif file.suffix.lower() == ".conf":
             findings += [Finding(str(file), "", reason) for reason in logging_problems(file)]
         else:
-            findings += check_file(file, root if root.is_dir() else root.parent)
+            findings += _check_file(file, root if root.is_dir() else root.parent)
     return findings
 
 
-def check_file(file: Path, folder: Path) -> list[Finding]:
-    """As `check_bundle`, for one config file.
-
-    Args:
-        file: of the config.
-        folder: of the bundle, which other files that it takes in must not leave.
-    """
+def _check_file(file: Path, folder: Path) -> list[Finding]:
+    """As `check_bundle`, for one config file; other files that it takes in must not leave the bundle's folder."""
     try:
         config = read_config_file(file)
     except ConfigError as error:
@@ -200,12 +195,7 @@ def _check_text(text: str, id: str, macros: _Macros) -> Iterator[str]:
 
 
 class _Macros:
-    """What the macros of a config take in: ``%id`` and ``%file::id``; each file is read and checked once.
-
-    Args:
-        config: the config.
-        folder: of the bundle, which the files must not leave; None where there may be none.
-    """
+    """What the macros of a config take in: ``%id`` and ``%file::id``; each file is read and checked once."""
 
     def __init__(self, config: Mapping[str, Any], folder: Path | None) -> None:
         self.folder = folder

@@ -200,7 +200,7 @@ NAMES = """
     CameraDataset monai.fl.client.MonaiAlgo TensorBoardStatsHandler LogfileHandler MetricsSaver ClassificationSaver
     TrtHandler SEResNet50 monai.networks.layers.gmm.GaussianMixtureModel monai.networks.trt_compiler.TrtCompiler
     convert_to_torchscript torch.os.system torch.nn.functional.torch.load monai_fp4.bundle.foreign.os.system
-    monai_fp4.atomic.Path.touch monai_fp4.atomic.write_atomically monai_fp4.bundle.trained.network_of_run
+    monai_fp4.atomic.Path.touch monai_fp4.atomic.write_atomically monai_fp4.bundle.trained_network.network_of_run
     monai_fp4.data.manifest.save_manifest monai_fp4.compiler.build monai_fp4.study.worker.run_task
     monai_fp4.bundle.checked_run.run monai_fp4.report.pages.write.write_report monai_fp4.data.pseudonyms.KeyFile
     monai_fp4.handlers.recorder.torch.load monai_fp4.inference.predictor.shutil.rmtree monai_fp4.handlers.nothing.at.all
