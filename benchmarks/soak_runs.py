@@ -158,14 +158,12 @@ class Runs:
             process.wait(self.rng.uniform(0, 0.05 if later else 0.6) * self.seconds[0])
         if process.poll() is None and fault == "second starts refused":
             self._start_a_second_one(process, command)
-        elif process.poll() is None:
-            self._end(process, next(number for number in SIGNALS if number.name in fault))
-        if process.wait(LONG) == 0:
-            self.counts["runs finished"] += 1
-            return True
-        assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM) or process.returncode < 0, process
-        self._damage()
-        return False
+        elif process.poll() is None and not self._goes_on(process, next(n for n in SIGNALS if n.name in fault)):
+            self._damage()
+            return False
+        assert process.wait(LONG) == 0, self.said.read_text()
+        self.counts["runs finished"] += 1
+        return True
 
     def _start_a_second_one(self, process: subprocess.Popen[bytes], command: list[str]) -> None:
         process.send_signal(signal.SIGSTOP)  # or it might have finished before the second one asks
@@ -175,15 +173,19 @@ class Runs:
             self.ends.happened()
         process.send_signal(signal.SIGCONT)
 
-    def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    def _goes_on(self, process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+        """Send a signal; whether it came too late."""
         process.send_signal(number)
-        status = process.wait(LONG)
-        said = self.said.read_text()
-        # Before its first step, and after its last, a run is ended by the signal itself.
-        assert status in (0, -number, *((128 + number,) if number != signal.SIGKILL else ())), (number, status, said)
-        assert "Traceback" not in said or status < 0, said
-        if status:
-            self.ends.happened()
+        status, said = process.wait(LONG), self.said.read_text()
+        if status == 0:
+            return True
+        # Before its first step, and after its last, a run is ended by the signal itself; or, while Python imports a
+        # library in C, by what that makes of KeyboardInterrupt.
+        known = {signal.SIGKILL: (), signal.SIGTERM: (128 + number,), signal.SIGINT: (128 + number, 1)}[number]
+        assert status in (-number, *known), (number, status, said)
+        assert "Traceback" not in said or status != 128 + number, said
+        self.ends.happened()
+        return False
 
     def _damage(self) -> None:
         """Cut a file, or flip one of its bits, as a disk would; only where another can take its place."""
@@ -208,6 +210,9 @@ class Runs:
             process.kill()
             if process.wait() != 0:
                 self.evaluations.happened()
+                if (self.run / "evaluation" / "metrics.json").exists():  # the last thing that it writes
+                    self.counts["evaluations finished"] += 1
+                    return
                 process = start(self.evaluation(self.run), self.said)
         assert process.wait(LONG) == 0, self.said.read_text()
         self.counts["evaluations finished"] += 1

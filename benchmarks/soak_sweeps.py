@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,18 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def worker_of(pid: int) -> int:
+    """The process of Ray that started a cell's.
+
+    Raises:
+        ProcessLookupError: it is gone; the cell's has another parent then, and ends.
+    """
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    if b"ray::" not in Path(f"/proc/{parent}/cmdline").read_bytes():
+        raise ProcessLookupError(parent)
+    return parent
 
 
 class Sweeps:
@@ -81,13 +94,13 @@ class Sweeps:
             if victim is None:
                 break
             cell, pid = victim
-            if fault.startswith("workers"):
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            os.kill(pid, signal.SIGKILL)
-            lost = f"lost {cell.relative_to(self.study / 'cells')}"
-            self._wait(lambda lost=lost: lost in self.said.read_text() or sweep.poll() is not None)  # type: ignore[misc]
-            if lost in self.said.read_text():  # else it had just ended
-                self.faults.happened()
+            lost, before = f"lost {cell.relative_to(self.study / 'cells')}", self.said.read_text()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                os.kill(worker_of(pid) if fault.startswith("workers") else pid, signal.SIGKILL)
+                told = lambda lost=lost, before=before: self.said.read_text().count(lost) > before.count(lost)  # noqa: E731
+                self._wait(lambda told=told: told() or sweep.poll() is not None)  # type: ignore[misc]
+                if told():
+                    self.faults.happened()
         if self._training(sweep) is None:
             assert sweep.wait(LONG) == 0, self.said.read_text()
             return True
