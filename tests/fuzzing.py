@@ -26,6 +26,7 @@ from torch import nn
 from monai_fp4.bundle import RunFolder, Session, TrainedNetwork
 from monai_fp4.bundle.foreign import check_bundle
 from monai_fp4.bundle.options import defaults
+from monai_fp4.bundle.tensor_files import save_tensors
 from monai_fp4.engines import nonfinite_tensors
 from monai_fp4.errors import ConfigError, MonaiFP4Error
 from monai_fp4.handlers import Recorder
@@ -256,7 +257,7 @@ def write_run(path: Path, config: Any) -> None:
     run.write_json(
         "metrics.json", {"finished": False, "best_epoch": 1, "threshold": 0.5, "fp4": True, "history": history}
     )
-    run.save(run.model_path, network.state_dict())
+    save_tensors(run.model_path, network.state_dict())
 
 
 OF_A_RUN = ("config.json", "metrics.json", "patients.json")

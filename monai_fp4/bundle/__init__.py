@@ -3,7 +3,7 @@
 ================  ================================================================================
 `options`         what stands at the top of every bundle: one table, validated once
 `running_config`  the whole config that a component is part of
-`run_folder`      the files of a run
+`run_folder`      the files of a run, among them `tensor_files` and `event_files`
 `checkpoint`      whether a loaded checkpoint is one of this run, and its tensors fit into its `state`
 `earlier`         configs of earlier versions, in today's names
 `command_line`    what a command that runs a bundle does about its words, its errors and its signals

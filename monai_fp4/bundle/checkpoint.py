@@ -27,7 +27,7 @@ def check_checkpoint(
     max_epochs: int,
     epoch_length: int,
 ) -> dict[str, Any]:
-    """Check all of a checkpoint but the weights, for which there is `monai_fp4.bundle.RunFolder.check_weights`.
+    """Check all of a checkpoint but the weights, for which there is `monai_fp4.bundle.tensor_files.fitting_weights`.
 
     Args:
         found: what the file holds; those of earlier versions hold less.

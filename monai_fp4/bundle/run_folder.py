@@ -30,25 +30,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monai_fp4.atomic import (
     Replacements,
-    make_private,
     read_json,
     remove_leftovers,
-    replacing,
     write_atomically,
 )
 from monai_fp4.bundle.archive import check_archive
 from monai_fp4.bundle.earlier import brought_up_to_date
+from monai_fp4.bundle.event_files import EventFiles
 from monai_fp4.bundle.options import NOT_OF_A_RUN, differences
 from monai_fp4.bundle.running_config import value_at
 from monai_fp4.errors import ConfigError
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["RunFolder"]
 
@@ -72,7 +67,7 @@ class RunFolder:
         self.checkpoint_path = self.path / "checkpoint.pt"
         self.previous_path = self.path / "checkpoint.previous.pt"
         self.metrics_path = self.path / "metrics.json"
-        self._earlier_events: list[Path] = []
+        self.events = EventFiles(self.path)
         self._replaced: Future[None] | None = None
 
     def check(self, config: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
@@ -119,7 +114,7 @@ class RunFolder:
         """
         self.check(config, patients)
         remove_leftovers(self.path)
-        self._earlier_events = self._events()
+        self.events = EventFiles(self.path)
         if not self.config_path.exists():
             self.write_json("config.json", config)
         self.write_json("patients.json", patients)
@@ -180,36 +175,6 @@ class RunFolder:
         """Whether the run reached its last epoch."""
         return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
 
-    def save(
-        self,
-        path: Path,
-        content: Mapping[str, Any],
-        files: Replacements | None = None,
-        kept_at: Path | None = None,
-    ) -> None:
-        """Save tensors and plain values so that ``torch.load(weights_only=True)`` reads them back.
-
-        Args:
-            path: the file.
-            content: what it is to hold.
-            files: those that it is to take its place with; None does so at once.
-            kept_at: where what stands there by then is kept, if it is one of those.
-
-        Raises:
-            ConfigError: when the folder cannot be written to (no space, no permission).
-        """
-        import torch  # here, since a sweep reads and writes folders without it
-
-        try:
-            # Given a path instead of a file, torch would keep the system's reason to itself.
-            with replacing(path) if files is None else files.open(path, kept_at=kept_at) as file:
-                torch.save(dict(content), file)
-        except RuntimeError as error:  # torch's own, without a reason of the system behind it
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(
-                f"{path} must be writable, but torch says '{reason}'; make room and start again"
-            ) from error
-
     @contextmanager
     def replacements(self) -> Iterator[Replacements]:
         """Open files that take their places together, in a thread that waits for the disk while the training goes on.
@@ -247,59 +212,6 @@ class RunFolder:
             done, self._replaced = self._replaced, None
             done.result()
 
-    def _events(self) -> list[Path]:
-        return sorted(self.path.glob("events.out.tfevents.*"))
-
-    def hide_new_events(self) -> None:
-        """Let nobody else read TensorBoard's files of this start, which TensorBoard itself opens."""
-        for path in self._events():
-            if path not in self._earlier_events:
-                make_private(path)
-
-    def event_sizes(self) -> dict[str, int]:
-        """Sizes of TensorBoard's files, in bytes."""
-        return {path.name: path.stat().st_size for path in self._events()}
-
-    def cut_events(self, sizes: Mapping[str, int]) -> None:
-        """Cut TensorBoard's files of earlier starts to what they held at a checkpoint: the rest is written again.
-
-        Args:
-            sizes: what `event_sizes` gave then.
-        """
-        for path in self._earlier_events:
-            size = sizes.get(path.name, 0)
-            if not size:
-                path.unlink(missing_ok=True)
-            elif path.stat().st_size > size:
-                os.truncate(path, size)
-
-    def load(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Load what :meth:`save` wrote.
-
-        Raises:
-            ConfigError: when the file is missing or damaged.
-        """
-        import torch
-
-        try:
-            check_archive(path)
-            content: Any = torch.load(path, map_location=device, weights_only=True)
-            if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-                raise ValueError("it holds something other than names and their values")
-        except FileNotFoundError:
-            raise ConfigError(f"{path} must exist, but it does not; let the run finish an epoch first") from None
-        except Exception as error:
-            # Torch's own words advise to load without its guard, which is the last thing to do with such a file.
-            reason = {
-                ValueError: str(error),
-                UnpicklingError: "it holds more than tensors and plain values, which might be code",
-            }.get(type(error), f"it is cut or damaged: {type(error).__name__}")
-            raise ConfigError(
-                f"{path} must be a checkpoint of this package, but cannot be read ({reason}); remove it to start again,"
-                " or restore it"
-            ) from error
-        return content
-
     def check_model(self) -> None:
         """See that ``model.pt`` is whole, and the file that ``metrics.json`` describes where it describes one.
 
@@ -318,37 +230,3 @@ class RunFolder:
             f"{self.model_path} must hold the weights of this run, but {wrong}; restore it, or remove {self.path} to"
             " train again"
         )
-
-    def load_weights(self, network: torch.nn.Module, weights: Mapping[str, Any], source: Path) -> None:
-        """Load weights into the network, strictly.
-
-        Raises:
-            ConfigError: as `check_weights`.
-        """
-        network.load_state_dict(self.check_weights(network, weights, source))
-
-    def check_weights(self, network: torch.nn.Module, weights: Any, source: Path) -> dict[str, Any]:
-        """Copies of the weights, if the network takes them as they are.
-
-        Raises:
-            ConfigError: when they are those of another network, or no good weights.
-        """
-        own = network.state_dict()
-        if not isinstance(weights, Mapping):
-            raise ConfigError(f"{source} must hold the weights of a network, but does not; restore it")
-        missing = [name for name in own if name not in weights]
-        extra = [name for name in weights if name not in own]
-        shapes = [n for n in own if n in weights and own[n].shape != getattr(weights[n], "shape", None)]
-        if missing or extra or shapes:
-            first = (missing or extra or shapes)[0]
-            raise ConfigError(
-                f"{source} holds the weights of another network: {len(missing)} tensors are missing, {len(extra)}"
-                f" unknown and {len(shapes)} of another shape, '{first}' the first; use the arch, scale,"
-                " image_size and image channels that it was trained with"
-            )
-        from monai_fp4.bundle.state import check_weights
-
-        try:
-            return check_weights(weights, network)
-        except ValueError as error:
-            raise ConfigError(f"{source} must hold good weights, but {error}; restore it") from None

@@ -203,7 +203,7 @@ def summary_writer(session: Session) -> SummaryWriter | None:
         writer = SummaryWriter(log_dir=str(folder.path))
     except OSError as error:
         raise not_writable(folder.path, error) from error
-    folder.hide_new_events()
+    folder.events.hide_new()
     return writer
 
 

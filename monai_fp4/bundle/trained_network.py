@@ -20,6 +20,7 @@ from monai_fp4.bundle.files import protocol_config
 from monai_fp4.bundle.options import RunOptions, flag
 from monai_fp4.bundle.run_folder import RunFolder
 from monai_fp4.bundle.session import pick_device
+from monai_fp4.bundle.tensor_files import load_tensors, load_weights
 from monai_fp4.data import PaperNormalization, load_manifest
 from monai_fp4.data.image_size import check_size
 from monai_fp4.errors import ConfigError
@@ -132,7 +133,7 @@ class TrainedNetwork:
         build = evaluate_network if self._trusted else network_of_run
         network = build(self._config, len(self.channels))
         path = self.folder.model_path
-        self.folder.load_weights(network, self.folder.load(path), path)
+        load_weights(network, load_tensors(path), path)
         self.folder.check_model()
         # The backends agree in their numbers, so a run of one machine may be evaluated on another.
         network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)

@@ -19,6 +19,7 @@ from monai.networks.utils import copy_model_state
 from torch import nn
 
 from monai_fp4.bundle.run_folder import RunFolder
+from monai_fp4.bundle.tensor_files import load_tensors
 from monai_fp4.data import Patient
 from monai_fp4.data.identity import image_keys, same_images
 from monai_fp4.errors import ConfigError
@@ -52,9 +53,9 @@ def take_weights(network: nn.Module, source: str) -> dict[str, Any]:
     file = RunFolder(path).model_path if path.is_dir() else path
     if path.is_dir() and file.exists():
         RunFolder(path).check_model()
-    folder, own = RunFolder(file.parent), network.state_dict()
+    own = network.state_dict()
     # Of several networks in one file, such as a moving average beside the weights, the first of those that fit best.
-    fitting = max((_fitting(each, own) for each in _mappings(folder.load(file))), key=len)
+    fitting = max((_fitting(each, own) for each in _mappings(load_tensors(file))), key=len)
     parameters = {name: parameter.numel() for name, parameter in network.named_parameters()}
     if not fitting.keys() & parameters.keys():
         raise ConfigError(
@@ -69,7 +70,7 @@ def take_weights(network: nn.Module, source: str) -> dict[str, Any]:
         "taken": len(fitting),
         "share": sum(parameters.get(name, 0) for name in fitting) / sum(parameters.values()),
         "kept": sorted(set(own) - set(fitting)),
-        "trained_on": _trained_on(folder),
+        "trained_on": _trained_on(RunFolder(file.parent)),
     }
 
 

@@ -7,6 +7,7 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from monai_fp4.bundle.session import Session
+from monai_fp4.bundle.tensor_files import load_tensors, load_weights
 from monai_fp4.engines import unwrap_ddp
 from monai_fp4.handlers.auprc import cohort_of
 from monai_fp4.handlers.evaluation_report import to_json_value
@@ -38,8 +39,8 @@ class HeldOutTest:
         """Load the chosen weights, evaluate, write."""
         folder = self.session.run_folder
         self.session.wait()  # for the first process, which wrote the weights
-        weights = folder.load(folder.model_path, self.session.device)
-        folder.load_weights(unwrap_ddp(self.network), weights, folder.model_path)
+        weights = load_tensors(folder.model_path, self.session.device)
+        load_weights(unwrap_ddp(self.network), weights, folder.model_path)
         self.evaluator.run()
         cohort = cohort_of(self.evaluator)
         if self.session.rank != 0 or cohort is None:

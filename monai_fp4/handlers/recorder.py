@@ -21,6 +21,7 @@ from monai_fp4.bundle.archive import check_archive, checksum
 from monai_fp4.bundle.checkpoint import check_checkpoint
 from monai_fp4.bundle.session import Session
 from monai_fp4.bundle.state import without_scalars
+from monai_fp4.bundle.tensor_files import fitting_weights, load_tensors, save_tensors
 from monai_fp4.data import SliceDataset
 from monai_fp4.engines import nonfinite_tensors, unwrap_ddp, what_is_kept
 from monai_fp4.errors import ConfigError, NumericsError
@@ -158,14 +159,14 @@ class Recorder:
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
         self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
         if self.session.rank == 0:
-            self.folder.cut_events(checkpoint.get("events", self.folder.event_sizes()))  # earlier versions
+            self.folder.events.cut(checkpoint.get("events", self.folder.events.sizes()))  # earlier versions
             self._check_model(engine)
         if self.choice.has_waited(self.history):  # and was killed between its last epoch and its end
             engine.terminate()
 
     def _load(self, path: Path, engine: Engine) -> dict[str, Any]:
-        checkpoint = self.folder.load(path, self.session.device)
-        weights = self.folder.check_weights(unwrap_ddp(self.network), checkpoint.get("network"), path)
+        checkpoint = load_tensors(path, self.session.device)
+        weights = fitting_weights(unwrap_ddp(self.network), checkpoint.get("network"), path)
         try:
             checked = check_checkpoint(
                 checkpoint,
@@ -185,7 +186,7 @@ class Recorder:
 
     def _say_what_is_lost(self) -> None:
         if self.session.rank == 0:
-            self.folder.cut_events({})
+            self.folder.events.cut({})
             if self.folder.metrics_path.exists():
                 self._say(f"note: {self.folder.checkpoint_path} is missing, so this run starts again with epoch 1")
 
@@ -265,10 +266,10 @@ class Recorder:
                     "history": self.history,
                     "per_patient": self._without_names(),
                     "peak_memory_bytes": self.peak_memory_bytes,
-                    "events": self.folder.event_sizes(),
+                    "events": self.folder.events.sizes(),
                 }
                 kept_at = self.folder.previous_path if self._checkpoint_is_good else None
-                self.folder.save(self.folder.checkpoint_path, checkpoint, files, kept_at)
+                save_tensors(self.folder.checkpoint_path, checkpoint, files, kept_at)
                 self._checkpoint_is_good = True
                 if self.best is entry:
                     self._save_model(state["network"], files)
@@ -284,7 +285,7 @@ class Recorder:
         return [row | {"patient": numbers.get(row["patient"], row["patient"])} for row in self.per_patient]
 
     def _save_model(self, weights: Mapping[str, Any], files: Replacements | None = None) -> None:
-        self.folder.save(self.folder.model_path, weights, files)
+        save_tensors(self.folder.model_path, weights, files)
         path = self.folder.model_path
         self._model_checksum = checksum(path if files is None else name_beside(path))
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from tiny_runs import Dataset, contents, refusal, train
 
-from monai_fp4.bundle import RunFolder
 from monai_fp4.bundle.state import (
     check_optimizer,
     check_scaler,
@@ -22,6 +21,7 @@ from monai_fp4.bundle.state import (
     check_weights,
     without_scalars,
 )
+from monai_fp4.bundle.tensor_files import load_tensors
 from monai_fp4.errors import ConfigError
 from monai_fp4.optimizers import MuonAdamW
 
@@ -241,21 +241,21 @@ def test_what_an_optimizer_writes_passes(kind: Any) -> None:
 
 def test_a_file_that_torch_did_not_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder, path = RunFolder(tmp_path), tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.pt"
     torch.save({"network": Exploit()}, path)
     with pytest.raises(ConfigError, match="might be code") as error:
-        folder.load(path)
+        load_tensors(path)
     assert "weights_only" not in str(error.value) and not Path("PWNED").exists()
     torch.save({"a": torch.zeros(10**6)}, path)
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in archive.namelist():
             packed.writestr(entry, archive.read(entry))
     with pytest.raises(ConfigError, match="unpack to more"):
-        folder.load(tmp_path / "x")
+        load_tensors(tmp_path / "x")
     torch.save({"a": 1}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(ConfigError, match="no file of tensors"):
-        folder.load(path)
+        load_tensors(path)
     path.unlink()
     path.symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match="no regular file"):
-        folder.load(path)
+        load_tensors(path)

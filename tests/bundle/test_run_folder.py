@@ -11,6 +11,7 @@ from tiny_runs import contents
 from torch import nn
 
 from monai_fp4.bundle import RunFolder, RunOptions, defaults
+from monai_fp4.bundle.tensor_files import load_tensors, load_weights, save_tensors
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.worker import _DISK_FULL
 
@@ -78,7 +79,7 @@ def test_a_file_is_no_output_dir(tmp_path: Path, below: str) -> None:
 
 
 def test_a_full_disk_keeps_the_old_file(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.save(folder.checkpoint_path, {"epoch": 1})
+    save_tensors(folder.checkpoint_path, {"epoch": 1})
     before = contents(folder.path)
 
     def full(*_: Any, **__: Any) -> None:
@@ -94,7 +95,7 @@ def test_a_full_disk_keeps_the_old_file(folder: RunFolder, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(ConfigError, match="PytorchStreamWriter"):
-        folder.save(folder.checkpoint_path, {"epoch": 2})
+        save_tensors(folder.checkpoint_path, {"epoch": 2})
     assert contents(folder.path) == before
 
 
@@ -107,7 +108,7 @@ def test_a_checkpoint_on_a_full_disk_says_what_the_system_says(
         os, "open", lambda path, *a: real("/dev/full", os.O_WRONLY) if str(path).endswith(".tmp") else real(path, *a)
     )
     with pytest.raises(ConfigError) as error:
-        folder.save(folder.checkpoint_path, {"weights": torch.zeros(100_000)})
+        save_tensors(folder.checkpoint_path, {"weights": torch.zeros(100_000)})
     monkeypatch.undo()
     said = str(error.value)
     assert said.startswith(f"{folder.checkpoint_path} must be writable") and "make room" in said
@@ -120,20 +121,20 @@ def test_a_checkpoint_on_a_full_disk_says_what_the_system_says(
 def test_a_damaged_checkpoint_is_one_sentence(folder: RunFolder, content: bytes) -> None:
     folder.checkpoint_path.write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        folder.load(folder.checkpoint_path)
+        load_tensors(folder.checkpoint_path)
     assert "checkpoint.pt" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(folder: RunFolder) -> None:
     torch.save({"network": Exploit()}, folder.checkpoint_path)
     with pytest.raises(ConfigError, match="might be code"):
-        folder.load(folder.checkpoint_path)
+        load_tensors(folder.checkpoint_path)
     assert not Exploit.ran
 
 
 def test_a_missing_checkpoint_is_one_sentence(folder: RunFolder) -> None:
     with pytest.raises(ConfigError, match="must exist"):
-        folder.load(folder.checkpoint_path)
+        load_tensors(folder.checkpoint_path)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_weights_of_another_network_are_refused(folder: RunFolder, other: nn.Mod
     network = nn.Sequential(nn.Linear(2, 3))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(ConfigError) as error:
-        folder.load_weights(network, other.state_dict(), folder.model_path)
+        load_weights(network, other.state_dict(), folder.model_path)
     assert named in str(error.value) and "another network" in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

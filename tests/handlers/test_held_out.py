@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_fp4.bundle import RunFolder
+from monai_fp4.bundle.tensor_files import save_tensors
 from monai_fp4.handlers import AUPRC, HeldOutTest
 
 
@@ -21,7 +22,7 @@ def test_chosen_weights_and_threshold(tmp_path: Path, rank: int) -> None:
     folder = RunFolder(tmp_path)
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 0.25)  # those of the best epoch
-    folder.save(folder.model_path, network.state_dict())
+    save_tensors(folder.model_path, network.state_dict())
     folder.write_json("metrics.json", {"best_epoch": 3, "threshold": 0.2})
     session: Any = SimpleNamespace(run_folder=folder, rank=rank, wait=lambda: None, device=torch.device("cpu"))
     label = torch.tensor([[[[1, 0, 0, 1]]]])
