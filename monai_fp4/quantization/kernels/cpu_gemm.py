@@ -25,7 +25,7 @@ from torch import Tensor
 
 from monai_fp4.compiler import load
 
-__all__ = ["SOURCE", "available", "product", "product_of_pairs", "product_of_rows", "stored"]
+__all__ = ["SOURCE", "available", "matrix_product", "product", "stored"]
 
 SOURCE = Path(__file__).with_name("gemm.cpp")
 _NO_OFFSET = torch.zeros(1, dtype=torch.int64, device="cpu")
@@ -36,8 +36,8 @@ def available() -> bool:
     return _library() is not None
 
 
-def product_of_rows(a: Tensor, b: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply rows ``[M, K]`` with pairs ``[K / 2, N, 2]``.
+def matrix_product(a: Tensor, b: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiply rows ``[M, K]``, or pairs ``[K / 2, M, 2]``, with pairs ``[K / 2, N, 2]``.
 
     Args:
         a: BF16, contiguous; K even.
@@ -48,17 +48,9 @@ def product_of_rows(a: Tensor, b: Tensor, alpha: Tensor, dtype: torch.dtype) -> 
     Returns:
         ``[M, N]``.
     """
-    rows, length = a.shape
+    rows, strides = (a.shape[0], (a.shape[1] // 2, 1)) if a.ndim == 2 else (a.shape[1], (1, a.shape[1]))
     out = a.new_empty((rows, b.shape[1]), dtype=stored(dtype))
-    product(a, (0, 0, 0, length // 2, 1), b, out, (1, 1, 1, rows), (0, 0, 0, b.shape[1]), alpha)
-    return out.to(dtype)
-
-
-def product_of_pairs(a: Tensor, b: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply pairs ``[K / 2, M, 2]`` with pairs ``[K / 2, N, 2]``, to ``[M, N]``; see `product_of_rows`."""
-    rows = a.shape[1]
-    out = a.new_empty((rows, b.shape[1]), dtype=stored(dtype))
-    product(a, (0, 0, 0, 1, rows), b, out, (1, 1, 1, rows), (0, 0, 0, b.shape[1]), alpha)
+    product(a, (0, 0, 0, *strides), b, out, (1, 1, 1, rows), (0, 0, 0, b.shape[1]), alpha)
     return out.to(dtype)
 
 
@@ -100,21 +92,10 @@ def product(
     a_offsets, b_offsets = segments or (_NO_OFFSET, _NO_OFFSET)
     columns = b.shape[-2]
     failed = library.bf16_product(
-        (c_int64 * 4)(*rows),
-        columns,
-        a.data_ptr() + 4 * a_start,
-        (c_int64 * 5)(*a_strides),
-        b.data_ptr(),
-        columns,
-        len(a_offsets),
-        a_offsets.data_ptr(),
-        b_offsets.data_ptr(),
-        b.shape[0] if pairs is None else pairs,
-        alpha.data_ptr(),
-        out.data_ptr() + out.element_size() * out_start,
-        out.dtype is torch.bfloat16,
-        (c_int64 * 4)(*out_strides),
-        torch.get_num_threads(),
+        *((c_int64 * 4)(*rows), columns, a.data_ptr() + 4 * a_start, (c_int64 * 5)(*a_strides), b.data_ptr(), columns),
+        *(len(a_offsets), a_offsets.data_ptr(), b_offsets.data_ptr(), b.shape[0] if pairs is None else pairs),
+        *(alpha.data_ptr(), out.data_ptr() + out.element_size() * out_start, out.dtype is torch.bfloat16),
+        *((c_int64 * 4)(*out_strides), torch.get_num_threads()),
     )
     if failed:
         raise MemoryError(f"no memory to multiply {tuple(a.shape)} with {tuple(b.shape)}: lower batch_size")

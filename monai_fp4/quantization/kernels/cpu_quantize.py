@@ -106,18 +106,11 @@ def quantize(
     flags, tail = plan
     options = ((two_d, _TWO_D), (task.rht, _ROTATE), (task.key is not None, _STOCHASTIC), (task.decoded, _DECODED))
     flags |= sum(flag for chosen, flag in (*options, (task.amax is not None, _GIVEN_AMAX)) if chosen)
+    threads = max(1, min(torch.get_num_threads(), out.numel() // _PER_THREAD))
     arguments = _HEAD.pack(
-        x.data_ptr(),
-        out.data_ptr(),
-        largest.data_ptr(),
-        scales.data_ptr() if task.with_scales else 0,
-        flags,
-        _DTYPES[x.dtype],
-        _DTYPES[dtype],
-        max(1, min(torch.get_num_threads(), out.numel() // _PER_THREAD)),
-        0 if task.key is None else task.key & 0xFFFFFFFFFFFFFFFF,
-        shape[-1],
-        out_length,
+        *(x.data_ptr(), out.data_ptr(), largest.data_ptr(), scales.data_ptr() if task.with_scales else 0),
+        *(flags, _DTYPES[x.dtype], _DTYPES[dtype], threads),
+        *(0 if task.key is None else task.key & 0xFFFFFFFFFFFFFFFF, shape[-1], out_length),
     )
     if library.monai_fp4_quantize(arguments + tail):
         raise RuntimeError("quantize.cpp and its binding disagree")

@@ -110,25 +110,12 @@ def row_operand(x: Tensor, task: Task) -> ScaledValues:
                 x, partials, rows, columns, *strides, tiles, **rotation, **tile, **_COMPILE
             )
         kernels.quantize_rows[(tiles,)](
-            x,
-            partials,
-            len(partials),
-            values,
-            scales,
-            found,
-            _unsigned(task.key),
-            rows,
-            columns,
-            width,
-            *strides,
+            *(x, partials, len(partials), values, scales, found, _unsigned(task.key)),
+            *(rows, columns, width, *strides),
             **rotation,
-            STOCHASTIC=task.key is not None,
-            TWO_D=two_d,
-            DECODED=task.decoded,
-            WITH_SCALES=task.with_scales,
-            PARTIALS=_PROGRAMS if len(partials) > 1 else 1,
+            **{"STOCHASTIC": task.key is not None, "TWO_D": two_d},
+            **_compiled(task, len(partials)),
             **tile,
-            **_COMPILE,
         )
     if task.with_scales:
         scales = scales.view(*shape[:2], -1)
@@ -187,31 +174,12 @@ def _columns(
                 x, partials, rows, columns, *strides, tiles, ROTATE=False, PAIRED=paired, **wide, **_COMPILE
             )
         kernels.quantize_columns[(tiles,)](
-            x,
-            partials,
-            count,
-            step,
-            row_values,
-            row_scales,
-            column_values,
-            column_scales,
-            found,
-            _unsigned(task.key),
-            _unsigned(column_key),
-            rows,
-            columns,
-            height,
-            *strides,
-            BOTH=both,
-            ROTATE=task.rht,
-            PAIRED=paired,
-            ROW_STOCHASTIC=task.key is not None,
-            COLUMN_STOCHASTIC=column_key is not None,
-            DECODED=task.decoded,
-            WITH_SCALES=wanted,
-            PARTIALS=_PROGRAMS if count > 1 else 1,
+            *(x, partials, count, step, row_values, row_scales, column_values, column_scales, found),
+            *(_unsigned(task.key), _unsigned(column_key), rows, columns, height, *strides),
+            **{"BOTH": both, "ROTATE": task.rht, "PAIRED": paired},
+            **{"ROW_STOCHASTIC": task.key is not None, "COLUMN_STOCHASTIC": column_key is not None},
+            **_compiled(task, count),
             **tile,
-            **_COMPILE,
         )
     row = ScaledValues(row_values, found[0], row_scales)
     return row, ScaledValues(column_values.mT, found[1], column_scales.mT if wanted else column_scales)
@@ -224,6 +192,12 @@ def _long_rows(x: Tensor) -> Tensor:
     if x.shape[-1] % BLOCK_SIZE or width < _WIDEST_ROW // 8 or not x.is_contiguous():
         return x
     return x.view(1, -1, width)
+
+
+def _compiled(task: Task, partials: int) -> dict[str, Any]:
+    """The constants of compile time that both quantizing kernels have."""
+    several = _PROGRAMS if partials > 1 else 1
+    return {"DECODED": task.decoded, "WITH_SCALES": task.with_scales, "PARTIALS": several, **_COMPILE}
 
 
 def _unsigned(key: int | None) -> int:

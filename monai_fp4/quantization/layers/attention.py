@@ -107,11 +107,7 @@ class FP4WindowAttention(FP4Attention, WindowAttention):
 def self_scores(block: Any, x: Tensor, mask: Tensor | None, product: Product) -> tuple[Tensor, Tensor]:
     """The scores ``[B, heads, tokens, tokens]`` of an ``SABlock`` before the softmax, and its values.
 
-    Args:
-        block: MONAI's, or one of ours.
-        x: ``[B, tokens, C]``.
-        mask: ``[B, tokens]``, 0 where a token is left out, or None.
-        product: of queries and keys, ``q @ k.mT``.
+    ``x`` is ``[B, tokens, C]``, ``mask`` ``[B, tokens]``, 0 where a token is left out.
     """
     if block.use_combined_linear:
         q, k, v = block.input_rearrange(block.qkv(x))

@@ -16,24 +16,22 @@ from monai_fp4.quantization.layers import cpu_conv, cpu_conv_gradient
 from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
 from monai_fp4.quantization.layers.cpu_operands import quantized, quantized_rows, round_trip, swap_pairs
 from monai_fp4.quantization.layers.layer_products import Forward, Spec
-from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
+from monai_fp4.quantization.layers.linear_products import LinearProducts
 from monai_fp4.quantization.numerics import ScaledValues, gemm_alpha
 from monai_fp4.quantization.recipes import Encoding
 
 __all__ = ["CPUConvProducts", "CPULinearProducts"]
 
 
-def _takes(x: Tensor, spec: Spec) -> bool:
-    return spec.recipe.standard_format and cpu_quantize.takes(x, STANDARD_TASK) and cpu_gemm.available()
-
-
-class CPULinearProducts(LinearProducts):
-    """The products of a linear layer."""
-
+class _OnCPU:
     @classmethod
-    def takes(cls, x: Tensor, spec: LinearSpec, /) -> bool:
+    def takes(cls, x: Tensor, spec: Spec, /) -> bool:
         """A tensor in a CPU's memory, in the standard format, where the kernels can be had."""
-        return _takes(x, spec)
+        return spec.recipe.standard_format and cpu_quantize.takes(x, STANDARD_TASK) and cpu_gemm.available()
+
+
+class CPULinearProducts(_OnCPU, LinearProducts):
+    """The products of a linear layer."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Forward:
         """Multiply; see `LinearProducts.forward`."""
@@ -42,9 +40,8 @@ class CPULinearProducts(LinearProducts):
                 f"a linear layer of {weight.shape[1]} input features found an input of {x.shape[1]}: check what"
                 " precedes it"
             )
-        how = self.how
-        y = self._product_of_rows(quantized_rows(x, how.input), pairs := quantized(weight, how.weight, pairs=True))
-        saved = (x, weight)
+        how, saved = self.how, (x, weight)
+        y = self.multiply(quantized_rows(x, how.input), pairs := quantized(weight, how.weight, pairs=True))
         if self.decodes:
             saved = (round_trip(x, self.dtype, how.input), round_trip(weight, self.dtype, how.weight))
         return Forward(y, saved, pairs if self.keeps else None)
@@ -56,25 +53,25 @@ class CPULinearProducts(LinearProducts):
             pairs = swap_pairs(kept, weight.shape[1])
         else:
             pairs = quantized(weight.mT, self.how.weight, pairs=True)
-        return self._product_of_rows(rows, pairs)
+        return self.multiply(rows, pairs)
 
     def weight_gradient(self, dy: Tensor, x: Tensor) -> Tensor:
         """Multiply backward; see `LinearProducts.weight_gradient`."""
         a = quantized(dy.mT, self.how.gradient_columns, pairs=True)
-        b = quantized(x.mT, self.how.input_columns, pairs=True)
-        return cpu_gemm.product_of_pairs(a.values, b.values, gemm_alpha(a.amax, b.amax), self.dtype)
+        return self.multiply(a, quantized(x.mT, self.how.input_columns, pairs=True))
 
-    def _product_of_rows(self, rows: ScaledValues, pairs: ScaledValues) -> Tensor:
-        return cpu_gemm.product_of_rows(rows.values, pairs.values, gemm_alpha(rows.amax, pairs.amax), self.dtype)
+    def multiply(self, a: ScaledValues, b: ScaledValues) -> Tensor:
+        """Rows or pairs with pairs."""
+        return cpu_gemm.matrix_product(a.values, b.values, gemm_alpha(a.amax, b.amax), self.dtype)
 
 
-class CPUConvProducts(ConvProducts):
+class CPUConvProducts(_OnCPU, ConvProducts):
     """The products of a convolution or transposed convolution without groups."""
 
     @classmethod
-    def takes(cls, x: Tensor, spec: ConvSpec, /) -> bool:
-        """As `CPULinearProducts`, and no groups."""
-        return spec.geometry.groups == 1 and _takes(x, spec)
+    def takes(cls, x: Tensor, spec: ConvSpec, /) -> bool:  # type: ignore[override]
+        """As of a linear layer, and no groups."""
+        return spec.geometry.groups == 1 and super().takes(x, spec)
 
     def forward(self, x: Tensor, weight: Tensor) -> Forward:
         """Multiply; see `ConvProducts.forward`."""

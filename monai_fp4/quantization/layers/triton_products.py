@@ -18,9 +18,9 @@ from monai_fp4.quantization.formats.philox import draw_key
 from monai_fp4.quantization.kernels import triton_gemm, triton_quantize
 from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 from monai_fp4.quantization.kernels.triton_quantize import quantize, quantize_both
-from monai_fp4.quantization.layers.conv_products import ConvProducts, ConvSpec
+from monai_fp4.quantization.layers.conv_products import ConvProducts
 from monai_fp4.quantization.layers.layer_products import Forward, Spec
-from monai_fp4.quantization.layers.linear_products import LinearProducts, LinearSpec
+from monai_fp4.quantization.layers.linear_products import LinearProducts
 from monai_fp4.quantization.numerics import ScaledValues
 
 __all__ = ["TritonConvProducts", "TritonLinearProducts"]
@@ -28,17 +28,15 @@ __all__ = ["TritonConvProducts", "TritonLinearProducts"]
 _OPERAND = Task(dtype=torch.bfloat16, with_scales=False)
 
 
-def _takes(x: Tensor, spec: Spec) -> bool:
-    return spec.recipe.standard_format and triton_quantize.takes(x, STANDARD_TASK)
-
-
-class TritonLinearProducts(LinearProducts):
-    """The products by the Triton kernels."""
-
+class _OnTriton:
     @classmethod
-    def takes(cls, x: Tensor, spec: LinearSpec, /) -> bool:
+    def takes(cls, x: Tensor, spec: Spec, /) -> bool:
         """A tensor on a GPU with Triton, in the standard format."""
-        return _takes(x, spec)
+        return spec.recipe.standard_format and triton_quantize.takes(x, STANDARD_TASK)
+
+
+class TritonLinearProducts(_OnTriton, LinearProducts):
+    """The products by the Triton kernels."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Forward:
         """Multiply; see `LinearProducts.forward`."""
@@ -77,13 +75,8 @@ class TritonLinearProducts(LinearProducts):
         return quantize(weight, _OPERAND._replace(two_d=self.recipe.two_d_weights))
 
 
-class TritonConvProducts(ConvProducts):
+class TritonConvProducts(_OnTriton, ConvProducts):
     """The products of plain torch, that is cuDNN, whose sums are scaled and cast in one kernel."""
-
-    @classmethod
-    def takes(cls, x: Tensor, spec: ConvSpec, /) -> bool:
-        """A tensor on a GPU with Triton, in the standard format."""
-        return _takes(x, spec)
 
     def scale_and_cast(self, accumulated: Tensor, a: ScaledValues, b: ScaledValues) -> Tensor:
         """Scale and cast in one pass over memory; see `ConvProducts.scale_and_cast`."""

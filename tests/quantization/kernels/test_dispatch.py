@@ -147,7 +147,7 @@ def test_the_compiled_products_need_both_kernels(missing: ModuleType, monkeypatc
     with plain_torch():
         expected = layer(x)
     monkeypatch.setattr(missing, "available", lambda: False)
-    monkeypatch.setattr(cpu_gemm, "product_of_rows", lambda *_: pytest.fail("a kernel is missing"))
+    monkeypatch.setattr(cpu_gemm, "matrix_product", lambda *_: pytest.fail("a kernel is missing"))
     assert torch.equal(layer(x), expected)
 
 

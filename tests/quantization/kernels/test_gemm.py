@@ -43,8 +43,8 @@ def exact(a: Tensor, b: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 def test_both_layouts_give_the_product(rows: int, columns: int, half: int, seed: int) -> None:
     a, b, alpha = operands(rows, columns, half, seed)
     expected, error = exact(a, b, alpha)
-    of_rows = cpu_gemm.product_of_rows(a, paired(b), alpha, torch.float32)
-    of_pairs = cpu_gemm.product_of_pairs(paired(a), paired(b), alpha, torch.float32)
+    of_rows = cpu_gemm.matrix_product(a, paired(b), alpha, torch.float32)
+    of_pairs = cpu_gemm.matrix_product(paired(a), paired(b), alpha, torch.float32)
     assert ((of_rows - expected).abs() <= error + 1e-30).all()
     assert torch.equal(of_rows, of_pairs)
 
@@ -58,7 +58,7 @@ def test_long_sums_are_split_and_do_not_depend_on_the_threads(rows: int) -> None
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(cpu_gemm.product_of_rows(a, paired(b), alpha, torch.float32))
+            results.append(cpu_gemm.matrix_product(a, paired(b), alpha, torch.float32))
     finally:
         torch.set_num_threads(before)
     assert ((results[0] - expected).abs() <= error).all()
@@ -70,9 +70,9 @@ def test_the_cast_is_that_of_torch(dtype: torch.dtype) -> None:
     a, b, _ = operands(64, 200, 8, 1)
     a[0, 0], a[1, 0] = torch.nan, torch.inf
     for alpha in (torch.tensor(0.7), torch.tensor(1e-41), torch.tensor(torch.nan)):  # 1e-41: results are denormal
-        wide = cpu_gemm.product_of_rows(a, paired(b), alpha, torch.float32)
+        wide = cpu_gemm.matrix_product(a, paired(b), alpha, torch.float32)
         torch.testing.assert_close(
-            cpu_gemm.product_of_rows(a, paired(b), alpha, dtype), wide.to(dtype), rtol=0, atol=0, equal_nan=True
+            cpu_gemm.matrix_product(a, paired(b), alpha, dtype), wide.to(dtype), rtol=0, atol=0, equal_nan=True
         )
 
 
