@@ -58,6 +58,29 @@ class FolderLock:
         self._made_folder = False
         self._inherited = False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has taken the lock and not let go of it."""
+        return self._file is not None
+
+    def check(self) -> None:
+        """See that a folder which this process holds is still in its place.
+
+        Raises:
+            ConfigError: when it was moved, and somebody may have begun another in its place, or its lock was removed.
+        """
+        if self.is_held and self.path.parent.is_dir() and not self._is_ours():
+            raise ConfigError(
+                f"{self.path.parent} must stay in its place while a {self.worker} works in it, but it was exchanged, or"
+                f" its {self.path.name} removed; start again where it lies now, or choose another output_dir"
+            )
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
     def __enter__(self) -> FolderLock:
         """Take the lock."""
         while self._file is None:
@@ -128,8 +151,9 @@ class FolderLock:
     def release(self) -> None:
         """Let go of the lock, if this process still holds it."""
         if self._file is not None:
-            if not self._inherited:
-                self.path.unlink(missing_ok=True)  # whoever has just opened it finds it gone, and begins anew
+            with contextlib.suppress(OSError):
+                if not self._inherited and self._is_ours():
+                    self.path.unlink()  # whoever has just opened it finds it gone, and begins anew
             ours_alone.discard(self._file)
             self._file.close()
             self._file = None

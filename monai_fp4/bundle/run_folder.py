@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,6 +68,8 @@ class RunFolder:
         self.previous_path = self.path / "checkpoint.previous.pt"
         self.metrics_path = self.path / "metrics.json"
         self.events = EventFiles(self.path)
+        self.check_place: Callable[[], None] = lambda: None
+        """Called before anything is written: raises an error when the folder is this run's no more."""
         self._replaced: Future[None] | None = None
 
     def check(self, config: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
@@ -121,6 +123,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any], files: Replacements | None = None) -> None:
         """Write one of the folder's JSON files, whole or not at all, at once or with the files that are given."""
+        self.check_place()
         text = json.dumps(content, indent=2) + "\n"
         if files is None:
             write_atomically(self.path / name, text)
@@ -185,6 +188,7 @@ class RunFolder:
             ConfigError: when those before could not take theirs, see `settle`.
         """
         self.settle()
+        self.check_place()
         files = Replacements()
         try:
             yield files

@@ -90,6 +90,8 @@ class Session:
                 f" {len(self._patients['val'])} for {self.world_size} processes; start fewer"
             )
         self._run_folder = RunFolder(self.options.output_dir)
+        self._lock = FolderLock(self._run_folder.path / ".lock", "run")
+        self._run_folder.check_place = self._lock.check
         self._held = ExitStack()
         self.begun = False
         self.generator = torch.Generator()
@@ -133,7 +135,7 @@ class Session:
             raise SystemExit(0)
         if self.rank == 0:
             with ExitStack() as held:
-                held.enter_context(FolderLock(folder.path / ".lock", "run"))
+                held.enter_context(self._lock)
                 refuse_keys_within(folder.path, self.manifest)
                 prepare_data(self.manifest, self.options.dataset_dir)
                 folder.claim(config, self._patients | self._content)
@@ -178,6 +180,15 @@ class Session:
         self._run_folder.settle()
         if self.world_size > 1:
             dist.barrier()
+
+    def hold(self) -> None:
+        """Take the run folder once more, if a training that is run again had given it up.
+
+        Raises:
+            ConfigError: when another process trains in it.
+        """
+        if self.rank == 0 and not self._lock.is_held:
+            self._held.enter_context(self._lock)
 
     def release(self) -> None:
         """Give up the run folder, so that another process may train in it."""

@@ -108,6 +108,7 @@ class Recorder:
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Resume at STARTED, record after every epoch and its validation, finish at COMPLETED."""
+        engine.add_event_handler(Events.STARTED, lambda _: self.session.hold())
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.STARTED, self._record_last)
         engine.add_event_handler(Events.STARTED, self._record_data)

@@ -21,8 +21,9 @@ import torch
 from ignite.engine import Engine, Events
 from study_cells import eventually
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, item, metrics, refusal, train, workflow
+from tiny_runs import BUNDLES, REPOSITORY, TINY, Dataset, contents, item, metrics, refusal, train, workflow
 
+from monai_fp4.bundle import RunFolder
 from monai_fp4.cli import main
 from monai_fp4.errors import ConfigError
 from monai_fp4.handlers.early_end import EarlyEnd
@@ -246,6 +247,45 @@ def test_a_run_folder_that_goes_away_is_one_sentence(tiny: Dataset, tmp_path: Pa
     whole = torch.load(train(tiny, tmp_path / "whole", epochs=3) / "model.pt", weights_only=True)
     weights = torch.load(again / "model.pt", weights_only=True)
     assert all(torch.equal(weights[name], value) for name, value in whole.items())
+
+
+def test_a_run_whose_folder_was_exchanged_leaves_the_other_alone(tiny: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flow, other = workflow(tiny, run, epochs=3), workflow(tiny, run, seed=1)
+    flow.initialize()
+
+    def exchange(_engine: Any) -> None:
+        item(flow, "session").run_folder.settle()  # or the thread that flushes finds it gone
+        run.rename(tmp_path / "elsewhere")
+        other.initialize()
+
+    item(flow, "train#trainer").add_event_handler(Events.ITERATION_STARTED(once=4), exchange)
+    assert re.match(rf"{run} must stay in its place while a run works in it", str(refusal(flow.run)))
+    assert not {"checkpoint.pt", "health.json", "metrics.json"} & set(contents(run)), "nothing was written into it"
+    assert "one run at a time" in str(refusal(workflow(tiny, run, seed=1).initialize)), "it is still locked"
+    other.run()
+    assert metrics(run)["finished"] and RunFolder(run).read_config()["seed"] == 1
+    assert metrics(train(tiny, tmp_path / "elsewhere", epochs=3))["finished"]
+
+
+def test_a_training_that_is_run_again_takes_its_folder_again(tiny: Dataset, tmp_path: Path) -> None:
+    flow = workflow(tiny, tmp_path / "run", epochs=3)
+    flow.initialize()
+    trainer, seen = item(flow, "train#trainer"), []
+
+    def fail(_engine: Any) -> None:
+        raise ZeroDivisionError
+
+    def start_another(_engine: Any) -> None:
+        seen.append(str(refusal(workflow(tiny, tmp_path / "run", epochs=3).initialize)))
+
+    with trainer.add_event_handler(Events.ITERATION_STARTED(once=4), fail), pytest.raises(ZeroDivisionError):
+        trainer.run()
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=3), start_another)
+    trainer.run()  # which Ignite passes over after a failure
+    trainer.run()
+    assert len(seen) == 1 and "one run at a time may work in" in seen[0]
+    assert metrics(tmp_path / "run")["finished"] and not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_folder_that_tensorboard_cannot_write_is_one_sentence(

@@ -86,7 +86,7 @@ def small_run(
         world_size=1,
         validation_patients=[],
     )
-    session.wait = session.release = session.close = lambda: None
+    session.wait = session.hold = session.release = session.close = lambda: None
     engine, evaluator = Engine(step), Scores(network, scores)
     watch(engine)
     recorder = Recorder(session, network, optimizer, schedule, evaluator, **choice)  # type: ignore[arg-type]
