@@ -216,16 +216,20 @@ class RunFolder:
             done, self._replaced = self._replaced, None
             done.result()
 
-    def check_model(self) -> None:
+    def check_model(self, said: Mapping[str, Any] | None = None) -> None:
         """See that ``model.pt`` is whole, and the file that ``metrics.json`` describes where it describes one.
+
+        Args:
+            said: what ``metrics.json`` held when it was read; a run that trains replaces both. None reads it.
 
         Raises:
             ConfigError: when it is missing, damaged or another run's.
         """
-        said = self.read_json("metrics.json") if self.metrics_path.exists() else {}
+        if said is None:
+            said = self.read_json("metrics.json") if self.metrics_path.exists() else {}
         try:
             found = check_archive(self.model_path)
-            if said.get("model_checksum") in (None, found):  # earlier versions wrote none
+            if said.get("model_checksum", found) == found:  # earlier versions wrote none
                 return
             wrong = f"it is another file than {self.metrics_path} describes"
         except (OSError, ValueError) as error:

@@ -134,7 +134,7 @@ class TrainedNetwork:
         network = build(self._config, len(self.channels))
         path = self.folder.model_path
         load_weights(network, load_tensors(path), path)
-        self.folder.check_model()
+        self.folder.check_model(self._metrics)
         # The backends agree in their numbers, so a run of one machine may be evaluated on another.
         network, _ = convert(network.to(self.device), self.options.recipe, dtype=self.options.compute_dtype)
         if self._metrics.get("fp4") is False:  # the schedule had switched to BF16 when these weights were chosen

@@ -11,6 +11,7 @@ from tiny_runs import contents
 from torch import nn
 
 from monai_fp4.bundle import RunFolder, RunOptions, defaults
+from monai_fp4.bundle.archive import checksum
 from monai_fp4.bundle.tensor_files import load_tensors, load_weights, save_tensors
 from monai_fp4.errors import ConfigError
 from monai_fp4.study.worker import _DISK_FULL
@@ -159,3 +160,18 @@ class Exploit:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return setattr, (Exploit, "ran", True)
+
+
+def test_weights_are_held_against_the_metrics_that_were_read(folder: RunFolder) -> None:
+    """A run that trains may replace both between the two."""
+    folder.path.mkdir(exist_ok=True)
+    read: list[dict[str, Any]] = []
+    for value in (0.0, 1.0):
+        save_tensors(folder.model_path, {"weight": torch.tensor(value)})
+        folder.write_json("metrics.json", {"model_checksum": checksum(folder.model_path)})
+        read.append(folder.read_json("metrics.json"))
+    folder.check_model()
+    folder.check_model(read[1])
+    for said in (read[0], {"model_checksum": None}):  # null: the weights that they tell of are not there yet
+        with pytest.raises(ConfigError, match=r"model\.pt must hold the weights of this run, but it is another file"):
+            folder.check_model(said)
