@@ -139,6 +139,11 @@ class Recorder:
         self._fingerprints = self.folder.fingerprints()  # once, since a config is long
         paths = [path for path in (self.folder.checkpoint_path, self.folder.previous_path) if path.exists()]
         if not paths:
+            if engine.state.iteration:
+                raise ConfigError(
+                    f"{self.folder.checkpoint_path} must exist for a training to go on, but none was written before it"
+                    " failed; make the trainer and its network anew, and run them"
+                )
             self._say_what_is_lost()
             return
         try:

@@ -724,3 +724,15 @@ def test_a_run_without_its_checkpoints_says_that_it_begins_anew(
         (cut_off / name).unlink()
     _, _, losses = small_run(cut_off)
     assert len(losses) == 3 and "checkpoint.pt is missing, so this run starts again" in capsys.readouterr().out
+
+
+def test_a_training_that_failed_before_its_first_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Its network has made some of the steps, and its engine would count the epoch as trained."""
+    engines: list[Engine] = []
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path, spoil=_pull_the_plug(2), watch=engines.append)
+    engines[0].run()  # which Ignite passes over after a failure
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt must exist for a training to go on, .* make .* anew"):
+        engines[0].run()
+    small_run(tmp_path)
+    assert written(tmp_path)["finished"]
