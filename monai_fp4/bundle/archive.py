@@ -27,6 +27,9 @@ from pathlib import Path
 
 __all__ = ["check_archive", "checksum"]
 
+_LONGEST_PICKLE = 2**22
+"""Bytes; a run's have 20 000, and each byte of a hostile one makes torch keep an object."""
+
 
 def checksum(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the names, sizes and CRC-32s in the archive's table of contents.
@@ -50,6 +53,8 @@ def check_archive(path: str | os.PathLike[str]) -> str:
         parts, size = archive.infolist(), Path(path).stat().st_size
         if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
             raise ValueError("it would unpack to more than it holds, which nothing that torch writes does")
+        if any(part.file_size > _LONGEST_PICKLE for part in parts if part.filename.endswith(".pkl")):
+            raise ValueError(f"its list of tensors is longer than {_LONGEST_PICKLE} bytes")
         try:
             damaged = archive.testzip()
         except Exception as error:  # zipfile says what it finds with half a dozen classes
