@@ -213,6 +213,14 @@ def test_dicom(tags: dict[str, Any], tmp_path: Path) -> None:
         read(Path(f"{tmp_path}#{data.SeriesInstanceUID}"))
 
 
+def test_tags_that_itk_writes_into_a_metaimage_are_taken(tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(np.eye(4, dtype=np.uint8)[None])
+    for key in ("0008|0005", "my-key", "a key"):
+        image.SetMetaData(key, "ISO_IR 100")
+    SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
+    assert read(tmp_path / "a.mha").mask.sum() == 4
+
+
 def test_extensions_of_nifti_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file unpacks to millions of them, each an object of nibabel's."""
     flag, extensions = b"\1\0\0\0", (struct.pack("<ii", 16, 4) + bytes(8)) * 10

@@ -18,7 +18,7 @@ __all__ = ["ITK", "read_image"]
 
 _LONGEST_HEADER = 1 << 16
 _NRRD_LINE = r"[^\0-\x08\x0b-\x1f]*"
-_META_LINE = r"[ \t]*(\w+[ \t]*=[ \t]*[^\0- ][^\0-\x08\x0b-\x1f]{0,400})?"
+_META_LINE = r"[ \t]*([^\0- =:][^\0-\x1f=:]*=[ \t]*[^\0- ][^\0-\x08\x0b-\x1f]{0,400})?"
 _DATA_FILE = (r"(?m)^[ \t]*ElementDataFile[ \t]*=[ \t]*(.+?)\r?$", r"(?mi)^[ \t]*data ?file:(?!=)[ \t]*(.+?)\r?$")
 """What names the file of the voxels, in MetaImage and in NRRD."""
 _MILLIMETRES = {r"um|microns?|micrometers?": 0.001, r"cm|centimeters?": 10.0, r"m|meters?": 1000.0}
@@ -100,7 +100,7 @@ def _header(path: Path) -> str:
     with path.open("rb") as file:
         text = file.read(_LONGEST_HEADER).decode("latin-1")
     nrrd = text.startswith("NRRD")
-    end = re.search(r"\r?\n\r?\n" if nrrd else r"(?m)^[ \t]*ElementDataFile\b.*(\n|\Z)", text)
+    end = re.search(r"\r?\n\r?\n" if nrrd else r"(?m)^[ \t]*ElementDataFile[ \t]*=.*(\n|\Z)", text)
     if end is None and len(text) == _LONGEST_HEADER:
         raise DataError(f"expected a header of less than 64 KiB in {path}, found a longer one; fetch it again")
     header = text[: end.end()] if end else text
