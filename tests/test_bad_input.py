@@ -205,7 +205,7 @@ def test_the_checkpoint_of_another_network(tiny: Dataset, finished_run: Path, tm
 def test_a_patient_without_a_mask_or_a_fold_without_tumour_is_named_when_a_manifest_is_built(copied: Dataset) -> None:
     for path in copied.dataset_dir.rglob("*_mask.tif"):
         Image.fromarray(np.zeros((40, 48), np.uint8)).save(path)
-    with pytest.raises(DataError, match="expected tumour in every fold"):
+    with pytest.raises(DataError, match="expected a lesion in every fold"):
         build_manifest(copied.dataset_dir, folds=3)
     scan_of(copied, "_mask").unlink()
     with pytest.raises(DataError, match="expected a mask for"):

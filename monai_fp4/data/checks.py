@@ -42,7 +42,7 @@ def check_patients(manifest: Manifest, source: str) -> None:
         if not any(_may_have_tumour(patient) for patient in members):
             found = f"none in its {len(members)} patients" if members else "no patient at all"
             raise DataError(
-                f"expected tumour in every fold, found {found} in fold {fold} of {source}; use fewer folds or "
+                f"expected a lesion in every fold, found {found} in fold {fold} of {source}; use fewer folds or "
                 f"another seed"
             )
 

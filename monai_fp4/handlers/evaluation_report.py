@@ -143,10 +143,10 @@ def report(
     empty = cohort.without_tumour
     silent = [name for name, c in counts.items() if not c.tp + c.fp]
     reasons = {
-        "auprc": (empty, "no tumour voxel in the reference"),
-        "recall": (empty, "no tumour voxel in the reference"),
+        "auprc": (empty, "no lesion voxel in the reference"),
+        "recall": (empty, "no lesion voxel in the reference"),
         "precision": (silent, "no voxel reaches the threshold"),
-        "dice": ([name for name in silent if name in empty], "no tumour voxel, neither in the reference nor predicted"),
+        "dice": ([name for name in silent if name in empty], "no lesion voxel, neither in the reference nor predicted"),
     }
     undefined = {name: {"patients": list(who), "why": why} for name, (who, why) in reasons.items() if who}
     numbers: dict[str, Any] = {name: interval.value for name, interval in intervals.items()}

@@ -65,7 +65,7 @@ def test_check_finds_another_volume(folder, tmp_path):
     output = tmp_path / "m.json"
     run_manifest("build", "--dataset_dir", folder, "--folds", 2, "--output", output)
     output.write_text(output.read_text().replace('"tumour_voxels": 4', '"tumour_voxels": 5', 1))
-    with pytest.raises(DataError, match=r"expected 5 tumour voxels .* found 4"):
+    with pytest.raises(DataError, match=r"expected 5 lesion voxels .* found 4"):
         run_manifest("check", output, "--dataset_dir", folder)
 
 

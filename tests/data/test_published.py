@@ -296,7 +296,7 @@ def test_layouts_that_are_refused_with_what_to_do(name, tmp_path):
         ("images/a.webp", r"save \.webp as PNG; or list"),
         ("slides/a.svs", r"cut \.svs into PNG or TIFF tiles"),
         ("LIDC-0001/069.xml", r"draw the contours of \.xml into masks, for LIDC with pylidc"),
-        ("readme", r"found 1 no ending; .*; or list"),
+        ("readme", r"found 1 without ending; .*; or list"),
     ],
 )
 def test_formats_that_are_not_read_are_answered_with_what_to_do(file, sentence, tmp_path):

@@ -134,5 +134,5 @@ class Listing:
         '2 .json'
         """
         files = self.below(folder) if folder else self.files
-        counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "no ending" for path in files)
+        counts = Counter("".join(PurePosixPath(path).suffixes[-2:]).lower()[-8:] or "without ending" for path in files)
         return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_FEW)) or "nothing"

@@ -122,7 +122,7 @@ def measure(record: Mapping[str, Any], patient: Patient) -> Measured:
         examined = examine_raw(raw, reading)
     if patient.tumour_voxels not in (None, examined.tumour_voxels):
         raise DataError(
-            f"expected {patient.tumour_voxels} tumour voxels in patient {patient.id!r}, found "
+            f"expected {patient.tumour_voxels} lesion voxels in patient {patient.id!r}, found "
             f"{examined.tumour_voxels}; build the manifest again"
         )
     mask = raw.volume(reading).mask[0] == 1

@@ -112,5 +112,5 @@ def test_pictures_have_no_volume_and_a_lesion_of_one_pixel_shows(tmp_path: Path)
 def test_another_lesion_than_the_manifest_names_is_refused(folder: Path) -> None:
     manifest = build_manifest(folder, folds=2)
     patient = replace(manifest.patients[0], tumour_voxels=1)
-    with pytest.raises(DataError, match=r"expected 1 tumour voxels in patient 'p0', found \d+; build"):
+    with pytest.raises(DataError, match=r"expected 1 lesion voxels in patient 'p0', found \d+; build"):
         measure(patient_record(manifest, patient, prepare_data(manifest, folder)), patient)
