@@ -142,6 +142,15 @@ def readme_commands() -> list[str]:
     return [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
+def test_every_dependency_is_imported() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "monai_fp4").rglob("*.py"))
+    called = {"pytorch-ignite": "ignite", "pillow": "PIL"}
+    by_others = {"einops", "tensorboard"}  # MONAI's networks, torch.utils.tensorboard
+    declared = {re.split(r"[<>=]", each)[0] for each in PROJECT["project"]["dependencies"]} - by_others
+    names = [name for name in declared if not re.search(rf"^ *(import|from) {called.get(name, name)}\b", code, re.M)]
+    assert names == [], "used or gone"
+
+
 def test_readme_shows_the_two_commands_first() -> None:
     assert readme_commands()[:2] == ["make demo", "make test"]
 
