@@ -20,6 +20,9 @@ __all__ = ["State", "SweepProgress"]
 SHOWN = 12
 """Running cells that get a bar of their own."""
 
+LONGEST = 600.0
+"""Seconds after which a log says in any case how far a sweep is."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -46,7 +49,10 @@ class State:
         '3 of 16 cells done, 0 running, 1 min 15 s left'
         """
         failed = f", {self.failed} failed" if self.failed else ""
-        left = "time left not known yet" if self.left is None else f"{format_seconds(self.left)} left"
+        if self.left is None:
+            left = "time left not known yet"
+        else:  # a cell evaluates after its last epoch
+            left = f"{format_seconds(self.left)} left" if self.left or not self.running else "the last steps are left"
         return f"{self.done} of {self.total} cells done, {len(self.running)} running{failed}, {left}"
 
 
@@ -55,7 +61,8 @@ class SweepProgress:
 
     Args:
         stream: where to; None is standard error.
-        every: seconds between two lines where nothing ends and there is no terminal.
+        every: seconds to the first line where nothing ends and there is no terminal; each further one takes twice as
+            long, ten minutes at most.
         clock: seconds; for tests.
     """
 
@@ -99,6 +106,7 @@ class SweepProgress:
         """Bring the bars up to date, or write a line when it is time for one."""
         if self._bars is None or self._overall is None:
             if self.clock() - self._spoken >= self.every:
+                self.every = max(self.every, min(2 * self.every, LONGEST))
                 self.say(state.words())
             return
         progress = state.done + state.failed + sum(state.running.values())

@@ -27,14 +27,22 @@ def test_without_a_terminal_a_line_is_written_when_something_ends_or_time_has_pa
     assert stream.getvalue() == "1 of 4 cells done, 1 running, 1 min 30 s left\n"
     progress.show(state)
     assert stream.getvalue().count("\n") == 1
+    for now[0] in range(70, 4000, 5):
+        progress.show(state)
+    assert stream.getvalue().count("\n") == 1 + 3 + 5  # after 3, 7 and 15 minutes, and then every ten
     progress.ended(CELLS[0], {"status": "done", "error": "", "seconds": 75.0}, 0.81234, State(4, 2, 0, {}, 5.0))
     progress.ended(CELLS[1], {"status": "failed", "error": "no [luck]"}, None, State(4, 2, 1, {}, None))
     progress.close()
-    assert stream.getvalue().splitlines()[1:] == [
+    assert stream.getvalue().splitlines()[9:] == [
         "done unet_500k/sr/fold0_seed0 AUPRC 0.8123 in 1 min 15 s; 2 of 4 cells done, 0 running, 5 s left",
         "failed unet_500k/sr/fold0_seed1 (no [luck]); 2 of 4 cells done, 0 running, 1 failed, time left not known yet",
     ]
     assert "\r" not in stream.getvalue()
+
+
+def test_no_second_is_left_only_where_nothing_runs() -> None:
+    assert State(18, 17, 0, {CELLS[0]: 1.0}, 0.0).words() == "17 of 18 cells done, 1 running, the last steps are left"
+    assert State(18, 18, 0, {}, 0.0).words() == "18 of 18 cells done, 0 running, 0 s left"
 
 
 def test_in_a_terminal_every_running_cell_has_a_bar() -> None:
