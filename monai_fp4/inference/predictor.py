@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -146,6 +147,7 @@ class Predictor:
     def _predict(self, studies: Iterator[Study]) -> list[dict[str, Any]]:
         """Predict study after study, and say what became of each and how much time is left."""
         rows: list[dict[str, Any]] = []
+        told: Counter[str] = Counter()
         files = self.studies.files
         print(f"Looking for studies in {files} file{'s' * (files != 1)}; results go to {self.folder}.", flush=True)
         started, there = time.monotonic(), 0
@@ -160,7 +162,12 @@ class Predictor:
                 text += f"; {100 * passed // files} % of the files, {format_seconds(rest)} left"
             print(text, flush=True)
             for warning in row.get("warnings", ()):
-                print(f"  warning: {warning}", flush=True)
+                told[warning] += 1
+                if told[warning] == 1:  # the same of many studies would hide the others
+                    print(f"  warning: {warning}", flush=True)
+        for warning, times in told.items():
+            if times > 1:
+                print(f"warning of {times} studies: {warning}")
         return rows
 
     def _rows(self, studies: Iterator[Study]) -> Iterator[dict[str, Any]]:

@@ -472,6 +472,20 @@ def test_a_channel_without_anything_in_it_is_said(finished_run: Path, held_out: 
     ]
 
 
+def test_a_warning_of_several_studies_is_told_once_and_of_how_many(
+    volume_run: Path, volumes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(volume_run, run)
+    (run / "training_data.json").unlink()
+    out = predict(run, volumes.dataset_dir, tmp_path / "out")
+    warning = "the run kept no training_data.json, so the scan was not compared with its training"
+    told, studies = capsys.readouterr().out, read_json(out / "summary.json")["studies"]
+    assert len(studies) > 1 and all(warning in study["warnings"] for study in studies)
+    assert told.count(f"  warning: {warning}\n") == 1 and told.count(warning) == 2
+    assert f"\nwarning of {len(studies)} studies: {warning}\n" in told
+
+
 def metrics_channels(run: Path) -> list[str]:
     return read_json(run / "patients.json")["channels"]
 
