@@ -78,12 +78,15 @@ def run(
     overridden = {name: value for name, value in arguments.items() if name not in given}
     check_options(overridden, known)
 
-    logging = arguments.pop("logging_file", None) or configs / "logging.conf"
-    if Path(logging).is_file():
-        _refuse([f"{logging}: {problem}" for problem in logging_problems(Path(logging))])
+    stated = arguments.pop("logging_file", None)
+    logging = Path(str(stated)) if stated else configs / "logging.conf"
+    if stated and not logging.is_file():
+        raise ConfigError(f"expected a logging_file at {logging}, found none; correct the path, or leave it out")
+    if logging.is_file():
+        _refuse([f"{logging}: {problem}" for problem in logging_problems(logging)])
     with _one_sentence(files[0]):  # a logging file or metadata that lack what they should have
         workflow = ConfigWorkflow(
-            config_file=files, logging_file=str(logging) if Path(logging).is_file() else False, **arguments
+            config_file=files, logging_file=str(logging) if logging.is_file() else False, **arguments
         )
     folder = configs.parent if configs.name == "configs" else configs
     for _ in range(2):  # before MONAI takes other files in, and after

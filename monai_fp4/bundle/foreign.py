@@ -122,11 +122,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # MONAI warns of a key that stands there twice
             config: dict[str, Any] = ConfigParser.load_config_file(str(path))
+    except FileNotFoundError:
+        raise ConfigError(f"expected a config file at {path}, found nothing there; correct the path") from None
     except Exception as error:  # json, yaml and MONAI each have their own
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ConfigError(
-            f"a config must be JSON or YAML, but {path} cannot be read ({reason}); leave it alone"
-        ) from error
+        raise ConfigError(f"a config must be JSON or YAML, but {path} cannot be read ({reason}); correct it") from error
     return config
 
 

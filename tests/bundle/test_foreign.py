@@ -430,6 +430,19 @@ def test_what_lies_beside_a_bundle_and_is_damaged_is_one_sentence(
     assert [line[:7] for line in capsys.readouterr().err.splitlines()][-1:] == ["error: "]
 
 
+def test_a_file_that_is_not_there_is_named_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps({"run": ["$1"]}))
+    for words in (["config_file", "missing.json"], ["meta_file", "missing.json"], ["logging_file", "missing.json"]):
+        assert main(["run", "--config_file", "config.json", f"--{words[0]}", words[1]]) == 1
+        error = capsys.readouterr().err
+        assert (
+            error.startswith("error: expected a ") and "at missing.json, found no" in error and error.count("\n") == 1
+        )
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -444,6 +457,7 @@ def test_what_lies_beside_a_bundle_and_is_damaged_is_one_sentence(
         ["--args_file", "args.json"],
         ["--args_file", "trust.json"],
         ["--config_file", "config.json", "--logging_file", "args.json"],
+        ["--config_file", "config.json", "--logging_file"],
     ],
 )
 def test_what_a_command_line_adds_is_checked(
