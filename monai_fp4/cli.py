@@ -1,20 +1,25 @@
 """``monai-fp4``: everything that is not a training run, which is ``python -m monai.bundle run``'s work.
 
-Each command is one function; errors that the user can cause end in one sentence on stderr and exit code 1.
+Each command is one function; errors that the user can cause end in one sentence on stderr and exit code 1. What takes
+long is announced: rooms log what they begin at level INFO, and a line of it goes to standard output, in a log too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
-from monai_fp4.errors import MonaiFP4Error
+from monai_fp4.errors import MonaiFP4Error, printable
 
 __all__ = ["build_parser", "main"]
+
+logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,6 +71,7 @@ def _add_foreign(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _check_foreign(args: argparse.Namespace) -> int:
+    logger.info("looking up all that %s names ...", args.bundle)
     from monai_fp4.bundle.foreign import check_bundle
 
     findings = check_bundle(args.bundle)
@@ -97,6 +103,8 @@ def _check_bundles(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if not args.json:
+        logger.info("looking at this machine, and trying backends and kernels ...")
     from monai_fp4.doctor import diagnose, render
 
     diagnosis = diagnose()
@@ -119,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = words[:1] == ["run"] and not {"-h", "--help"} & set(words)
         args = build_parser().parse_args(words[:1] if unknown else words)
         args.words = words[1:]
-        code = args.func(args)
+        with nullcontext() if unknown else _announced():  # a bundle that runs configures logging itself
+            code = args.func(args)
         sys.stdout.flush()  # here, where a reader that has gone is not an error
         return int(code or 0)
     except MonaiFP4Error as error:
@@ -136,6 +145,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `... | head` has read enough. Python flushes once more when it ends, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+class _Announcements(logging.Handler):
+    """Prints what is logged, warnings to standard error; unlike a `StreamHandler` it lets a broken pipe end all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno <= logging.INFO else sys.stderr
+        print(printable(record.getMessage()), file=stream, flush=True)
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Print what the package's rooms say that they begin."""
+    rooms, printer = logging.getLogger("monai_fp4"), _Announcements()
+    level = rooms.level
+    rooms.setLevel(logging.INFO)
+    rooms.addHandler(printer)
+    try:
+        yield
+    finally:
+        rooms.removeHandler(printer)
+        rooms.setLevel(level)
 
 
 def _reader_has_gone() -> bool:

@@ -53,6 +53,39 @@ def test_a_manifest_from_start_to_end(tiny: Dataset, tmp_path: Path, capsys: pyt
     assert error.startswith("error: ") and "/nowhere" in error
 
 
+def test_what_takes_long_says_on_standard_output_what_it_begins(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, data = str(tmp_path / "m.json"), str(tiny.dataset_dir)
+    build = ["manifest", "build", "--format", "lgg", "--dataset_dir", data, "--output", output]
+    report = ["manifest", "report", output, "--dataset_dir", data, "--output", str(tmp_path / "page.html")]
+    assert main([*build, "--folds", "3"]) == 0
+    patients, files = len(json.loads(Path(output).read_text())["patients"]), len(list(Path(data).rglob("*.tif")))
+    capsys.readouterr()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConfigError("not today")
+
+    doctor, read = "looking at this machine", f"reading {files} files of {patients} patients ..."
+    for command, place, said in (
+        (["doctor"], "monai_fp4.doctor.diagnose", doctor),
+        (["check", "bundle.json"], "monai_fp4.bundle.foreign.check_bundle", "looking up all that bundle.json names"),
+        ([*build, "--force"], "monai_fp4.data.build.examine", f"{patients} patients found; reading {files} files ..."),
+        (["manifest", "check", output, "--dataset_dir", data], "monai_fp4.data.build.every_patient", read),
+        (report, "monai_fp4.report.survey.manifest.measure", f"reading the scans of {patients} patients ..."),
+        (["report", data], "monai_fp4.report.pages.write.write_report", f"reading the study in {data} ..."),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, refuse)
+            assert main(command) == 1
+        printed = capsys.readouterr()
+        assert said in printed.out, command
+        assert printed.err == "error: not today\n"  # to be refused is one sentence, and nothing else
+    with monkeypatch.context() as patched:
+        patched.setattr("monai_fp4.doctor.diagnose", refuse)
+        assert main(["doctor", "--json"]) == 1 and capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", [["bundles", "check", "--output_dir", str(ROOT / "bundles")], ["sweep", *PLAN]])
 def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> None:
     reads, writes = os.pipe()

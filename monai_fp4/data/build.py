@@ -7,6 +7,7 @@ that are wrong are named together.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ from monai_fp4.data.records import HeldOut, ImagePair, Manifest, Patient, Readin
 from monai_fp4.errors import ConfigError, DataError, listed, unknown_name
 
 __all__ = ["SPLIT_RULES", "build_manifest", "check_manifest", "find_and_examine"]
+
+logger = logging.getLogger(__name__)
 
 SPLIT_RULES = ("folds", "paper")
 """Ways to choose whom to validate and to test on."""
@@ -103,9 +106,12 @@ def find_and_examine(
     if by_paper and split != Split.TRAIN:
         raise ConfigError("split_rule 'paper' chooses the patients to test on itself; leave split at 'train'")
     root = data_root(dataset_dir)
+    logger.info("looking for patients in %s ...", root)
     listing = Listing(root, _pattern("patient_pattern", patient_pattern), _pattern("series", series), groups or ())
     format, found = find_patients(listing, format)
     found = with_fields(found, groups)
+    files = {path for entry in found for pair in entry.pairs for path in pair}
+    logger.info("%d patients found; reading %d files ...", len(found), len(files))
     both = every_patient(found, lambda entry: _read(entry, root, Split(split), reading))
     patients, examined = zip(*both, strict=True)
     channels = _channels(layout_of(format), found, examined, root, channels)
@@ -223,9 +229,11 @@ def check_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) -> 
         found = int(np.count_nonzero(volume.mask == 1))
         if patient.tumour_voxels is not None and found != patient.tumour_voxels:
             raise DataError(
-                f"expected {patient.tumour_voxels} tumour voxels in patient {patient.id!r}, found {found} in {root}; "
+                f"expected {patient.tumour_voxels} lesion voxels in patient {patient.id!r}, found {found} in {root}; "
                 "build the manifest again"
             )
 
+    files = {path for patient in manifest.patients for pair in patient.images for path in (pair.image, pair.mask)}
+    logger.info("reading %d files of %d patients ...", len(files), len(manifest.patients))
     every_patient(manifest.patients, check)
     return manifest

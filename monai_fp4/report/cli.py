@@ -6,6 +6,7 @@ The libraries of the extra ``report`` are imported once the command runs; the re
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 __all__ = ["add_manifest_report", "add_parser"]
+
+logger = logging.getLogger(__name__)
 
 _EXTRA = ("jinja2", "pandas", "pyarrow", "scipy")
 
@@ -61,6 +64,7 @@ def add_manifest_report(actions: _SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _manifest_report(args: argparse.Namespace) -> int:
+    logger.info("reading manifest %s ...", args.manifest)
     from monai_fp4.data.manifest import refuse_existing
 
     with _needs_extra():
@@ -83,6 +87,7 @@ def _manifest_report(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    logger.info("reading the study in %s ...", args.study)
     with _needs_extra():
         from monai_fp4.report.pages.write import write_report
     page, tables = write_report(args.study, args.output_dir, args.margin)

@@ -14,6 +14,7 @@ all cells.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -42,6 +43,8 @@ from monai_fp4.study.sweep import Sweep, SweepResult
 from monai_fp4.study.variants import ADDITIONS
 
 __all__ = ["add_parser", "run_sweep"]
+
+logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -97,6 +100,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    if not args.dry_run:
+        logger.info("checking the grid, and starting what runs its cells ...")
     with interruptible() as come:
         try:
             return run_sweep(args, StudyFolder(args.output_dir), RayExecutor)

@@ -267,7 +267,7 @@ def test_the_same_patient_in_two_folders(lgg):
 def test_no_tumour_at_all(lgg):
     for path in lgg.glob("*/*_mask.tif"):
         Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
-    with pytest.raises(DataError, match=r"tumour in every fold, found none in its 2 patients in fold 0"):
+    with pytest.raises(DataError, match=r"a lesion in every fold, found none in its 2 patients in fold 0"):
         rebuild(lgg)
 
 

@@ -78,7 +78,7 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any] | None]] = {
     "mask_nan_background": (r"p0.mask\.nii\.gz, found 1, nan.*NaN is below all", {"mask_threshold": 0.5}),
     "image_nan_background": (r"p0.image\.nii\.gz, found \d+ voxels of NaN, infinity or more; write numbers", None),
     "mask_inverted": (r"255 in most voxels .*masks.p0_0\.png.*--labels 0 if they are", {"labels": (0,)}),
-    "all_empty": (r"tumour in every fold, found none", None),
+    "all_empty": (r"a lesion in every fold, found none", None),
     "affine_identity_mask": (
         r"corners of .*mask.nii.gz up to 15 mm \(3\.75 voxels\).*--tolerance",
         {"header": "ignore"},

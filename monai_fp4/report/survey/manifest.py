@@ -6,6 +6,7 @@ and headers may name a person.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from monai_fp4.report.survey.placement import Verdict, judge
 from monai_fp4.report.survey.unusual import unusual_patients
 
 __all__ = ["Survey", "survey_manifest"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def survey_manifest(manifest: str | Path | Manifest, dataset_dir: str | Path) ->
     """
     manifest = load_manifest(manifest)
     root = prepare_data(manifest, dataset_dir)
+    logger.info("reading the scans of %d patients ...", len(manifest.patients))
     measured, unreadable = [], {}
     for patient in tqdm(manifest.patients, desc="patients", disable=None):
         try:
