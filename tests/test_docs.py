@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import griffe
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -90,6 +91,31 @@ def test_every_module_has_its_place_in_the_reference() -> None:
     missing = sorted(modules - packages - private - documented)
     assert missing == [], "add `::: <module>` to a page in docs/reference"
     assert sorted(documented - modules - {"monai_fp4"}) == []
+
+
+def without_entry(package: griffe.Module, documented: set[str]) -> list[str]:
+    """Names of an `__all__` that the reference leaves out, which shows those with a docstring, where they are made."""
+    missing = []
+    for name in map(str, package.exports or ()):
+        member = package.members.get(name)  # none: a name of several that are assigned together
+        if member is None or not (
+            member.is_alias or member.is_module or (member.has_docstring and package.path in documented)
+        ):
+            missing.append(f"{package.path}.{name}")
+    below = [without_entry(module, documented) for module in package.modules.values() if not module.is_alias]
+    return missing + [name for names in below for name in names]
+
+
+def test_every_public_name_has_its_entry_in_the_reference(tmp_path: Path) -> None:
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)$", reference, re.MULTILINE))
+    missing = without_entry(griffe.load("monai_fp4", search_paths=[str(ROOT)]), documented)
+    assert missing == [], "give each a docstring, below it if it is a constant, or take it out of __all__"
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "__init__.py").write_text(
+        '__all__ = ["A", "B", "C", "D"]\nA = B, C = 1, 2\nD = 3\n"""Three."""\n'
+    )
+    assert without_entry(griffe.load("odd", search_paths=[str(tmp_path)]), {"odd"}) == ["odd.A", "odd.B", "odd.C"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())

@@ -73,6 +73,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("backend", "auto", "implementation of FP4: auto, emulated, transformer_engine or transformer_engine_im2col"),
     Option("device", "auto", "auto, cpu, cuda or cuda:1", starts_a_new_run=False),
 )
+"""Every option of a bundle, in the order in which its file has them."""
 
 _NAMES = tuple(option.name for option in OPTIONS)
 

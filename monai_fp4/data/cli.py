@@ -179,7 +179,7 @@ def _summary(manifest: Manifest) -> str:
     """A table, one line a fold or two for a named split, then the test split."""
     parts = parts_of(manifest)
     width = max(8, *map(len, parts))
-    lines = [f"{'':{width}} {'patients':>8} {'images':>8} {'tumour voxels':>14}  groups"]
+    lines = [f"{'':{width}} {'patients':>8} {'images':>8} {'lesion voxels':>14}  groups"]
     for name, patients in parts.items():
         counts = sorted(Counter(patient.group for patient in patients).items())
         groups = ", ".join(f"{group or '-'} {count}" for group, count in counts)

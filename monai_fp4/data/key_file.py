@@ -27,6 +27,7 @@ from monai_fp4.lock import FolderLock
 __all__ = ["SECRET_BYTES", "KeyFile", "read_key_file"]
 
 SECRET_BYTES = 32
+"""Length of the secret that pseudonyms are derived with."""
 _DIGITS = 12
 _FIELDS = {"secret", "patients", "files"}
 

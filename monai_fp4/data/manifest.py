@@ -36,6 +36,7 @@ from monai_fp4.errors import DataError, unknown_name
 __all__ = ["SCHEMA_VERSION", "load_manifest", "manifest_dir", "refuse_existing", "save_manifest", "shipped_manifests"]
 
 SCHEMA_VERSION = 1
+"""The version of the schema that this package writes and reads."""
 SCHEMA_FILE = "manifest.schema.json"
 _FEW = 300
 _LEFT_OUT = {"reading", "splits", "pseudonyms", "person", "voxels"}

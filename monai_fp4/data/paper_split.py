@@ -25,8 +25,11 @@ from monai_fp4.errors import ConfigError, DataError
 __all__ = ["FOLDS", "HOLDOUT", "SEED", "assign_paper_splits", "paper_splits"]
 
 SEED = 2026
+"""What the splits are drawn from."""
 FOLDS = 5
+"""How many folds the paper has."""
 HOLDOUT = "holdout"
+"""Name of the split that holds out a fifth of the patients."""
 _SHARE = 0.2
 
 

@@ -26,6 +26,7 @@ from monai_fp4.metrics.keys import SortedScores, key_scores, score_keys, sort_ke
 __all__ = ["DEFAULT_CAPACITY", "NoPositivesWarning", "ScoreHistogram"]
 
 DEFAULT_CAPACITY = 2**18  # cells of 21 bytes, 5.5 MB
+"""Cells that a histogram keeps: 21 bytes each, 5.5 MB."""
 _WAITING = 2**22  # keys kept unsorted until the next fold, 16 MB
 
 

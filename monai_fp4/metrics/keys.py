@@ -26,6 +26,7 @@ from monai_fp4.metrics.native import sort_natively, split_natively
 __all__ = ["Keys", "SortedScores", "key_scores", "runs", "score_keys", "sort_keys", "split_keys"]
 
 Keys = NDArray[np.uint32]
+"""An array of keys."""
 _SIGN = np.uint32(0x80000000)
 
 

@@ -19,6 +19,7 @@ from monai_fp4.compiler import load
 __all__ = ["SOURCE", "cells_natively", "library", "sort_natively", "split_natively"]
 
 SOURCE = Path(__file__).with_name("histogram.cpp")
+"""The C++ file that is compiled."""
 
 _Keys = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 _WORTH = 2**14

@@ -52,6 +52,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "table": TABLE,
     }
 )
+"""Every layout by its name."""
 
 AUTO = "auto"
 """In place of a layout's name: a table that is there, or else the layout that takes the most files of the folder."""

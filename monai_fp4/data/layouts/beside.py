@@ -88,3 +88,4 @@ def _of_volumes(images: dict[str, str], masks: dict[str, str], listing: Listing)
 BESIDE = Layout(
     summary="`<name>_mask` (`_seg`, `_label`, `_gt`) beside `<name>`: slices of a folder, or volumes", find=_find
 )
+"""Masks beside their images, told by the names' endings."""

@@ -137,3 +137,4 @@ def _is_placed(series: Series) -> bool:
 DICOM_FOLDERS = Layout(
     summary="a folder a patient with DICOM series and a DICOM-SEG (or `mask`, `seg`); `--series` chooses", find=_find
 )
+"""A folder of DICOM series for each patient."""

@@ -32,8 +32,9 @@ PICTURE_CHANNELS: Mapping[int, tuple[str, ...]] = MappingProxyType({1: ("grey",)
 MASK_ENDING = re.compile(r"[_-](mask|seg|segmentation|label|gt)$", re.IGNORECASE)
 """How the name of a mask ends that is called after its image."""
 MASK_BEGINNING = re.compile(r"(^|/)(mask|seg|segmentation|label|gt)[_-](?=[^/]+$)", re.IGNORECASE)
+"""How the name of a mask begins where it ends like that of its image, as in ``segmentation-0``."""
 IMAGE_BEGINNING = re.compile(r"(^|/)(image|img|volume|vol|scan)[_-](?=[^/]+$)", re.IGNORECASE)
-"""How the names of a mask and of its image begin that end alike, as in ``segmentation-0`` and ``volume-0``."""
+"""How the name of its image begins, as in ``volume-0``."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def check_pairs(images: Mapping[str, str], masks: Mapping[str, str], folder: Pat
     for name in sorted(images.keys() - masks.keys(), key=natural_order):
         raise DataError(
             f"expected a mask for {images[name]} in {folder}, found none; name it alike, or save an empty mask if the "
-            "image is without tumour"
+            "image shows no lesion"
         )
     for name in sorted(masks.keys() - images.keys(), key=natural_order):
         raise DataError(

@@ -21,6 +21,7 @@ from monai_fp4.errors import DataError
 __all__ = ["LGG", "LGG_CHANNELS"]
 
 LGG_CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+"""What the three colours of its pictures are."""
 
 
 def _find(listing: Listing) -> list[FoundPatient]:
@@ -60,3 +61,4 @@ LGG = Layout(
     channels=MappingProxyType({**PICTURE_CHANNELS, 3: LGG_CHANNELS}),
     numbered=True,
 )
+"""The LGG brain MRI data set, as it is published."""

@@ -65,3 +65,4 @@ def _name(path: str) -> str:
 
 
 PAIRS = Layout(summary="pictures (or volumes) under the same names in `images` and `masks`", find=_find)
+"""A folder of images and one of masks."""

@@ -130,10 +130,13 @@ def _find_bids(listing: Listing) -> list[FoundPatient]:
 
 
 NNUNET = Layout(summary="nnU-Net: `imagesTr/<patient>_0000` with `labelsTr/<patient>`", find=_find_nnunet)
+"""The raw data sets of nnU-Net."""
 DECATHLON = Layout(
     summary="Medical Segmentation Decathlon: `dataset.json` lists image and label of each patient", find=_find_decathlon
 )
+"""The Medical Segmentation Decathlon."""
 BIDS = Layout(
     summary="BIDS: `sub-<person>/ses-<session>/anat`, masks `_mask`, `_dseg` or `_roi`, also below `derivatives`",
     find=_find_bids,
 )
+"""The Brain Imaging Data Structure."""

@@ -102,3 +102,4 @@ TABLE = Layout(
     summary="a CSV table in the folder: `patient`, `image...`, `mask`, and `group`, `person`, `fold`, `split` if known",
     find=_find,
 )
+"""A table that lists images and masks."""

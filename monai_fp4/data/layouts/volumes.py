@@ -52,4 +52,6 @@ def _patient(folder: str, paths: Sequence[str], listing: Listing) -> FoundPatien
 VOLUME_FOLDERS = Layout(
     summary="a folder a patient, NIfTI, NRRD or MetaImage volumes, one a channel, and `mask` or `seg`", find=_find
 )
+"""A folder of volumes for each patient."""
 BRATS = Layout(summary="BraTS 2018 to 2024: as `nifti`; choose among its labels with `--labels`", find=_find)
+"""The BraTS challenges."""

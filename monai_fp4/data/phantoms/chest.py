@@ -15,7 +15,20 @@ from monai_fp4.data.phantoms.drawing import Axes, Field, Point
 
 __all__ = ["AIR", "BLOOD", "CALCIUM", "CORTEX", "EDGE", "FAT", "MARROW", "MUSCLE", "Chest", "Nodule", "mix"]
 
-AIR, FAT, BLOOD, MUSCLE, MARROW, CORTEX, CALCIUM = -1000.0, -100.0, 40.0, 50.0, 180.0, 500.0, 700.0
+AIR = -1000.0
+"""Hounsfield units of air."""
+FAT = -100.0
+"""Hounsfield units of fat."""
+BLOOD = 40.0
+"""Hounsfield units of blood."""
+MUSCLE = 50.0
+"""Hounsfield units of muscle."""
+MARROW = 180.0
+"""Hounsfield units of bone marrow."""
+CORTEX = 500.0
+"""Hounsfield units of cortical bone."""
+CALCIUM = 700.0
+"""Hounsfield units of a calcified nodule."""
 EDGE = 2.4
 """Width of a soft edge, in units of the picture over its pixels: a little more than a pixel."""
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 __all__ = ["Axes", "Field", "Point", "clouds", "inside", "noise", "norm", "paint_tube", "uniform"]
 
 Field = NDArray[np.float64]
+"""A number at each pixel or voxel."""
 Point = tuple[float, float, float]
+"""Three coordinates."""
 
 
 def uniform(random: RandomState, low: float, high: float) -> float:

@@ -28,6 +28,7 @@ from monai_fp4.data.phantoms.nifti import encode_nifti
 __all__ = ["PATIENTS", "TEST_PATIENTS", "make_nodules_patient", "nodules_groups", "nodules_patients", "write_nodules"]
 
 PATIENTS = 30
+"""How many patients the set has."""
 SIZE = 128
 SPACING = (2.7, 2.7, 5.0)
 
@@ -47,6 +48,7 @@ def nodules_groups(count: int = PATIENTS) -> dict[str, str]:
 
 
 TEST_PATIENTS = nodules_patients()[-6:]
+"""The patients of the test split."""
 
 
 def write_nodules(folder: str | Path, *, patients: int = PATIENTS, size: int = SIZE, seed: int = 0) -> Path:

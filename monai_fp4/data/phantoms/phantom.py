@@ -25,6 +25,7 @@ from monai_fp4.data.phantoms.tiff import encode_tiff
 __all__ = ["PATIENTS", "TEST_PATIENTS", "phantom_patients", "write_phantom"]
 
 PATIENTS = 24
+"""How many patients the set has."""
 SIZE = 128
 
 # FLAIR contrast of the tumour against white matter, patient by patient: plain, faint, dark. 0: a head without tumour.
@@ -38,6 +39,7 @@ def phantom_patients(count: int = PATIENTS) -> tuple[str, ...]:
 
 
 TEST_PATIENTS = phantom_patients()[-4:]
+"""The patients of the test split."""
 
 
 def write_phantom(folder: str | Path, *, patients: int = PATIENTS, size: int = SIZE, seed: int = 0) -> Path:

@@ -27,6 +27,7 @@ __all__ = ["READERS", "Decoded", "Place", "Reader", "Source", "Volume", "reader_
 READERS: Mapping[str, Reader] = MappingProxyType(
     {"pictures": PICTURES, "nifti": NIFTI, "nifti_pairs": NIFTI_PAIRS, "itk": ITK, "dicom": DICOM}
 )
+"""Every reader by its name."""
 
 
 def reader_of(path: str | Path) -> Reader:

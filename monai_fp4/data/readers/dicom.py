@@ -140,3 +140,4 @@ DICOM = Reader(
     decode=_decode,
     files=series_files,
 )
+"""The reader of DICOM series."""

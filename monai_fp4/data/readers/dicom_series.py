@@ -41,7 +41,9 @@ __all__ = [
 ]
 
 SEGMENTATION = "SEG"
+"""What DICOM calls the modality of a segmentation."""
 SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Endings of DICOM files; those without any are looked into."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _UID = re.compile(r"#([0-9.]+)$")
 

@@ -144,3 +144,4 @@ ITK = Reader(
     decode=_decode,
     files=_files,
 )
+"""The reader of what SimpleITK opens beside NIfTI and DICOM."""

@@ -206,7 +206,9 @@ NIFTI = Reader(
     suffixes=(".nii", ".nii.gz"),
     decode=_decode,
 )
+"""The reader of NIfTI files."""
 NIFTI_PAIRS = Reader(
     summary="NIfTI whose voxels are in an `.img` beside it; Analyze 7.5 is refused", suffixes=(".hdr",),
     decode=_decode_pair, files=_files_of_pair,
 )  # fmt: skip
+"""The reader of NIfTI in two files, header and voxels."""

@@ -243,3 +243,4 @@ PICTURES = Reader(
     suffixes=(".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif"),
     decode=_decode,
 )
+"""The reader of pictures."""

@@ -28,6 +28,7 @@ from monai_fp4.quantization.backends.transformer_engine import TransformerEngine
 __all__ = ["AUTO", "BACKENDS", "Availability", "Backend", "EmulatedBackend", "select_backend"]
 
 AUTO = "auto"
+"""The name that lets `select_backend` choose."""
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {

@@ -26,6 +26,7 @@ KeySource = Callable[[], int]
 """What gives one 64-bit key after another."""
 
 BYTES_PER_COUNTER = 16
+"""Random bytes that one value of the counter gives: four words of 32 bits."""
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -39,6 +39,7 @@ E2M1_GRID = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The eight magnitudes of a four-bit code, in the order of their codes."""
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Types of tensors that can be quantized."""
 
 _EXPONENT_MASK = 0x7F800000  # of an FP32 number's bits
 

@@ -29,7 +29,9 @@ __all__ = ["E2M1_MAX", "E4M3_MAX", "STANDARD", "TENSOR_MAX", "Scheme"]
 
 # The largest values of the two formats; here and not in `rounding`, since recipes are read without torch.
 E2M1_MAX = 6.0
+"""The largest value of E2M1, the format of the values."""
 E4M3_MAX = 448.0
+"""The largest value of E4M3, the format of the blocks' scales."""
 
 TENSOR_MAX = E2M1_MAX * E4M3_MAX
 """2688: what amax becomes after the first level of scaling."""

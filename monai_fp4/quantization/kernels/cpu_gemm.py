@@ -28,6 +28,7 @@ from monai_fp4.compiler import load
 __all__ = ["SOURCE", "available", "matrix_product", "product", "stored"]
 
 SOURCE = Path(__file__).with_name("gemm.cpp")
+"""The C++ file that is compiled."""
 _NO_OFFSET = torch.zeros(1, dtype=torch.int64, device="cpu")
 
 

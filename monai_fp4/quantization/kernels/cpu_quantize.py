@@ -29,6 +29,7 @@ from monai_fp4.quantization.kernels.task import STANDARD_TASK, Task
 __all__ = ["SOURCE", "available", "quantize", "takes"]
 
 SOURCE = Path(__file__).with_name("quantize.cpp")
+"""The C++ file that is compiled."""
 
 # As in quantize.cpp.
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -25,6 +25,7 @@ ADDED_ATTRIBUTES = ("recipe", "active", "history", "_te")
 """What FP4 layers and attention blocks keep beside what the float class has; ``_te`` is Transformer Engine's layer."""
 
 PLAIN = (Tensor, nn.Parameter, FakeTensor)
+"""Types of tensors that may be computed on directly; subclasses of them dispatch on their own."""
 
 
 class NVFP4Layer(nn.Module):

@@ -26,6 +26,7 @@ from monai_fp4.quantization.recipes import Recipe
 __all__ = ["Gradients", "Operator", "observed"]
 
 Gradients = tuple[Tensor | None, Tensor | None]
+"""Gradients of the two operands of a product; None where one needs none."""
 
 _LIBRARY = torch.library.Library("monai_fp4", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)  # a captured graph would repeat its random keys

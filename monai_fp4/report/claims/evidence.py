@@ -24,6 +24,7 @@ from monai_fp4.report.tables import StudyTables
 __all__ = ["LEVEL", "Evidence", "Networks", "State", "Study", "Verdict", "number", "p_value"]
 
 LEVEL = 0.05
+"""The level of significance, after Holm's correction."""
 
 
 @dataclass(frozen=True)

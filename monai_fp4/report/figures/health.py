@@ -11,9 +11,9 @@ from monai_fp4.report.figures.picture import Picture
 from monai_fp4.report.figures.style import describe_cells, grid, legend, look, single, whole_epochs
 from monai_fp4.report.tables import KEYS, StudyTables
 
-__all__ = ["OPERANDS", "attention", "by_layer", "over_time"]
+__all__ = ["attention", "by_layer", "over_time"]
 
-OPERANDS = ("input", "weight", "gradient")
+_OPERANDS = ("input", "weight", "gradient")
 _MEASURES = {
     "snr_db": ("Signal to noise", "signal-to-noise ratio, dB"),
     "underflow": ("Underflow", "share of non-zero values rounded to 0"),
@@ -32,7 +32,7 @@ def over_time(tables: StudyTables, measure: str) -> Picture | None:
     figure, axes = single(9.2, height, rows=len(models), columns=3, sharex=True, sharey=True)
     medians = known.groupby(["model", "operand", "recipe", "epoch"], sort=False)[measure].median().reset_index()
     for row, model in zip(axes, models, strict=True):
-        for panel, operand in zip(row, OPERANDS, strict=True):
+        for panel, operand in zip(row, _OPERANDS, strict=True):
             own = medians[(medians["model"] == model) & (medians["operand"] == operand)]
             for recipe in tables.recipes:
                 line = own[own["recipe"] == recipe].sort_values("epoch")
@@ -69,7 +69,7 @@ def by_layer(tables: StudyTables, model: str) -> Picture | None:
     latest = known["epoch"] == known.groupby(["recipe", "fold", "seed"])["epoch"].transform("max")
     table = known[latest].pivot_table(index="layer", columns=["operand", "recipe"], values="snr_db", sort=False)
     layers = list(dict.fromkeys(known["layer"]))
-    wanted = [(o, r) for o in OPERANDS for r in tables.recipes if (o, r) in table.columns]
+    wanted = [(o, r) for o in _OPERANDS for r in tables.recipes if (o, r) in table.columns]
     table = table.reindex(index=layers, columns=pd.MultiIndex.from_tuples(wanted))
     width = max(0.34 * len(wanted), 0.75 * len({operand for operand, _ in wanted}))
     names = 0.055 * max(len(layer) for layer in layers)  # inches of the longest name

@@ -31,6 +31,7 @@ PUBLISHED: Mapping[tuple[str, str], tuple[float, ...]] = MappingProxyType(
 """Architecture and recipe -> test AUPRC of folds 0 to 4 at 4m, one seed; the baseline in FP16."""
 
 FOLDS = tuple(range(5))
+"""The folds of the published experiment."""
 _SCALE = "4m"
 _NAMES = {"paper_swin": "Swin", "paper_cnn": "CNN", "bf16": "baseline", "sr_rht_2d": "2D+RHT+SR"}
 

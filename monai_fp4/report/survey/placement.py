@@ -30,10 +30,16 @@ from monai_fp4.data.transforms import resize
 
 __all__ = ["FITS", "BETTER", "CLEARER", "Fit", "Placement", "Verdict", "fit_of", "judge"]
 
-FITS, BETTER, CLEARER = 0.4, 0.3, 0.1
-"""How well a mask must fit elsewhere, how much better than where it is, and than in any third place."""
-ENOUGH, AGREE = 5, 2 / 3
-"""Masks that the rule needs, and the share of them that must fit best in the same place."""
+FITS = 0.4
+"""How well a mask must fit elsewhere."""
+BETTER = 0.3
+"""How much better than where it is."""
+CLEARER = 0.1
+"""How much better than in any third place."""
+ENOUGH = 5
+"""Masks that the rule needs."""
+AGREE = 2 / 3
+"""The share of them that must fit best in the same place."""
 
 _SIDE, _REACH, _NEAR, _SLICES = 128, 16, 2, 8
 _PEAK, _TRIED = 6, 20

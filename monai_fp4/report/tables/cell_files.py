@@ -25,6 +25,7 @@ METRICS = (
     "auprc", "auprc_per_patient", "recall", "recall_per_patient", "precision", "dice", "dice_per_patient", "threshold",
     "distinct_scores", "val_loss",
 )  # fmt: skip
+"""The metrics of a cell that are read from its `metrics.json`."""
 TEST_METRICS = tuple(
     f"test_{name}" for name in ("auprc", "auprc_per_patient", "recall", "precision", "dice", "dice_per_patient")
 )

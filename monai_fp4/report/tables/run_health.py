@@ -18,8 +18,11 @@ from monai_fp4.study.layout import read_json
 __all__ = ["ATTENTION", "LAYERS", "SCORES", "read_health"]
 
 LAYERS = ["epoch", "layer", "operand", "snr_db", "underflow", "clipped"]
+"""Columns of the table of layers."""
 ATTENTION = ["epoch", "layer", "measure", "value"]
+"""Columns of the table of attention."""
 SCORES = ["bin", "width", "positives", "negatives"]
+"""Columns of the table of scores: how many lie in each bin, by their label."""
 
 
 def read_health(path: Path, best_epoch: float) -> dict[str, Any]:
