@@ -73,6 +73,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "svg.hashsalt": "monai-fp4",
     "svg.fonttype": "path", "figure.facecolor": "white",
 }  # fmt: skip
+"""Matplotlib's settings of every figure; the salt makes the same figure the same SVG."""
 
 
 def look(recipe: str, recipes: Sequence[str] = ()) -> Look:
