@@ -95,7 +95,10 @@ def test_four_bits_know_no_scan_no_run_and_no_study() -> None:
     assert known <= {"quantization", "compiler", "errors"}
 
 
-REPORT = ({"cli"}, {"pages"}, {"analyse"}, {"figures", "claims", "verdicts"}, {"statistics"}, {"tables", "survey"})
+REPORT = (
+    {"cli"}, {"pages"}, {"analyse"}, {"figures", "claims", "verdicts"}, {"statistics"}, {"tables", "survey"},
+    {"formulas"},
+)  # fmt: skip
 """The floors within the report, from the roof to the ground."""
 
 

@@ -53,7 +53,10 @@ def check_checkpoint(
     history = _history(found["history"], epoch, max_epochs)
     steps = epoch * epoch_length
     state = check_optimizer(found["optimizer"], optimizer, steps)
+    if not isinstance(found.get("model_checksum"), str | None):
+        raise ValueError("'model_checksum' must be a text")
     checked = {
+        "model_checksum": found.get("model_checksum"),
         "history": history,
         "optimizer": state,
         "lr_scheduler": check_scheduler(found["lr_scheduler"], lr_scheduler, state, epoch, steps),

@@ -176,7 +176,8 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run reached its last epoch."""
-        return self.metrics_path.exists() and self.read_json("metrics.json").get("finished") is True
+        said = self.read_json("metrics.json") if self.metrics_path.exists() else {}
+        return said.get("finished") is True and bool(said.get("history"))
 
     @contextmanager
     def replacements(self) -> Iterator[Replacements]:

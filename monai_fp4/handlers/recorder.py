@@ -161,6 +161,7 @@ class Recorder:
         self.history = checkpoint["history"]
         self.per_patient = checkpoint["per_patient"]
         self.peak_memory_bytes = checkpoint["peak_memory_bytes"]
+        self._model_checksum = checkpoint["model_checksum"]
         engine.state.epoch = checkpoint["epoch"]
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
         self._say(f"Resuming {self.folder.path} after epoch {checkpoint['epoch']} of {engine.state.max_epochs}.")
@@ -208,10 +209,13 @@ class Recorder:
         wrong = ""
         try:
             found = check_archive(path)
+            # Where an older checkpoint had to serve, model.pt may be of an epoch that is still to be trained again.
+            known = described or "best_epoch" not in said
             if described and said.get("model_checksum", found) != found:  # earlier versions wrote none
                 wrong = f"it is another file than {self.folder.metrics_path} describes"
-            # Where an older checkpoint had to serve, model.pt may be of an epoch that is still to be trained again.
-            self._model_checksum = found if described or "best_epoch" not in said else None
+            elif known and self._model_checksum not in (None, found):
+                wrong = f"it is another file than {self.folder.checkpoint_path} was written with"
+            self._model_checksum = found if known else None
         except (OSError, ValueError) as error:
             wrong = getattr(error, "strerror", None) or str(error)
         if best * engine.state.epoch_length == engine.state.iteration:  # and none was terminated since
@@ -273,6 +277,8 @@ class Recorder:
                     "per_patient": self._without_names(),
                     "peak_memory_bytes": self.peak_memory_bytes,
                     "events": self.folder.events.sizes(),
+                    # Of an earlier epoch; this one's weights are in here.
+                    "model_checksum": None if self.best is entry else self._model_checksum,
                 }
                 kept_at = self.folder.previous_path if self._checkpoint_is_good else None
                 save_tensors(self.folder.checkpoint_path, checkpoint, files, kept_at)
@@ -321,8 +327,14 @@ class Recorder:
         """See that model.pt is there and whole, and write the final metrics.json.
 
         Raises:
-            ConfigError: when it is not, and the latest epoch is not the best, so that it cannot be written anew.
+            ConfigError: when it is not, and the latest epoch is not the best, so that it cannot be written anew; when
+                no epoch has ended.
         """
+        if not self.history:
+            raise ConfigError(
+                f"a run keeps what an epoch has trained, but the one in {self.folder.path} was terminated in its first;"
+                " terminate it later"
+            )
         if self.session.rank == 0:
             self._check_model(engine)
             self._write_metrics(finished=True)

@@ -531,6 +531,30 @@ def test_weights_of_an_earlier_epoch_that_are_lost_are_named(tmp_path: Path, dam
     assert written(tmp_path / "run")["finished"] is False
 
 
+def test_weights_of_another_run_are_named_though_nothing_describes_them(tmp_path: Path) -> None:
+    for name, scores in (("run", (0.9, 0.1, 0.5)), ("other", (0.1, 0.9, 0.5))):
+        with pytest.raises(KeyboardInterrupt):
+            small_run(tmp_path / name, scores, spoil=_pull_the_plug(8))
+    run = tmp_path / "run"
+    right = (run / "model.pt").read_bytes()
+    (run / "metrics.json").unlink()
+    (run / "model.pt").write_bytes((tmp_path / "other" / "model.pt").read_bytes())
+    with pytest.raises(ConfigError, match=r"epoch 1, but it is another file than .*checkpoint\.pt was written with"):
+        small_run(run, (0.9, 0.1, 0.5))
+    (run / "model.pt").write_bytes(right)
+    small_run(run, (0.9, 0.1, 0.5))
+    assert written(run)["finished"] is True and (run / "model.pt").read_bytes() == right
+
+
+def test_a_run_that_is_terminated_in_its_first_epoch_has_nothing_to_finish_with(tmp_path: Path) -> None:
+    def stop(engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda _: engine.terminate())
+
+    with pytest.raises(ConfigError, match="was terminated in its first; terminate it later"):
+        small_run(tmp_path, watch=stop)
+    assert not (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_weights_of_the_latest_epoch_are_written_anew(cut_off: Path, damage: Callable[[Path], Any]) -> None:
     right = torch.load(cut_off / "model.pt", weights_only=True)

@@ -21,6 +21,7 @@ from monai_fp4.atomic import read_json, write_atomically
 from monai_fp4.errors import ConfigError
 from monai_fp4.report.analyse import analyse
 from monai_fp4.report.figures.picture import save_picture
+from monai_fp4.report.formulas import is_formula
 from monai_fp4.report.pages.cells import format_cell
 from monai_fp4.report.pages.contexts import build_pages
 from monai_fp4.report.statistics import MARGIN
@@ -31,8 +32,6 @@ __all__ = ["environment", "write_report"]
 _MARK = "report.json"
 _OWN = re.compile(r"[a-z_]+\.html|(figures|data)/[\w-]+\.(png|svg|csv|parquet)", re.ASCII)
 """Files of a report, below its folder."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a text begins that a spreadsheet would compute rather than show."""
 
 
 def write_report(
@@ -137,7 +136,7 @@ def _previous(folder: Path) -> list[str]:
 
 
 def _write_table(path: Path, frame: pd.DataFrame) -> None:
-    shown = frame.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value)
+    shown = frame.map(lambda value: f"'{value}" if is_formula(value) else value)
     write_atomically(path.with_suffix(".csv"), shown.to_csv(index=False, lineterminator="\n"))
     buffer = BytesIO()
     # A column of options may mix numbers and texts, which Parquet does not know.

@@ -11,11 +11,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from monai_fp4.errors import DataError
+from monai_fp4.report.formulas import is_formula
 from monai_fp4.report.survey.manifest import Survey
 
 __all__ = ["persons_of"]
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def persons_of(found: Survey) -> pd.DataFrame:
@@ -35,7 +34,7 @@ def persons_of(found: Survey) -> pd.DataFrame:
     rows = pd.DataFrame({"patient": [patient.id for patient in patients], "group": [p.group for p in patients]})
     rows["person"] = pd.Series(who, dtype="object").groupby(component).transform("first")
     for name in pd.unique(rows.to_numpy().ravel()):
-        if name.startswith(_FORMULA):
+        if is_formula(name):
             raise DataError(
                 f"expected a table of persons without names a spreadsheet computes, found {name!r}; rename it"
             )
