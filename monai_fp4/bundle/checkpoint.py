@@ -13,7 +13,28 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from monai_fp4.bundle.state import check_optimizer, check_scaler, check_scheduler
 
-__all__ = ["check_checkpoint"]
+__all__ = ["check_checkpoint", "check_run"]
+
+
+def check_run(found: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Check that a file is a checkpoint, of this run and no other of the same network.
+
+    Args:
+        found: what the file holds.
+        fingerprints: what `monai_fp4.bundle.RunFolder.fingerprints` gives now.
+
+    Raises:
+        ValueError: naming what is missing or differs.
+    """
+    for name in ("network", "optimizer", "lr_scheduler", "epoch", "history"):
+        if name not in found:
+            raise ValueError(f"it holds no {name!r}")
+    run = found.get("run", {})
+    if not isinstance(run, dict) or not all(isinstance(text, str) for pair in run.items() for text in pair):
+        raise ValueError("'run' must hold hashes of the run's config")
+    differing = [name for name, text in fingerprints.items() if run.get(name, text) != text]
+    if differing:
+        raise ValueError(f"it is that of a run with other {' and '.join(map(repr, differing[:3]))}")
 
 
 def check_checkpoint(
@@ -22,19 +43,17 @@ def check_checkpoint(
     optimizer: Optimizer,
     lr_scheduler: LRScheduler,
     scaler: torch.amp.GradScaler,
-    fingerprints: Mapping[str, str],
     patients: Sequence[str],
     max_epochs: int,
     epoch_length: int,
 ) -> dict[str, Any]:
-    """Check all of a checkpoint but the weights, for which there is `monai_fp4.bundle.tensor_files.fitting_weights`.
+    """Check what a checkpoint holds beside the weights: see `monai_fp4.bundle.tensor_files.fitting_weights`.
 
     Args:
-        found: what the file holds; those of earlier versions hold less.
+        found: what the file holds, after `check_run`; those of earlier versions hold less.
         optimizer: the one that is to take its state, as the config makes it.
         lr_scheduler: its schedule.
         scaler: what scales the loss.
-        fingerprints: what `monai_fp4.bundle.RunFolder.fingerprints` gives now.
         patients: ids of those that the run validates on.
         max_epochs: of the run.
         epoch_length: steps an epoch.
@@ -45,10 +64,6 @@ def check_checkpoint(
     Raises:
         ValueError: saying what does not fit.
     """
-    for name in ("network", "optimizer", "lr_scheduler", "epoch", "history"):
-        if name not in found:
-            raise ValueError(f"it holds no {name!r}")
-    _of_this_run(found.get("run", {}), fingerprints)
     epoch = found["epoch"]
     history = _history(found["history"], epoch, max_epochs)
     steps = epoch * epoch_length
@@ -121,23 +136,6 @@ def _events(found: Any) -> dict[str, int]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError("'events' must hold the sizes of files")
     return {name: _count(size, f"events.{name:.50}") for name, size in found.items()}
-
-
-def _of_this_run(found: Any, own: Mapping[str, str]) -> None:
-    """Check that a checkpoint is of this run and no other of the same network.
-
-    Args:
-        found: what `RunFolder.fingerprints` gave when it was written.
-        own: what it gives now.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
-        raise ValueError("'run' must hold hashes of the run's config")
-    differing = [name for name, text in own.items() if found.get(name, text) != text]
-    if differing:
-        raise ValueError(f"it is that of a run with other {' and '.join(map(repr, differing[:3]))}")
 
 
 def _count(found: Any, name: str) -> int:

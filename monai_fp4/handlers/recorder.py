@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from monai_fp4.atomic import Replacements, name_beside
 from monai_fp4.bundle.archive import check_archive, checksum
-from monai_fp4.bundle.checkpoint import check_checkpoint
+from monai_fp4.bundle.checkpoint import check_checkpoint, check_run
 from monai_fp4.bundle.session import Session
 from monai_fp4.bundle.state import without_scalars
 from monai_fp4.bundle.tensor_files import fitting_weights, load_tensors, save_tensors
@@ -173,18 +173,20 @@ class Recorder:
 
     def _load(self, path: Path, engine: Engine) -> dict[str, Any]:
         checkpoint = load_tensors(path, self.session.device)
-        weights = fitting_weights(unwrap_ddp(self.network), checkpoint.get("network"), path)
         try:
+            check_run(checkpoint, self._fingerprints)
+            weights = fitting_weights(unwrap_ddp(self.network), checkpoint["network"], path)
             checked = check_checkpoint(
                 checkpoint,
                 optimizer=self.optimizer,
                 lr_scheduler=self.lr_scheduler,
                 scaler=self.scaler,
-                fingerprints=self._fingerprints,
                 patients=self.session.validation_patients,
                 max_epochs=engine.state.max_epochs,
                 epoch_length=engine.state.epoch_length,
             )
+        except ConfigError:  # which is a ValueError, and says all itself
+            raise
         except ValueError as error:
             raise ConfigError(
                 f"{path} must be a checkpoint of this run, but {error}; remove it to start again, or restore it"

@@ -279,7 +279,7 @@ PICTURE_FAULTS: dict[str, tuple[Damage, str]] = {
     "a text": (rewrite("images/a_1.png", b"hello" * 99), r"a_1\.png, found one that is truncated or damaged"),
     "transparency": (rewrite("images/a_1.png", CLEAR), r"opaque picture in .*a_1\.png, found transparency"),
     "an animation": (
-        rewrite("images/a_1.png", GREY, save_all=True, append_images=[GREY.rotate(90)]), r"an animation of 2"
+        rewrite("images/a_1.png", GREY, save_all=True, append_images=[GREY.rotate(90)]), r"found an animation"
     ),
     "a palette that is swapped": (rewrite("masks/a_1.png", SWAPPED), r"label 0 of the mask .*a_1\.png to be black"),
     "an export twice": (rewrite("images/a_1.tif", GREY), r"one file called 'a_1', found .*a_1\.png and .*a_1\.tif"),

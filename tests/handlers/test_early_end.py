@@ -260,7 +260,8 @@ def test_a_run_whose_folder_was_exchanged_leaves_the_other_alone(tiny: Dataset, 
         other.initialize()
 
     item(flow, "train#trainer").add_event_handler(Events.ITERATION_STARTED(once=4), exchange)
-    assert re.match(rf"{run} must stay in its place while a run works in it", str(refusal(flow.run)))
+    # TensorBoard's thread may have found it gone before the other run stood there.
+    assert re.match(rf"{run} must (stay in its place while a run works in it|be writable)", str(refusal(flow.run)))
     assert not {"checkpoint.pt", "health.json", "metrics.json"} & set(contents(run)), "nothing was written into it"
     assert "one run at a time" in str(refusal(workflow(tiny, run, seed=1).initialize)), "it is still locked"
     other.run()
